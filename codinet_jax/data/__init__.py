@@ -1,0 +1,1 @@
+"""Image sets from TFDS in, batches and augmented views out."""

@@ -1,0 +1,72 @@
+"""Views of images, drawn on the device inside the training step, and the normalisation of what the network sees."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def make_views(images_LxHxWxC: jax.Array, key: jax.Array, num_views: int, crop_padding: int, flip: bool) -> jax.Array:
+    """Draws M views of each image: padded with zeros, cropped back at a random place, mirrored half the time.
+
+    Every view of every image is drawn on its own, from its place in the global batch: the views do not depend on how
+    many devices hold the batch, and no image leaves its device.
+
+    Args:
+      images_LxHxWxC: uint8 pixels, sharded along L or not at all.
+      key: of this step; the same key gives the same views.
+      num_views: M.
+      crop_padding: pixels added on each of the four sides; 0 crops nothing.
+      flip: whether to mirror left to right with probability 1/2.
+
+    Returns:
+      uint8 [L, M, H, W, C].
+
+    Raises:
+      ValueError: num_views is not positive or crop_padding is negative.
+    """
+    if num_views < 1 or crop_padding < 0:
+        raise ValueError(f'num_views {num_views} must be at least 1 and crop_padding {crop_padding} at least 0')
+    crop_key, flip_key = jax.random.split(key)
+    num_images = images_LxHxWxC.shape[0]
+    views_LxMxHxWxC = _random_crops(images_LxHxWxC, crop_key, num_views, crop_padding)
+    if not flip:
+        return views_LxMxHxWxC
+    is_mirrored_LxM = jax.random.bernoulli(flip_key, 0.5, (num_images, num_views))
+    return jnp.where(is_mirrored_LxM[:, :, None, None, None], views_LxMxHxWxC[:, :, :, ::-1], views_LxMxHxWxC)
+
+
+def _random_crops(images_LxHxWxC: jax.Array, key: jax.Array, num_views: int, crop_padding: int) -> jax.Array:
+    num_images, *image_shape = images_LxHxWxC.shape
+    margin = (crop_padding, crop_padding)
+    padded_LxHxWxC = jnp.pad(images_LxHxWxC, ((0, 0), margin, margin, (0, 0)))
+    corners_LxMx2 = jax.random.randint(key, (num_images, num_views, 2), 0, 2 * crop_padding + 1)
+
+    def crop(padded_HxWxC: jax.Array, corner_2: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(padded_HxWxC, (corner_2[0], corner_2[1], 0), image_shape)
+
+    # A Python loop over the few views: on CPU a vmap over them as well takes five times as long.
+    crops = [jax.vmap(crop)(padded_LxHxWxC, corners_LxMx2[:, view]) for view in range(num_views)]
+    return jnp.stack(crops, axis=1)
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """(images / 255 - mean) / std, channel by channel.
+
+    Args:
+      images: uint8 [..., C], any leading axes.
+      mean: C numbers, of pixels in [0, 1].
+      std: C numbers, of pixels in [0, 1].
+
+    Returns:
+      float32 [..., C].
+
+    Raises:
+      ValueError: mean or std has not one number for each channel.
+    """
+    num_channels = images.shape[-1]
+    if len(mean) != num_channels or len(std) != num_channels:
+        raise ValueError(f'{num_channels} channels need as many means and stds, not {len(mean)} and {len(std)}')
+    per_channel = (1,) * (images.ndim - 1) + (num_channels,)
+    mean_C, std_C = (jnp.asarray(numbers, jnp.float32).reshape(per_channel) for numbers in (mean, std))
+    return (images.astype(jnp.float32) / 255 - mean_C) / std_C

@@ -1,0 +1,154 @@
+"""A residual network as plain data: stem, stages and every block's shapes, from a depth and an image size."""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+from codinet_jax.errors import InputError
+
+Shortcut = Literal['identity', 'pad', 'projection']
+StrideOn = Literal['1x1', '3x3']
+
+BOTTLENECKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+class Conv(NamedTuple):
+    """One convolution of a block: a square kernel, padded so that stride 1 keeps the image's size."""
+
+    kernel: int
+    features: int
+    stride: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One residual block F_k: its convolutions in order, what it reads, and how it is skipped.
+
+    `shortcut` is 'identity' where input and output have one shape; else 'pad' (He et al.'s option A: subsample,
+    zero-pad channels) or 'projection' (option B: a strided 1x1 convolution and its norm).
+    """
+
+    in_size: int
+    in_channels: int
+    convs: tuple[Conv, ...]
+    shortcut: Shortcut
+
+    @property
+    def channels(self) -> int:
+        return self.convs[-1].features
+
+    @property
+    def stride(self) -> int:
+        return max(conv.stride for conv in self.convs)
+
+    @property
+    def out_size(self) -> int:
+        return -(-self.in_size // self.stride)
+
+
+class Stage(NamedTuple):
+    """An optional first block that changes the shape, then `repeats` equal ones that do not."""
+
+    transition: Block | None
+    block: Block
+    repeats: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A residual classifier. Sizes are in pixels a side; `stem` is 'cifar' (3x3) or 'imagenet' (7x7/2, max-pool/2)."""
+
+    image_size: int
+    image_channels: int
+    num_classes: int
+    stem: Literal['cifar', 'imagenet']
+    stem_channels: int
+    stages: tuple[Stage, ...]
+
+    @property
+    def stem_size(self) -> int:
+        """Side of the stem convolution's output, before any pooling."""
+        return self.image_size if self.stem == 'cifar' else -(-self.image_size // 2)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """All n blocks, in the order in which they run."""
+        return tuple(
+            block
+            for stage in self.stages
+            for block in ([stage.transition] if stage.transition else []) + [stage.block] * stage.repeats
+        )
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def out_channels(self) -> int:
+        return self.stages[-1].block.channels
+
+
+def cifar_resnet(
+    depth: int,
+    *,
+    image_size: int = 32,
+    image_channels: int = 3,
+    num_classes: int = 10,
+    shortcut: Shortcut = 'pad',
+) -> Architecture:
+    """The CIFAR ResNet of He et al., 4.2: three stages of (depth - 2) / 6 basic blocks, 16, 32 and 64 channels wide.
+
+    Raises:
+      InputError: the depth is not 6n+2, or the shortcut is neither 'pad' nor 'projection'.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        near = max(8, 6 * round((depth - 2) / 6) + 2)
+        raise InputError(f'A CIFAR ResNet has depth 6n+2 (8, 14, 20, 32, ...); {depth} is not: try model.depth={near}.')
+    if shortcut not in ('pad', 'projection'):
+        raise InputError(f"model.shortcut is 'pad' or 'projection', not {shortcut!r}.")
+    stages: list[Stage] = []
+    size, in_channels, blocks = image_size, 16, (depth - 2) // 6
+    for channels in (16, 32, 64):
+        stride = 1 if channels == 16 else 2
+        first = Block(
+            in_size=size,
+            in_channels=in_channels,
+            convs=(Conv(3, channels, stride), Conv(3, channels)),
+            shortcut='identity' if stride == 1 else shortcut,
+        )
+        body = Block(first.out_size, channels, (Conv(3, channels), Conv(3, channels)), 'identity')
+        stages.append(Stage(None, body, blocks) if first == body else Stage(first, body, blocks - 1))
+        size, in_channels = body.out_size, channels
+    return Architecture(image_size, image_channels, num_classes, 'cifar', 16, tuple(stages))
+
+
+def imagenet_resnet(
+    depth: int,
+    *,
+    image_size: int = 224,
+    image_channels: int = 3,
+    num_classes: int = 1000,
+    stride_on: StrideOn = '3x3',
+) -> Architecture:
+    """The bottleneck ResNet of He et al., Table 1. `stride_on` places a stage's stride on the 1x1 (the paper's) or on
+    the 3x3 convolution (torchvision's and timm's).
+
+    Raises:
+      InputError: the depth is not 50, 101 or 152, or `stride_on` is neither '1x1' nor '3x3'.
+    """
+    if depth not in BOTTLENECKS_PER_STAGE:
+        raise InputError(f'An ImageNet ResNet has model.depth 50, 101 or 152, not {depth}.')
+    if stride_on not in ('1x1', '3x3'):
+        raise InputError(f"model.stride_on is '1x1' or '3x3', not {stride_on!r}.")
+    stages: list[Stage] = []
+    size, in_channels = -(-(-(-image_size // 2)) // 2), 64
+    for index, repeats in enumerate(BOTTLENECKS_PER_STAGE[depth]):
+        width = 64 * 2**index
+        stride = 1 if index == 0 else 2
+        on_1x1, on_3x3 = (stride, 1) if stride_on == '1x1' else (1, stride)
+        transition = Block(
+            size, in_channels, (Conv(1, width, on_1x1), Conv(3, width, on_3x3), Conv(1, 4 * width)), 'projection'
+        )
+        body = Block(transition.out_size, 4 * width, (Conv(1, width), Conv(3, width), Conv(1, 4 * width)), 'identity')
+        stages.append(Stage(transition, body, repeats - 1))
+        size, in_channels = body.out_size, 4 * width
+    return Architecture(image_size, image_channels, num_classes, 'imagenet', 64, tuple(stages))

@@ -1,0 +1,133 @@
+"""The network: stem, stages of gated blocks, head; it returns the logits and every gate."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from codinet_jax.models.architecture import Architecture, Block, Stage
+from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut
+from codinet_jax.models.execution import Execution
+from codinet_jax.models.routers import ROUTERS
+
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class RoutedOutput(NamedTuple):
+    """What the network says of B images: class logits, every gate's v, and the router outputs behind it.
+
+    All are float32. A static network has v = 1 everywhere and no router outputs.
+    """
+
+    logits_BxY: jax.Array
+    run_probability_Bxn: jax.Array
+    router_logits_Bxnx2: jax.Array | None
+
+
+class GatedBlock(nn.Module):
+    """F, S and, unless the network is static, a router that decides between them (Eq. 2)."""
+
+    block: Block
+    router: str | None
+    execution: Execution
+    conv: ModuleDef
+    norm: ModuleDef
+
+    @nn.compact
+    def __call__(self, state: tuple[jax.Array, Any], noise_Bx2: jax.Array | None, shared: Any) -> tuple[Any, Any]:
+        a_BxHxWxC, carry = state
+        residual = Residual(self.block, self.conv, self.norm, name='residual')
+        shortcut_BxHxWxC = Shortcut(self.block, self.conv, self.norm, name='shortcut')(a_BxHxWxC)
+
+        def run(a: jax.Array, shortcut: jax.Array) -> jax.Array:
+            return nn.relu(shortcut + residual(a))
+
+        def skip(a: jax.Array, shortcut: jax.Array) -> jax.Array:
+            return a if self.block.shortcut == 'identity' else nn.relu(shortcut)
+
+        if self.router is None:
+            return (run(a_BxHxWxC, shortcut_BxHxWxC), carry), None
+        router = ROUTERS[self.router].router(name='router')
+        router_logits_Bx2, carry = router(a_BxHxWxC, carry, shared)
+        v_B = self.execution.decide(router_logits_Bx2, noise_Bx2)
+        a_BxHxWxC = self.execution.combine(run, skip, (a_BxHxWxC, shortcut_BxHxWxC), v_B)
+        return (a_BxHxWxC, carry), (v_B, router_logits_Bx2)
+
+
+class CoDiNet(nn.Module):
+    """A residual network whose blocks are run or skipped image by image; static where `router` is None.
+
+    Attributes:
+      architecture: the backbone.
+      router: a name in `routers.ROUTERS`, or None.
+      dtype: of convolutions and norms; parameters, routers, gates and logits are float32 whatever it is.
+      unroll: how many equal blocks are laid out at a time in the compiled program. Their parameters are stacked
+        either way; more is faster to run on CPU and slower to compile.
+    """
+
+    architecture: Architecture
+    router: str | None = 'linear'
+    dtype: Any = jnp.float32
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(
+        self, images_BxHxWxC: jax.Array, execution: Execution, noise_Bxnx2: jax.Array | None = None, *, train: bool
+    ) -> RoutedOutput:
+        """Classifies normalised images; `noise_Bxnx2` is Gumbel noise for an execution that wants it.
+
+        With `train`, norms use the batch's statistics and update their running ones.
+        """
+        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal)
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        gated = partial(GatedBlock, router=self.router, execution=execution, conv=conv, norm=norm)
+
+        a_BxHxWxC = self._stem(images_BxHxWxC.astype(self.dtype), conv, norm)
+        start = ROUTERS[self.router].start if self.router else None
+        carry, shared = start(name='router_start')(a_BxHxWxC) if start else ((), ())
+        noise_nxBx2 = None if noise_Bxnx2 is None else jnp.swapaxes(noise_Bxnx2, 0, 1)
+
+        state, gates, k = (a_BxHxWxC, carry), [], 0
+        for i, stage in enumerate(self.architecture.stages, start=1):
+            if stage.transition:
+                noise_Bx2 = None if noise_nxBx2 is None else noise_nxBx2[k]
+                state, gate = gated(stage.transition, name=f'stage{i}_transition')(state, noise_Bx2, shared)
+                gates.append(jax.tree.map(lambda x: x[None], gate))
+                k += 1
+            if stage.repeats:
+                noise = None if noise_nxBx2 is None else noise_nxBx2[k : k + stage.repeats]
+                state, gate = self._stack(gated, stage, name=f'stage{i}_blocks')(state, noise, shared)
+                gates.append(gate)
+                k += stage.repeats
+
+        z_BxC = jnp.mean(state[0], axis=(1, 2), dtype=jnp.float32)
+        logits_BxY = nn.Dense(self.architecture.num_classes, name='head')(z_BxC)
+        if self.router is None:
+            return RoutedOutput(logits_BxY, jnp.ones((logits_BxY.shape[0], k)), None)
+        v_nxB, router_logits_nxBx2 = jax.tree.map(lambda *parts: jnp.concatenate(parts), *gates)
+        return RoutedOutput(logits_BxY, v_nxB.T, jnp.swapaxes(router_logits_nxBx2, 0, 1))
+
+    def _stem(self, images_BxHxWxC: jax.Array, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
+        arch = self.architecture
+        kernel, stride = (3, 1) if arch.stem == 'cifar' else (7, 2)
+        x = conv(arch.stem_channels, (kernel, kernel), strides=stride, padding=kernel // 2, name='stem_conv')(
+            images_BxHxWxC
+        )
+        x = nn.relu(norm(name='stem_norm')(x))
+        if arch.stem == 'imagenet':
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return x
+
+    def _stack(self, gated: ModuleDef, stage: Stage, name: str) -> nn.Module:
+        """A stage's equal blocks, one after another, parameters stacked along a leading block axis."""
+        stacked = nn.scan(
+            GatedBlock,
+            variable_axes={'params': 0, 'batch_stats': 0},
+            split_rngs={'params': True},
+            in_axes=(0, nn.broadcast),
+            length=stage.repeats,
+            unroll=min(self.unroll, stage.repeats),
+        )
+        return stacked(stage.block, name=name, **gated.keywords)

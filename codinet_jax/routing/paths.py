@@ -1,0 +1,55 @@
+"""What a set of decisions says: how many routes, how evenly used, how long, how steady (section 4.4; Tables 5 and 8).
+
+Decisions are boolean, true for a block that is run. Every function works under `jit` and outside it; those about
+distinct routes sort the rows, and cost so little that the set may be a batch or a whole test set.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import entr
+
+
+def route_counts_B(decisions_Bxn: jax.Array) -> jax.Array:
+    """How many rows follow each distinct route, in no meaningful order: int32, sums to B, padded with zeros to B."""
+    words_BxW = _words_BxW(decisions_Bxn)
+    counts_B: jax.Array = jnp.unique(words_BxW, axis=0, return_counts=True, size=len(words_BxW), fill_value=0)[1]
+    return counts_B
+
+
+def num_paths(decisions_Bxn: jax.Array) -> jax.Array:
+    """#Path of Table 8: the number of distinct routes, an int32 from 1 to B."""
+    return jnp.count_nonzero(route_counts_B(decisions_Bxn))
+
+
+def route_entropy(decisions_Bxn: jax.Array) -> jax.Array:
+    """Entropy of the routes in bits, from 0 (one route for all) to log2(B); 2^entropy is how many are really in use."""
+    share_B = route_counts_B(decisions_Bxn) / len(decisions_Bxn)
+    return jnp.sum(entr(share_B)) / jnp.log(2.0)
+
+
+def run_rates_n(decisions_Bxn: jax.Array) -> jax.Array:
+    """The share of rows that run each block, in [0, 1]: all zeros and ones when routing has collapsed."""
+    return jnp.mean(decisions_Bxn, axis=0, dtype=jnp.float32)
+
+
+def mean_path_length(decisions_Bxn: jax.Array) -> jax.Array:
+    """K of Tables 5, 6 and 8: the mean number of blocks run, in [0, n]."""
+    return jnp.sum(run_rates_n(decisions_Bxn))
+
+
+def agreement(decisions_LxMxn: jax.Array) -> jax.Array:
+    """The share of further views, over all images, that follow exactly the route of their image's first view (4.4.1).
+
+    In [0, 1]; 1 when there is but one view.
+    """
+    if decisions_LxMxn.shape[1] == 1:
+        return jnp.ones(())
+    same_LxM = jnp.all(decisions_LxMxn[:, 1:] == decisions_LxMxn[:, :1], axis=-1)
+    return jnp.mean(same_LxM, dtype=jnp.float32)
+
+
+def _words_BxW(decisions_Bxn: jax.Array) -> jax.Array:
+    """Each route as W = ceil(n / 32) integers: a sort over two columns rather than 54."""
+    B, n = decisions_Bxn.shape
+    bits_BxWx32 = jnp.pad(decisions_Bxn, ((0, 0), (0, -n % 32))).reshape(B, -1, 32).astype(jnp.uint32)
+    return jnp.sum(bits_BxWx32 << jnp.arange(32, dtype=jnp.uint32)[None, None, :], axis=-1, dtype=jnp.uint32)

@@ -1,0 +1,118 @@
+"""From a config to the things it names, and the checks that keep a bad one from starting."""
+
+import difflib
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from codinet_jax.data import datasets
+from codinet_jax.errors import InputError
+from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
+from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.cost import CostTable, cost_table
+from codinet_jax.models.routers import ROUTERS
+from codinet_jax.routing.relaxation import RELAXATIONS
+
+STATIC = 'static'
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def architecture(config: ConfigDict) -> Architecture:
+    """The backbone for the config's data set."""
+    spec, model = datasets.dataset_spec(config.dataset), config.model
+    shape = {
+        'image_size': spec.image_size,
+        'image_channels': spec.num_channels,
+        'num_classes': spec.num_classes,
+    }
+    _one_of('model.backbone', model.backbone, ('cifar_resnet', 'imagenet_resnet'))
+    if model.backbone == 'cifar_resnet':
+        return cifar_resnet(model.depth, shortcut=model.shortcut, **shape)
+    return imagenet_resnet(model.depth, stride_on=model.stride_on, **shape)
+
+
+def network(config: ConfigDict) -> CoDiNet:
+    """The network to train; `unroll` by platform where the config leaves it open."""
+    _one_of('model.router', config.model.router, (*ROUTERS, STATIC))
+    _one_of('model.dtype', config.model.dtype, DTYPES)
+    arch = architecture(config)
+    # XLA:CPU runs the backward pass of a convolution inside a loop about thirty times slower than outside one.
+    unroll = config.model.unroll or (arch.num_blocks if jax.default_backend() == 'cpu' else 1)
+    router = None if config.model.router == STATIC else config.model.router
+    return CoDiNet(arch, router, DTYPES[config.model.dtype], unroll)
+
+
+def costs(config: ConfigDict) -> CostTable:
+    """The MACs of every part of the config's network."""
+    _one_of('model.router', config.model.router, (*ROUTERS, STATIC))
+    router = None if config.model.router == STATIC else ROUTERS[config.model.router].macs
+    return cost_table(architecture(config), router)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses what cannot be trained.
+
+    Raises:
+      InputError: the first setting found wrong, by name, with what it may be.
+    """
+    table = costs(config)
+    network(config)
+    _one_of('routing.relaxation', config.routing.relaxation, RELAXATIONS)
+    for name in ('alpha', 'beta', 'gamma', 'consistency_margin', 'diversity_margin'):
+        _at_least(f'loss.{name}', config.loss[name], 0)
+    for name in ('batch_size', 'num_views', 'eval_batch_size', 'log_every_steps', 'checkpoint_every_steps'):
+        _at_least(name, config[name], 1)
+    for name in ('momentum', 'weight_decay'):
+        _at_least(f'optimizer.{name}', config.optimizer[name], 0)
+    _at_least('eval_every_epochs', config.eval_every_epochs, 0)
+    _at_least('seed', config.seed, 0)
+    for stage in ('stage1', 'stage2'):
+        for name in ('epochs', 'learning_rate', 'warmup_epochs', 'decay_factor'):
+            _at_least(f'{stage}.{name}', config[stage][name], 0)
+        if list(config[stage].decay_epochs) != sorted(config[stage].decay_epochs):
+            raise InputError(f'{stage}.decay_epochs is {config[stage].decay_epochs}; write them in rising order.')
+    if not config.routing.temperature > 0:
+        raise InputError(f'routing.temperature is {config.routing.temperature}; it must be above 0.')
+    if not 0 <= config.val_split < 1:
+        raise InputError(f'val_split is {config.val_split}; give a share of train in [0, 1).')
+    if config.model.unroll is not None:
+        _at_least('model.unroll', config.model.unroll, 1)
+    _check_target(config.loss.target_cost, table)
+
+
+def check_devices(batch_size: int, num_devices: int) -> None:
+    """Refuses a batch that cannot be spread evenly.
+
+    Raises:
+      InputError: `num_devices` does not divide `batch_size`.
+    """
+    if batch_size % num_devices:
+        nearest = max(num_devices, batch_size // num_devices * num_devices)
+        raise InputError(
+            f'batch_size {batch_size} cannot be divided evenly among {num_devices} devices: try batch_size={nearest}.'
+        )
+
+
+def _check_target(target_cost: float | None, table: CostTable) -> None:
+    if target_cost is None:
+        return
+    if not 0 < target_cost <= 1:
+        raise InputError(f'loss.target_cost is {target_cost}; give a share of the static cost in (0, 1].')
+    floor = table.fixed_macs / table.static_macs
+    if target_cost < floor:
+        raise InputError(f'loss.target_cost is {target_cost}, but an image that skips every block costs {floor:.3f}.')
+
+
+def _at_least(name: str, value: float, bound: float) -> None:
+    # Written so that NaN is refused as well.
+    if not value >= bound:
+        raise InputError(f'{name} is {value}; it must be at least {bound}.')
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        close = difflib.get_close_matches(value, list(known), n=1)
+        hint = f' Did you mean {close[0]}?' if close else ''
+        raise InputError(f'{name} is {value!r}; it must be one of {", ".join(known)}.{hint}')

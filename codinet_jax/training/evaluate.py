@@ -1,0 +1,79 @@
+"""Exact evaluation, and the record of every route taken: each image counted once, whatever the batch and the devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from codinet_jax.data import augment, in_memory
+from codinet_jax.data.datasets import DatasetSpec, ImageSet
+from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.cost import CostTable
+from codinet_jax.models.execution import Execution
+from codinet_jax.routing import paths, relaxation
+from codinet_jax.training import state as train_state
+
+
+class Record(NamedTuple):
+    """What the network did with every image of a split, in the split's order; saved as `routes/<split>.npz`.
+
+    `run_probability_Nxn` is the noise-free v of Eq. 6, `decisions_Nxn` the u of Eq. 13.
+    """
+
+    labels_N: np.ndarray
+    predictions_N: np.ndarray
+    run_probability_Nxn: np.ndarray
+    decisions_Nxn: np.ndarray
+
+
+Forward = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def make_forward(model: CoDiNet, dataset: DatasetSpec, execution: Execution, mesh: Mesh) -> Forward:
+    """The jitted inference of one batch: variables and uint8 images to predictions and run probabilities."""
+    rolled = model.clone(unroll=1)
+
+    def forward(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        normalised_BxHxWxC = augment.normalise(images_BxHxWxC, dataset.mean, dataset.std)
+        output = rolled.apply(variables, normalised_BxHxWxC, execution, train=False)
+        return jnp.argmax(output.logits_BxY, axis=-1), output.run_probability_Bxn
+
+    everywhere, rows = train_state.replicated(mesh), train_state.by_rows(mesh)
+    return jax.jit(forward, in_shardings=(everywhere, rows), out_shardings=rows)
+
+
+def evaluate(forward: Forward, variables: Any, images: ImageSet, batch_size: int, mesh: Mesh) -> Record:
+    """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted."""
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    predictions, probabilities = [], []
+    for images_BxHxWxC, _, is_real_B in in_memory.evaluation_batches(images, batch_size):
+        outputs = forward(variables, *train_state.put(mesh, images_BxHxWxC))
+        predictions_B, v_Bxn = train_state.fetch(outputs)
+        predictions.append(predictions_B[is_real_B])
+        probabilities.append(v_Bxn[is_real_B])
+    run_probability_Nxn = np.concatenate(probabilities)
+    decisions_Nxn = np.asarray(relaxation.hard_decision(run_probability_Nxn))
+    return Record(images.labels_N, np.concatenate(predictions), run_probability_Nxn, decisions_Nxn)
+
+
+def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
+    """The numbers of a record: accuracy in [0, 1], K, #paths, MACs and FLOPs of the mean image."""
+    decisions_Nxn = jnp.asarray(record.decisions_Nxn)
+    run_rates_n = np.mean(record.decisions_Nxn, axis=0)
+    mean_macs = costs.mean_macs(run_rates_n)
+    return {
+        'top1': float(np.mean(record.predictions_N == record.labels_N)),
+        'mean_path_length': float(np.sum(run_rates_n)),
+        'num_blocks': record.decisions_Nxn.shape[1],
+        'num_paths': int(paths.num_paths(decisions_Nxn)),
+        'route_entropy': float(paths.route_entropy(decisions_Nxn)),
+        'mean_macs': mean_macs,
+        'mean_flops': 2 * mean_macs,
+        'static_macs': costs.static_macs,
+        'macs_share': mean_macs / costs.static_macs,
+        'num_test_images': len(record.labels_N),
+        'run_rate_per_block': run_rates_n.tolist(),
+    }

@@ -1,0 +1,296 @@
+"""The two stages of section 3.4, read top to bottom: train blocks and routers together on relaxed decisions, then
+freeze the routers and train the blocks on the decisions that inference will take."""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from codinet_jax import settings
+from codinet_jax.data import datasets, in_memory
+from codinet_jax.data.datasets import DatasetSpec, ImageSet
+from codinet_jax.models import execution
+from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.cost import CostTable
+from codinet_jax.routing.relaxation import RELAXATIONS
+from codinet_jax.training import optimizer, results
+from codinet_jax.training import state as train_state
+from codinet_jax.training.checkpoint import Checkpoints
+from codinet_jax.training.evaluate import Record, evaluate, make_forward, summarise
+from codinet_jax.training.metrics import MetricWriter, ProgressLines, RunningMeans, routing_warning, say
+from codinet_jax.training.state import TrainState
+from codinet_jax.training.step import Objective, Step
+from codinet_jax.workdir import Workdir
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(f'stopped and saved at step {step}; the same command goes on from there.')
+        self.signal_number = signal_number
+
+
+class Stage(NamedTuple):
+    """The steps of a run before `end`, under one objective and one optimiser; `schedule` counts from the stage's start.
+
+    Its `step` says what is trained, and how the gates are executed.
+    """
+
+    number: int
+    start: int
+    end: int
+    schedule: Callable[[int], Any]
+    step: Step
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a resumed run must know beside the train state; saved with it as JSON."""
+
+    stage: int = 1
+    step: int = 0
+    top1_stage1: float | None = None
+    seconds: float = 0.0
+    timed_steps: int = 0  # all but those that compiled or waited for something else than a step
+    timed_seconds: float = 0.0
+    metrics_bytes: int = 0
+    window: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+    """Trains, or goes on with, the run of a workdir and returns its results.
+
+    Raises:
+      InputError: the config, the data or the workdir cannot be used; nothing has been written then.
+      Stopped: a signal came; the state is saved.
+    """
+    settings.check(config)
+    mesh = train_state.data_mesh()
+    settings.check_devices(config.batch_size, mesh.size)
+    is_first_host = jax.process_index() == 0
+    workdir.check(config)
+    if finished := workdir.read_results():
+        say(f'{workdir} holds a finished run.')
+        return finished
+    test_split = 'validation' if config.val_split else 'test'
+    train_set, test_set = (
+        datasets.load(config.dataset, split, config.data_dir, config.val_split) for split in ('train', test_split)
+    )
+    if is_first_host:
+        workdir.claim(config)
+    with Checkpoints(workdir.checkpoints) as checkpoints:
+        run = Run(config, mesh, train_set, test_set, checkpoints)
+        with MetricWriter(workdir, run.progress.metrics_bytes) as writer, stop_signals() as signals:
+            record, outcome = run.both_stages(writer, signals)
+    outcome |= {'split': test_split}
+    if is_first_host:
+        workdir.write_routes(test_split, record._asdict())
+        workdir.write_weights(train_state.fetch(run.state.variables))
+        workdir.write_results(outcome)
+    return outcome
+
+
+class Run:
+    """A run under way: its network and data, its state, and how far it is."""
+
+    def __init__(
+        self, config: ConfigDict, mesh: Mesh, train_set: ImageSet, test_set: ImageSet, checkpoints: Checkpoints
+    ):
+        self.config, self.mesh, self.checkpoints = config, mesh, checkpoints
+        self.train_set, self.test_set = train_set, test_set
+        self.model, self.costs = settings.network(config), settings.costs(config)
+        self.dataset = datasets.dataset_spec(config.dataset)
+        self.forward = make_forward(self.model, self.dataset, execution.masked(), mesh)
+        self.stages = plan(config, self.model, self.costs, self.dataset, len(train_set.labels_N))
+        saved = checkpoints.progress()
+        self.progress = Progress(**(saved or {}))
+        self.window = RunningMeans(**self.progress.window)
+        self.state = self._resume() if saved else jax.jit(self._create, out_shardings=train_state.replicated(mesh))()
+        self._started = time.monotonic() - self.progress.seconds
+        self._last_read: float | None = None
+        self._last_warning: str | None = None
+        self._greet(resumed=bool(saved))
+
+    def both_stages(self, writer: MetricWriter, signals: list[int]) -> tuple[Record, dict[str, Any]]:
+        """Section 3.4. Returns the record of the final evaluation and the run's results."""
+        progress = self.progress
+        for stage in self.stages[progress.stage - 1 :]:
+            if stage.number > progress.stage:
+                progress.stage = stage.number
+                self.state = self.state.replace(opt_state=stage.step.optimizer.init(self.state.params))
+            self._train(stage, writer, signals)
+            record, summary = self._evaluate(writer)
+            if stage.number == 1:
+                progress.top1_stage1 = summary['top1']
+        images = progress.timed_steps * self.config.batch_size
+        return record, summary | {
+            'top1_stage1': progress.top1_stage1,
+            'num_params': train_state.num_params(self.state.params),
+            'gamma': float(self.state.budget.gamma),
+            'num_steps': progress.step,
+            'seconds_train': time.monotonic() - self._started,
+            'images_per_second': images / progress.timed_seconds if progress.timed_seconds else 0.0,
+        } | results.provenance(self.config)
+
+    def _train(self, stage: Stage, writer: MetricWriter, signals: list[int]) -> None:
+        everywhere, rows = train_state.replicated(self.mesh), train_state.by_rows(self.mesh)
+        step_fn = jax.jit(stage.step, donate_argnums=0, in_shardings=(everywhere, rows, rows), out_shardings=everywhere)
+        config, lines = self.config, ProgressLines(stage.number, self.progress.step, stage.end, self.config.batch_size)
+        evaluate_every = round(config.eval_every_epochs * len(self.train_set.labels_N) / config.batch_size)
+
+        def read(metrics: dict[str, Any] | None) -> None:
+            """Waits for a step's metrics; called when the next step is on its way, so that no device waits for it."""
+            if metrics is None:
+                return
+            values = jax.device_get(metrics)
+            self._count_step()
+            step = self.progress.step
+            self.window.add(values)
+            lines.update(step, values)
+            if step % config.log_every_steps == 0 or step == stage.end:
+                self._log(writer, stage, lines.images_per_second)
+
+        metrics = None
+        for step in range(self.progress.step, stage.end):
+            batch = in_memory.train_batch(self.train_set, step, config.batch_size, config.seed)
+            self.state, next_metrics = step_fn(self.state, *train_state.put(self.mesh, *batch))
+            read(metrics)
+            metrics, done = next_metrics, step + 1
+            is_evaluated = evaluate_every and done % evaluate_every == 0 and done < stage.end
+            is_saved = done % config.checkpoint_every_steps == 0 or done == stage.end or bool(signals)
+            if is_evaluated or is_saved:
+                read(metrics)
+                metrics = self._last_read = None
+            if is_evaluated:
+                self._evaluate(writer)
+            if is_saved:
+                self._save(writer)
+            if signals:
+                raise Stopped(done, signals[0])
+
+    def _count_step(self) -> None:
+        now = time.monotonic()
+        if self._last_read is not None:
+            self.progress.timed_steps += 1
+            self.progress.timed_seconds += now - self._last_read
+        self._last_read = now
+        self.progress.step += 1
+
+    def _log(self, writer: MetricWriter, stage: Stage, images_per_second: float) -> None:
+        step, means = self.progress.step, self.window.means()
+        rate = {'learning_rate': float(stage.schedule(step - 1 - stage.start)), 'images_per_second': images_per_second}
+        writer.write(step, 'train', {'stage': stage.number} | means | rate)
+        self.window = RunningMeans()
+        warning = routing_warning(means)
+        if warning and warning != self._last_warning:
+            say(f'warning: {warning}')
+        self._last_warning = warning
+
+    def _evaluate(self, writer: MetricWriter) -> tuple[Record, dict[str, Any]]:
+        batch_size = self.config.eval_batch_size
+        record = evaluate(self.forward, self.state.variables, self.test_set, batch_size, self.mesh)
+        summary = summarise(record, self.costs)
+        writer.write(self.progress.step, 'evaluation', {'stage': self.progress.stage} | summary)
+        say(
+            f'evaluated at step {self.progress.step}: top-1 {summary["top1"]:.2%}, '
+            f'K {summary["mean_path_length"]:.1f}/{summary["num_blocks"]}, {summary["num_paths"]} routes, '
+            f'{summary["macs_share"]:.0%} of the static MACs'
+        )
+        return record, summary
+
+    def _save(self, writer: MetricWriter) -> None:
+        self.progress.seconds = time.monotonic() - self._started
+        self.progress.metrics_bytes = writer.tell()
+        self.progress.window = self.window.as_json()
+        self.checkpoints.save(self.progress.step, self.state, dataclasses.asdict(self.progress))
+
+    def _create(self) -> TrainState:
+        stage = self.stages[self.progress.stage - 1]
+        return train_state.create(self.model, stage.step.optimizer, self.config.loss.gamma, self.config.seed)
+
+    def _resume(self) -> TrainState:
+        sharding = train_state.replicated(self.mesh)
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), jax.eval_shape(self._create)
+        )
+        return self.checkpoints.state(abstract)
+
+    def _greet(self, *, resumed: bool) -> None:
+        config, macs = self.config, self.costs.static_macs / 1e6
+        say(
+            f'{config.dataset}: {len(self.train_set.labels_N)} images to train on, '
+            f'{len(self.test_set.labels_N)} to evaluate on\n'
+            f'{config.model.backbone} {config.model.depth}, router {config.model.router}: '
+            f'{self.costs.num_blocks} blocks, {train_state.num_params(self.state.params):,} parameters, '
+            f'{macs:.2f} MMACs static\n'
+            f'{config.batch_size} images x {config.num_views} views a step on {jax.device_count()} '
+            f'{jax.default_backend()} device(s), {self.stages[0].end} + {self.stages[1].end - self.stages[1].start} steps'
+        )
+        say(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
+
+
+def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetSpec, num_images: int) -> list[Stage]:
+    """The two stages of a config. Epochs become steps here: one pass over the images is `num_images / batch_size`."""
+
+    def steps(epochs: float) -> int:
+        return round(epochs * num_images / config.batch_size)
+
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)  # the seed's own key initialises the network
+    loss = config.loss
+    objective = Objective(
+        loss.alpha, loss.beta, loss.consistency_margin, loss.diversity_margin, target_cost=loss.target_cost
+    )
+    relax = RELAXATIONS[config.routing.relaxation]
+    under = {
+        1: (execution.relaxed(relax, config.routing.temperature), None if model.router is None else objective),
+        2: (execution.masked(), None),
+    }
+    stages, start = [], 0
+    for number, setting in ((1, config.stage1), (2, config.stage2)):
+        schedule = optimizer.schedule(
+            setting.learning_rate,
+            [steps(epoch) for epoch in setting.decay_epochs],
+            setting.decay_factor,
+            steps(setting.warmup_epochs),
+        )
+        sgd = optimizer.sgd(
+            schedule,
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+            freeze_routers=number == 2,
+        )
+        gates, terms = under[number]
+        step = Step(model, gates, sgd, dataset, config.num_views, costs, terms, key)
+        stages.append(Stage(number, start, start + steps(setting.epochs), schedule, step))
+        start = stages[-1].end
+    return stages
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; a second one kills as usual."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.getsignal(number) for number in numbers]
+
+    def receive(number: int, _: Any) -> None:
+        received.append(number)
+        say('stopping after this step; once more stops at once.')
+        for each, handler in zip(numbers, previous, strict=True):
+            signal.signal(each, handler)
+
+    for number in numbers:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

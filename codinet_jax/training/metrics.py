@@ -1,0 +1,152 @@
+"""What a run says while it runs: means over a window of steps, metric files, progress lines, warnings of collapse."""
+
+import importlib.util
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from codinet_jax.workdir import Workdir
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class RunningMeans:
+    """Means of every metric since the last reset; its sums travel with the checkpoint, so a resumed window is whole."""
+
+    def __init__(self, sums: Mapping[str, Any] | None = None, count: int = 0):
+        self.sums = {name: np.asarray(value, np.float64) for name, value in (sums or {}).items()}
+        self.count = count
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + np.asarray(value, np.float64)
+        self.count += 1
+
+    def means(self) -> dict[str, Any]:
+        return {name: (total / self.count).tolist() for name, total in self.sums.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        return {'sums': {name: total.tolist() for name, total in self.sums.items()}, 'count': self.count}
+
+
+class MetricWriter:
+    """Appends rows to metrics.jsonl, and to TensorBoard's files where TensorFlow is installed. First host only."""
+
+    def __init__(self, workdir: Workdir, keep_bytes: int = 0):
+        """`keep_bytes`: where the file ended at the checkpoint that the run goes on from; what follows is redone."""
+        self._file = self._board = None
+        if jax.process_index() > 0:
+            return
+        self._file = open(workdir.metrics, 'a+b')
+        self._file.truncate(keep_bytes)
+        if importlib.util.find_spec('tensorflow') and importlib.util.find_spec('tensorboard'):
+            from clu import metric_writers
+
+            self._board = metric_writers.SummaryWriter(str(workdir.tensorboard))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """One row: `kind` is 'train' or 'evaluation'; values are numbers or lists of them, one a block."""
+        if not self._file:
+            return
+        self._file.write((json.dumps({'step': step, 'kind': kind} | dict(values)) + '\n').encode())
+        self._file.flush()
+        if self._board:
+            self._board.write_scalars(step, {f'{kind}/{name}': value for name, value in _scalars(values)})
+            self._board.flush()
+
+    def tell(self) -> int:
+        """Where the file ends now."""
+        return self._file.tell() if self._file else 0
+
+
+class ProgressLines:
+    """One line on the console a few times a minute. First host only."""
+
+    def __init__(self, stage: int, first_step: int, end_step: int, images_per_step: int):
+        self._stage, self._end, self._images = stage, end_step, images_per_step
+        self._last_step, self._last_time = first_step, time.monotonic()
+        self.images_per_second = 0.0
+
+    def update(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Says how far the run is, if it has not said so for a while; `metrics` are the last step's."""
+        now = time.monotonic()
+        if now - self._last_time < SECONDS_BETWEEN_LINES and step < self._end:
+            return
+        steps_per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        self.images_per_second = steps_per_second * self._images
+        self._last_step, self._last_time = step, now
+        left = (self._end - step) / steps_per_second if steps_per_second else 0.0
+        say(
+            f'stage {self._stage}  step {step}/{self._end}  {step / self._end:4.0%}  {duration(left)} left  '
+            f'{self.images_per_second:.0f} images/s | {describe(metrics)}'
+        )
+
+
+def describe(metrics: Mapping[str, Any]) -> str:
+    """The metrics of a progress line: losses, accuracy and, of a routed network, K, gamma and #paths."""
+    names = {'loss': 'loss', 'cross_entropy': 'ce', 'consistency': 'con', 'diversity': 'div', 'cost': 'cost'}
+    parts = [f'{short} {float(metrics[name]):.3f}' for name, short in names.items() if name in metrics]
+    parts.append(f'| acc {float(metrics["accuracy"]):.1%}')
+    if 'mean_path_length' in metrics:
+        parts.append(
+            f'K {float(metrics["mean_path_length"]):.1f}/{len(metrics["run_rates_n"])} '
+            f'γ {float(metrics["gamma"]):.3f} paths {int(metrics["num_paths"])}'
+        )
+    return ' '.join(parts)
+
+
+def routing_warning(means: Mapping[str, Any]) -> str | None:
+    """One sentence when a window's routing has collapsed, wholly or in some blocks; None when it is alive."""
+    if 'num_paths' not in means:
+        return None
+    if means['num_paths'] <= 1:
+        return (
+            'routing has collapsed: every image takes one route, so this is a static sub-network; '
+            'raise loss.beta or loss.diversity_margin.'
+        )
+    rates = means['run_rates_n']
+    never = [k for k, rate in enumerate(rates, start=1) if rate == 0]
+    always = [k for k, rate in enumerate(rates, start=1) if rate == 1]
+    parts = [
+        f'{"block" if len(blocks) == 1 else "blocks"} {", ".join(map(str, blocks))} {what}'
+        for blocks, what in ((never, 'never run'), (always, 'always run'))
+        if blocks
+    ]
+    return f'part of the routing is fixed: {" and ".join(parts)}.' if parts else None
+
+
+def say(text: str) -> None:
+    """A line for the person who started the run, once however many hosts there are."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f'{hours}h{minutes:02d}m'
+    return f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'
+
+
+def _scalars(values: Mapping[str, Any]) -> list[tuple[str, float]]:
+    scalars: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, list):
+            scalars += [(f'{name}/block_{k:02d}', item) for k, item in enumerate(value, start=1)]
+        elif isinstance(value, int | float):
+            scalars.append((name, float(value)))
+    return scalars

@@ -1,0 +1,131 @@
+"""What a run leaves on disk. All who read or write a workdir go through here.
+
+config.json         the resolved config
+metrics.jsonl       one line of numbers every `log_every_steps`, one for every evaluation
+tensorboard/        the same for TensorBoard, where TensorFlow is installed
+checkpoints/        the whole train state, for resuming
+weights.npz         the final parameters and batch statistics, by path
+results.json        what came of it
+routes/test.npz     every test image's label, prediction, gates and decisions
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from codinet_jax.errors import InputError
+
+# Where the data lie says nothing of the run: it may go on on another machine.
+NOT_COMPARED = ('data_dir',)
+
+
+class Workdir:
+    """The files of one run, each written whole or not at all."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path).expanduser().absolute()
+        self._config = self.path / 'config.json'
+        self.metrics = self.path / 'metrics.jsonl'
+        self.tensorboard = self.path / 'tensorboard'
+        self.checkpoints = self.path / 'checkpoints'
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def check(self, config: ConfigDict) -> None:
+        """Refuses to become the workdir of a run with this config, new or resumed.
+
+        Raises:
+          InputError: it holds something else, or a run with another config.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f'{self} is a file: give --workdir a directory.')
+        if self._config.exists():
+            _refuse_other(self._read_json(self._config), json.loads(config.to_json()), self.path)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise InputError(f'{self} is not empty and holds no run: give --workdir a new or an empty directory.')
+
+    def claim(self, config: ConfigDict) -> None:
+        """Makes this the workdir of a run with this config. Call `check` first."""
+        if not self._config.exists():
+            _write(self._config, lambda file: file.write(_json_bytes(json.loads(config.to_json()))))
+
+    def read_config(self) -> ConfigDict:
+        """The resolved config of the run.
+
+        Raises:
+          InputError: there is none, or it cannot be read.
+        """
+        if not self._config.exists():
+            raise InputError(f'{self} holds no run (no config.json): train one there with codinet_jax.main first.')
+        return ConfigDict(self._read_json(self._config))
+
+    def write_results(self, results: Mapping[str, Any], name: str = 'results') -> None:
+        _write(self.path / f'{name}.json', lambda file: file.write(_json_bytes(results)))
+
+    def read_results(self) -> dict[str, Any] | None:
+        """What came of the run; None while it is unfinished."""
+        path = self.path / 'results.json'
+        return self._read_json(path) if path.exists() else None
+
+    def write_routes(self, split: str, arrays: Mapping[str, np.ndarray]) -> None:
+        _write(self.path / 'routes' / f'{split}.npz', lambda file: np.savez_compressed(file, **arrays))
+
+    def write_weights(self, variables: Mapping[str, Any]) -> None:
+        flat = {key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()}
+        _write(self.path / 'weights.npz', lambda file: np.savez(file, **flat))
+
+    def read_weights(self) -> dict[str, Any]:
+        """The final variables, as the network's `apply` takes them.
+
+        Raises:
+          InputError: the run has not finished, or the file cannot be read.
+        """
+        path = self.path / 'weights.npz'
+        if not path.exists():
+            raise InputError(f'{self} has no weights yet: its run is unfinished, go on with codinet_jax.main.')
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return traverse_util.unflatten_dict({key: file[key] for key in file.files}, sep='/')
+        except (ValueError, OSError, KeyError) as error:
+            raise InputError(f'{path} cannot be read ({error}): restore it, or train again.') from error
+
+    def _read_json(self, path: pathlib.Path) -> dict[str, Any]:
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f'{path} cannot be read ({error}): restore it, or use another workdir.') from error
+
+
+def _refuse_other(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) -> None:
+    old_flat, new_flat = (traverse_util.flatten_dict(config, sep='.') for config in (old, new))
+    differing = [
+        f'{key} ({old_flat.get(key)} there, {new_flat.get(key)} here)'
+        for key in sorted(old_flat.keys() | new_flat.keys())
+        if key not in NOT_COMPARED and old_flat.get(key) != new_flat.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f'{path} holds a run with another config: {", ".join(differing)}; give another --workdir, or that config.'
+        )
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + '\n').encode()
+
+
+def _write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Through a temporary file and a rename, so that a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    with open(temporary, 'wb') as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,97 @@
+"""Every setting there is, at the paper's values (section 4.1) where the paper gives one.
+
+A config file takes a variant's name after a colon, and any field can be set on the command line:
+
+    python -m codinet_jax.main --config=configs/cifar10_r110.py:vanilla --config.loss.gamma=0.02
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from codinet_jax.errors import InputError
+
+
+def get_config(variant: str = 'codinet') -> ConfigDict:
+    """ResNet-110 on CIFAR-10."""
+    config = ConfigDict()
+    config.seed = 0
+    config.dataset = 'cifar10'  # digits, cifar10, cifar100, svhn, imagenet2012
+    config.data_dir = placeholder(str)  # where TFDS keeps its sets; unset: TFDS's own default
+    config.val_split = 0.0  # share of train held out; if above 0, it is evaluated in place of the test split
+    config.batch_size = 64  # L: images a step, over all devices
+    config.num_views = 4  # M: augmentations of each
+
+    config.model = ConfigDict()
+    config.model.backbone = 'cifar_resnet'  # or imagenet_resnet
+    config.model.depth = 110
+    config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
+    config.model.stride_on = '3x3'  # of an imagenet_resnet: the convolution that strides, 1x1 or 3x3
+    config.model.router = 'linear'  # conv, recurrent; static: no routers, every block runs
+    config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
+    config.model.unroll = placeholder(int)  # equal blocks laid out at a time; unset: all on CPU, one elsewhere
+
+    config.routing = ConfigDict()
+    config.routing.relaxation = 'gumbel_softmax'  # softmax, sampling
+    config.routing.temperature = 1.0
+
+    config.loss = ConfigDict()
+    config.loss.alpha = 0.2  # weight of consistency
+    config.loss.beta = 0.2  # weight of diversity
+    config.loss.gamma = 0.0  # weight of cost; where it starts, if there is a target cost
+    config.loss.consistency_margin = 0.2
+    config.loss.diversity_margin = 0.5
+    config.loss.target_cost = placeholder(float)  # wanted share of the static network's MACs: gamma then adapts
+
+    config.optimizer = ConfigDict()
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+
+    config.stage1 = ConfigDict()  # blocks and routers together, relaxed decisions (Eq. 12)
+    config.stage1.epochs = 250.0
+    config.stage1.learning_rate = 0.1
+    config.stage1.warmup_epochs = 0.0
+    config.stage1.decay_epochs = (150.0, 200.0)
+    config.stage1.decay_factor = 0.1
+
+    config.stage2 = ConfigDict()  # routers frozen, hard decisions, classification alone
+    config.stage2.epochs = 50.0
+    config.stage2.learning_rate = 0.01
+    config.stage2.warmup_epochs = 0.0
+    config.stage2.decay_epochs = (25.0,)
+    config.stage2.decay_factor = 0.1
+
+    config.eval_batch_size = 500
+    config.eval_every_epochs = 10.0  # 0: only at the end of each stage
+    config.log_every_steps = 100
+    config.checkpoint_every_steps = 1000
+    return with_variant(config, variant)
+
+
+def _vanilla(config: ConfigDict) -> None:
+    config.loss.alpha = config.loss.beta = 0.0
+
+
+def _consistency(config: ConfigDict) -> None:
+    config.loss.beta = 0.0
+
+
+def _static(config: ConfigDict) -> None:
+    config.model.router = 'static'
+
+
+VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+    'codinet': lambda config: None,
+    'vanilla': _vanilla,
+    'consistency': _consistency,
+    'static': _static,
+}
+
+
+def with_variant(config: ConfigDict, variant: str) -> ConfigDict:
+    """The config with a named ablation applied: codinet, vanilla, consistency or static."""
+    if variant not in VARIANTS:
+        raise InputError(f'There is no variant {variant!r}: after the colon write one of {", ".join(VARIANTS)}.')
+    VARIANTS[variant](config)
+    return config

@@ -6,7 +6,6 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -141,8 +140,7 @@ class Run:
         } | results.provenance(self.config)
 
     def _train(self, stage: Stage, writer: MetricWriter, signals: list[int]) -> None:
-        everywhere, rows = train_state.replicated(self.mesh), train_state.by_rows(self.mesh)
-        step_fn = jax.jit(stage.step, donate_argnums=0, in_shardings=(everywhere, rows, rows), out_shardings=everywhere)
+        step_fn = compiled(stage.step, self.mesh)
         config, lines = self.config, ProgressLines(stage.number, self.progress.step, stage.end, self.config.batch_size)
         evaluate_every = round(config.eval_every_epochs * len(self.train_set.labels_N) / config.batch_size)
 
@@ -235,6 +233,12 @@ class Run:
             f'{jax.default_backend()} device(s), {self.stages[0].end} + {self.stages[1].end - self.stages[1].start} steps'
         )
         say(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
+
+
+def compiled(step: Step, mesh: Mesh) -> Callable[..., Any]:
+    """The jitted step: the batch spread over the mesh, the state on every device of it and given up for the next."""
+    everywhere, rows = train_state.replicated(mesh), train_state.by_rows(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(everywhere, rows, rows), out_shardings=everywhere)
 
 
 def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetSpec, num_images: int) -> list[Stage]:

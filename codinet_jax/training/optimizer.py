@@ -14,7 +14,7 @@ def schedule(
     warmup_steps: int,
 ) -> optax.Schedule:
     """The learning rate by step: linear from zero over the warm-up, then multiplied by the factor at each decay."""
-    constant = optax.piecewise_constant_schedule(learning_rate, {step: decay_factor for step in decay_steps})
+    constant = optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(decay_steps, decay_factor))
     if not warmup_steps:
         return constant
     warmup = optax.linear_schedule(0.0, 1.0, warmup_steps)

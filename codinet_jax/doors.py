@@ -1,4 +1,4 @@
-"""What every command does before and around its own work: CPU devices, hosts, and errors that are the user's to mend."""
+"""What every command does before and around its own work: devices, hosts, and errors that are the user's to mend."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from codinet_jax.errors import InputError
 
@@ -23,6 +24,20 @@ def start_devices(batch_size: int, *, distributed: bool = False) -> None:
         jax.config.update('jax_num_cpu_devices', max(d for d in range(1, cores + 1) if batch_size % d == 0))
 
 
+def read_config(flag: flags.FlagHolder[ConfigDict]) -> ConfigDict:
+    """The config that a flag of ml_collections names, overrides applied.
+
+    Raises:
+      InputError: none is named, or its file is not there.
+    """
+    try:
+        if flag.value is not None and flag.value.keys():
+            return flag.value
+    except OSError as error:
+        raise InputError(f'{config_flags.get_config_filename(flags.FLAGS[flag.name])} cannot be read.') from error
+    raise InputError('Say what to train: --config=configs/digits_r14.py, or another file of that kind.')
+
+
 def open_door(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a command's `main` under absl; an InputError becomes one sentence and exit status 2."""
 
@@ -30,7 +45,8 @@ def open_door(main: Callable[[Sequence[str]], int | None]) -> None:
         if len(argv) > 1:
             raise InputError(f'{argv[1]!r} is not a flag: write --name=value, and see --help.')
         if not flags.FLAGS['verbosity'].present:
-            logging.set_verbosity(logging.WARNING)  # Orbax tells a dozen lines of every checkpoint
+            # Orbax tells a dozen lines of every checkpoint, and TFDS warns that OpenCV decodes faster than Pillow.
+            logging.set_verbosity(logging.ERROR)
         return main(argv)
 
     try:
@@ -43,5 +59,14 @@ def open_door(main: Callable[[Sequence[str]], int | None]) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
-        raise InputError(f'{error}; see --help.') from error
+    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        raise InputError(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    """What a flag's error says to a person; a config file's own error sits in a traceback inside the flag's."""
+    text = str(error).replace('\\n', '\n').replace("\\'", "'")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if own := [line for line in lines if line.startswith(f'{InputError.__module__}.{InputError.__name__}: ')]:
+        return own[-1].split(': ', 1)[1]
+    return ' '.join([*lines, 'See --help.'])

@@ -19,7 +19,7 @@ DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Join the other hosts of a
 
 def main(argv: Sequence[str]) -> int | None:
     del argv
-    config = CONFIG.value
+    config = doors.read_config(CONFIG)
     doors.start_devices(config.batch_size, distributed=DISTRIBUTED.value)
 
     from codinet_jax.training import loop, results
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def _default_workdir() -> pathlib.Path:
-    filename, _, variant = flags.FLAGS['config'].config_filename.partition(':')
+    filename, _, variant = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     return pathlib.Path('runs') / '_'.join(filter(None, (pathlib.Path(filename).stem, variant)))
 
 

@@ -74,11 +74,13 @@ class Workdir:
         path = self.path / 'results.json'
         return self._read_json(path) if path.exists() else None
 
-    def write_routes(self, split: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def write_routes(self, split: str, arrays: Mapping[str, Any]) -> None:
         _write(self.path / 'routes' / f'{split}.npz', lambda file: np.savez_compressed(file, **arrays))
 
     def write_weights(self, variables: Mapping[str, Any]) -> None:
-        flat = {key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()}
+        flat: dict[str, Any] = {
+            key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()
+        }
         _write(self.path / 'weights.npz', lambda file: np.savez(file, **flat))
 
     def read_weights(self) -> dict[str, Any]:

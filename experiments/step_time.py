@@ -22,7 +22,7 @@ REPEATS = flags.DEFINE_integer('repeats', 20, 'Steps of each network that are ti
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config = CONFIG.value
+    config = doors.read_config(CONFIG)
     doors.start_devices(config.batch_size)
 
     from codinet_jax.training import results

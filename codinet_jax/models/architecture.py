@@ -42,7 +42,7 @@ class Block:
 
     @property
     def out_size(self) -> int:
-        return -(-self.in_size // self.stride)
+        return _strided(self.in_size, self.stride)
 
 
 class Stage(NamedTuple):
@@ -67,7 +67,7 @@ class Architecture:
     @property
     def stem_size(self) -> int:
         """Side of the stem convolution's output, before any pooling."""
-        return self.image_size if self.stem == 'cifar' else -(-self.image_size // 2)
+        return self.image_size if self.stem == 'cifar' else _strided(self.image_size, 2)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -140,7 +140,7 @@ def imagenet_resnet(
     if stride_on not in ('1x1', '3x3'):
         raise InputError(f"model.stride_on is '1x1' or '3x3', not {stride_on!r}.")
     stages: list[Stage] = []
-    size, in_channels = -(-(-(-image_size // 2)) // 2), 64
+    size, in_channels = _strided(_strided(image_size, 2), 2), 64  # after the stem's convolution and its max-pool
     for index, repeats in enumerate(BOTTLENECKS_PER_STAGE[depth]):
         width = 64 * 2**index
         stride = 1 if index == 0 else 2
@@ -152,3 +152,7 @@ def imagenet_resnet(
         stages.append(Stage(transition, body, repeats - 1))
         size, in_channels = body.out_size, 4 * width
     return Architecture(image_size, image_channels, num_classes, 'imagenet', 64, tuple(stages))
+
+
+def _strided(size: int, stride: int) -> int:
+    return -(-size // stride)

@@ -82,7 +82,7 @@ class CoDiNet(nn.Module):
         """
         conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal)
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
-        gated = partial(GatedBlock, router=self.router, execution=execution, conv=conv, norm=norm)
+        gated: dict[str, Any] = {'router': self.router, 'execution': execution, 'conv': conv, 'norm': norm}
 
         a_BxHxWxC = self._stem(images_BxHxWxC.astype(self.dtype), conv, norm)
         start = ROUTERS[self.router].start if self.router else None
@@ -93,12 +93,14 @@ class CoDiNet(nn.Module):
         for i, stage in enumerate(self.architecture.stages, start=1):
             if stage.transition:
                 noise_Bx2 = None if noise_nxBx2 is None else noise_nxBx2[k]
-                state, gate = gated(stage.transition, name=f'stage{i}_transition')(state, noise_Bx2, shared)
+                state, gate = GatedBlock(stage.transition, name=f'stage{i}_transition', **gated)(
+                    state, noise_Bx2, shared
+                )
                 gates.append(jax.tree.map(lambda x: x[None], gate))
                 k += 1
             if stage.repeats:
                 noise = None if noise_nxBx2 is None else noise_nxBx2[k : k + stage.repeats]
-                state, gate = self._stack(gated, stage, name=f'stage{i}_blocks')(state, noise, shared)
+                state, gate = self._stack(stage)(stage.block, name=f'stage{i}_blocks', **gated)(state, noise, shared)
                 gates.append(gate)
                 k += stage.repeats
 
@@ -120,9 +122,9 @@ class CoDiNet(nn.Module):
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         return x
 
-    def _stack(self, gated: ModuleDef, stage: Stage, name: str) -> nn.Module:
+    def _stack(self, stage: Stage) -> ModuleDef:
         """A stage's equal blocks, one after another, parameters stacked along a leading block axis."""
-        stacked = nn.scan(
+        return nn.scan(
             GatedBlock,
             variable_axes={'params': 0, 'batch_stats': 0},
             split_rngs={'params': True},
@@ -130,4 +132,3 @@ class CoDiNet(nn.Module):
             length=stage.repeats,
             unroll=min(self.unroll, stage.repeats),
         )
-        return stacked(stage.block, name=name, **gated.keywords)

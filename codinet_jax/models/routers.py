@@ -1,9 +1,9 @@
 """Routers: what decides whether a block runs (Eq. 3 and 4; Table 10).
 
-A router is called once a block as `router(a_BxHxWxC, carry, shared) -> (router_logits_Bx2, carry)`, index 0 skip, 1 run.
-The carry travels from block to block and `shared` is the same for all of them; both come from the router's `start`,
-a module called once on the stem's output. That seam holds three reaches: local routers use neither; recurrent ones
-evolve the carry under shared weights; a global one would decide every block in `start` and hand out its logits.
+A router is called once a block as `router(a_BxHxWxC, carry, shared) -> (router_logits_Bx2, carry)`; index 0 is skip,
+1 run. The carry travels from block to block and `shared` is the same for all of them; both come from the router's
+`start`, a module called once on the stem's output. That seam holds three reaches: local routers use neither; recurrent
+ones evolve the carry under shared weights; a global one would decide every block in `start` and hand out its logits.
 
 Routers hold no batch norm: what is frozen in stage 2 is then frozen whole. They compute in float32.
 """
@@ -63,7 +63,8 @@ class RecurrentRouter(nn.Module):
         z_Bx10 = nn.relu(nn.Dense(RECURRENT_FEATURES, name='project')(_pooled(a_BxHxWxC)))
         cell = nn.LSTMCell(RECURRENT_FEATURES, parent=None)
         carry, h_Bx10 = cell.apply({'params': shared['cell']}, carry, z_Bx10)
-        return nn.Dense(2, parent=None).apply({'params': shared['decide']}, h_Bx10), carry
+        decide: Any = nn.Dense(2, parent=None)
+        return decide.apply({'params': shared['decide']}, h_Bx10), carry
 
 
 class RouterKind(NamedTuple):

@@ -1,4 +1,4 @@
-"""Exact evaluation, and the record of every route taken: each image counted once, whatever the batch and the devices."""
+"""Exact evaluation, and the record of every route taken: each image counted once, whatever batch and devices are."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from codinet_jax.data import augment, in_memory
+from codinet_jax import settings
+from codinet_jax.data import augment, datasets, in_memory
 from codinet_jax.data.datasets import DatasetSpec, ImageSet
+from codinet_jax.models import execution
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.execution import Execution
@@ -32,13 +35,13 @@ class Record(NamedTuple):
 Forward = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def make_forward(model: CoDiNet, dataset: DatasetSpec, execution: Execution, mesh: Mesh) -> Forward:
+def make_forward(model: CoDiNet, dataset: DatasetSpec, gates: Execution, mesh: Mesh) -> Forward:
     """The jitted inference of one batch: variables and uint8 images to predictions and run probabilities."""
     rolled = model.clone(unroll=1)
 
     def forward(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
         normalised_BxHxWxC = augment.normalise(images_BxHxWxC, dataset.mean, dataset.std)
-        output = rolled.apply(variables, normalised_BxHxWxC, execution, train=False)
+        output: Any = rolled.apply(variables, normalised_BxHxWxC, gates, train=False)
         return jnp.argmax(output.logits_BxY, axis=-1), output.run_probability_Bxn
 
     everywhere, rows = train_state.replicated(mesh), train_state.by_rows(mesh)
@@ -55,7 +58,7 @@ def evaluate(forward: Forward, variables: Any, images: ImageSet, batch_size: int
         predictions.append(predictions_B[is_real_B])
         probabilities.append(v_Bxn[is_real_B])
     run_probability_Nxn = np.concatenate(probabilities)
-    decisions_Nxn = np.asarray(relaxation.hard_decision(run_probability_Nxn))
+    decisions_Nxn = np.asarray(relaxation.hard_decision(jnp.asarray(run_probability_Nxn)))
     return Record(images.labels_N, np.concatenate(predictions), run_probability_Nxn, decisions_Nxn)
 
 
@@ -77,3 +80,16 @@ def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
         'num_test_images': len(record.labels_N),
         'run_rate_per_block': run_rates_n.tolist(),
     }
+
+
+def evaluate_weights(config: ConfigDict, variables: Any, split: str) -> tuple[Record, dict[str, Any]]:
+    """Evaluates a config's network with the given variables on a split, noise-free.
+
+    Raises:
+      InputError: the split cannot be read, or is the validation split of a run that held none out.
+    """
+    mesh = train_state.data_mesh()
+    forward = make_forward(settings.network(config), datasets.dataset_spec(config.dataset), execution.masked(), mesh)
+    images = datasets.load(config.dataset, split, config.data_dir, config.val_split)
+    record = evaluate(forward, variables, images, config.eval_batch_size, mesh)
+    return record, summarise(record, settings.costs(config))

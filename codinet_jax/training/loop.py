@@ -112,7 +112,9 @@ class Run:
         saved = checkpoints.progress()
         self.progress = Progress(**(saved or {}))
         self.window = RunningMeans(**self.progress.window)
-        self.state = self._resume() if saved else jax.jit(self._create, out_shardings=train_state.replicated(mesh))()
+        self.state: TrainState = (
+            self._resume() if saved else jax.jit(self._create, out_shardings=train_state.replicated(mesh))()
+        )
         self._started = time.monotonic() - self.progress.seconds
         self._last_read: float | None = None
         self._last_warning: str | None = None
@@ -124,7 +126,7 @@ class Run:
         for stage in self.stages[progress.stage - 1 :]:
             if stage.number > progress.stage:
                 progress.stage = stage.number
-                self.state = self.state.replace(opt_state=stage.step.optimizer.init(self.state.params))
+                self.state = dataclasses.replace(self.state, opt_state=stage.step.optimizer.init(self.state.params))
             self._train(stage, writer, signals)
             record, summary = self._evaluate(writer)
             if stage.number == 1:
@@ -230,7 +232,8 @@ class Run:
             f'{self.costs.num_blocks} blocks, {train_state.num_params(self.state.params):,} parameters, '
             f'{macs:.2f} MMACs static\n'
             f'{config.batch_size} images x {config.num_views} views a step on {jax.device_count()} '
-            f'{jax.default_backend()} device(s), {self.stages[0].end} + {self.stages[1].end - self.stages[1].start} steps'
+            f'{jax.default_backend()} device(s), stages of '
+            f'{" and ".join(str(stage.end - stage.start) for stage in self.stages)} steps'
         )
         say(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
 

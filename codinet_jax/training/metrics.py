@@ -41,7 +41,7 @@ class MetricWriter:
         self._file = self._board = None
         if jax.process_index() > 0:
             return
-        self._file = open(workdir.metrics, 'a+b')
+        self._file = open(workdir.metrics, 'a+b')  # noqa: SIM115 (closed on exit)
         self._file.truncate(keep_bytes)
         if importlib.util.find_spec('tensorflow') and importlib.util.find_spec('tensorboard'):
             from clu import metric_writers

@@ -1,0 +1,41 @@
+"""Evaluates a finished run again, on any split: `python -m codinet_jax.evaluate --workdir=runs/digits_r14`.
+
+Prints the summary, records every image's route in WORKDIR/routes/SPLIT.npz and the numbers in
+WORKDIR/evaluation_SPLIT.json. Nothing is random: twice gives the same.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from codinet_jax import doors
+from codinet_jax.errors import InputError
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'The images to evaluate on.')
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
+BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "Images at a time; the run's own if not given.", lower_bound=1)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    if WORKDIR.value is None:
+        raise InputError('Say which run: --workdir=DIRECTORY.')
+
+    from codinet_jax.training import evaluate, results
+    from codinet_jax.workdir import Workdir
+
+    workdir = Workdir(WORKDIR.value)
+    config = workdir.read_config()
+    config.data_dir = DATA_DIR.value or config.data_dir
+    config.eval_batch_size = BATCH_SIZE.value or config.eval_batch_size
+    doors.start_devices(config.eval_batch_size)
+    record, summary = evaluate.evaluate_weights(config, workdir.read_weights(), SPLIT.value)
+    summary |= {'split': SPLIT.value} | results.provenance(config)
+    workdir.write_routes(SPLIT.value, record._asdict())
+    workdir.write_results(summary, f'evaluation_{SPLIT.value}')
+    print(f'{results.readable(summary)}\nin {workdir}')
+
+
+if __name__ == '__main__':
+    doors.open_door(main)

@@ -65,8 +65,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _sentence(error: Exception) -> str:
     """What a flag's error says to a person; a config file's own error sits in a traceback inside the flag's."""
-    text = str(error).replace('\\n', '\n').replace("\\'", "'")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    text: object = error
+    while isinstance(text, Exception) and text.args:  # ml_collections wraps a KeyError in an AttributeError
+        text = text.args[0]
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     if own := [line for line in lines if line.startswith(f'{InputError.__module__}.{InputError.__name__}: ')]:
         return own[-1].split(': ', 1)[1]
     return ' '.join([*lines, 'See --help.'])

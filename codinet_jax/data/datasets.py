@@ -1,22 +1,16 @@
-"""The image sets we know, and how a split of one is read whole into memory."""
+"""The image sets we know, and their splits: train, validation held out of it, test."""
 
-import contextlib
 import difflib
 import os
-import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath  # TFDS's own paths, so that gs:// is a data_dir too
 
+from codinet_jax.data import tfds_files
 from codinet_jax.errors import InputError
-
-READ_BATCH = 1000
-
-Batch = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -149,10 +143,10 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None, 
         raise InputError(f'val_split is {val_split}: give the fraction of train to hold out, at least 0 and below 1.')
     root: Path = epath.Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
     if split == 'test':
-        return _read(spec, spec.test_split, root)
+        return ImageSet(*tfds_files.read(spec.tfds_name, spec.test_split, spec.image_shape, root))
     if split == 'validation' and val_split == 0.0:
         raise InputError("Split 'validation' is empty while val_split is 0: give the fraction of train to hold out.")
-    train_set = _read(spec, spec.train_split, root)
+    train_set = ImageSet(*tfds_files.read(spec.tfds_name, spec.train_split, spec.image_shape, root))
     held_out_N = _held_out(len(train_set.labels_N), val_split)
     chosen_N = held_out_N if split == 'validation' else ~held_out_N
     if not chosen_N.any():
@@ -166,103 +160,3 @@ def _held_out(num_images: int, val_split: float) -> np.ndarray:
     held_out_N = np.zeros(num_images, bool)
     held_out_N[order_N[: round(num_images * val_split)]] = True
     return held_out_N
-
-
-def _read(spec: DatasetSpec, split: str, root: Path) -> ImageSet:
-    # Here and not above, because importing TFDS takes longer than anything the table is read for.
-    import tensorflow_datasets as tfds
-
-    if spec.tfds_name == 'digits':
-        from codinet_jax.data import digits
-
-        digits.prepare(root)
-    directory = _newest_version(spec.tfds_name, root)
-    mend = f'delete it and run {_preparation(spec.tfds_name, root)}'
-    try:
-        builder = tfds.builder_from_directory(directory)
-        features, num_images = dict(builder.info.features), builder.info.splits[split].num_examples
-    except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
-        raise InputError(f'{directory} is half-written ({_summary(error)}): {mend}.') from error
-    if not {'image', 'label'} <= features.keys() or features['image'].shape != spec.image_shape:
-        shape = features['image'].shape if 'image' in features else None
-        raise InputError(f'{directory} holds images of shape {shape}: only {spec.image_shape} can be read into memory.')
-    read_batches = _reader(builder.info.file_format.value, spec.tfds_name, directory)
-    try:
-        images, labels = zip(*read_batches(builder, split), strict=True)
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise InputError(f'Split {split} of {directory} is damaged ({_summary(error)}): {mend}.') from error
-    image_set = ImageSet(np.concatenate(images), np.concatenate(labels).astype(np.int32))
-    num_read = len(image_set.labels_N)
-    if num_read != num_images:
-        raise InputError(f'Split {split} of {directory} holds {num_read} images, not {num_images}: {mend}.')
-    return image_set
-
-
-def _newest_version(tfds_name: str, root: Path) -> Path:
-    prepare = f'point data_dir at the directory TFDS prepared {tfds_name} in, or run {_preparation(tfds_name, root)}'
-    if not root.is_dir():
-        raise InputError(f'data_dir {root} does not exist: {prepare}.')
-    versions = [path for path in root.glob(f'{tfds_name}/*.*.*') if re.fullmatch(r'\d+\.\d+\.\d+', path.name)]
-    if not versions:
-        unfinished = any(root.glob(f'{tfds_name}/*incomplete*'))
-        what = f'only an unfinished {tfds_name}' if unfinished else f'no {tfds_name}'
-        raise InputError(f'data_dir {root} holds {what}: {prepare}.')
-    return max(versions, key=lambda path: [int(number) for number in path.name.split('.')])
-
-
-def _reader(file_format: str, tfds_name: str, directory: Path) -> Callable[[Any, str], Iterator[Batch]]:
-    if file_format == 'array_record':
-        return _read_array_record
-    elsewhere = f'prepare the set in another data_dir with {_preparation(tfds_name, Path("DATA_DIR"))}'
-    if file_format != 'tfrecord':
-        raise InputError(f'{directory} holds {file_format} files, which are not read here: {elsewhere}.')
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f'{directory} holds tfrecord files, which need TensorFlow: pip install tensorflow-cpu, or {elsewhere}.'
-        ) from error
-    return _read_tfrecord
-
-
-def _read_array_record(builder: Any, split: str) -> Iterator[Batch]:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    for path, num_expected in zip(
-        builder.info.splits[split].filepaths, builder.info.splits[split].shard_lengths, strict=True
-    ):
-        # TFDS asks a shard for the records it expects, so it would never miss those that lie beyond them.
-        num_records = ArrayRecordReader(str(path)).num_records()
-        if num_records != num_expected:
-            raise ValueError(f'{path.name} holds {num_records} images, not {num_expected}')
-    source = builder.as_data_source(split)
-    for start in range(0, len(source), READ_BATCH):
-        examples = source.__getitems__(range(start, min(start + READ_BATCH, len(source))))
-        yield np.stack([example['image'] for example in examples]), np.array([example['label'] for example in examples])
-
-
-def _read_tfrecord(builder: Any, split: str) -> Iterator[Batch]:
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    # The GPU is JAX's. A program that already used TensorFlow on it has made its own choice, and may keep it.
-    with contextlib.suppress(RuntimeError):
-        tf.config.set_visible_devices([], 'GPU')
-    # One shard after another: the order is that of array_record files, so both formats hold out the same images.
-    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    try:
-        for examples in builder.as_dataset(split, batch_size=READ_BATCH, read_config=in_order).as_numpy_iterator():
-            yield examples['image'], examples['label']
-    except tf.errors.OpError as error:
-        raise OSError(error.message) from error
-
-
-def _preparation(tfds_name: str, root: Path) -> str:
-    if tfds_name == 'digits':
-        return 'the same command again, which will write it'
-    builder = f"tfds.builder('{tfds_name}', data_dir='{root}', file_format='array_record')"
-    return f'`python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"`'
-
-
-def _summary(error: Exception) -> str:
-    return str(error).strip().split('\n')[0].rstrip('.') or type(error).__name__

@@ -5,8 +5,8 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -14,18 +14,15 @@ from ml_collections import ConfigDict
 
 from codinet_jax import settings
 from codinet_jax.data import datasets, in_memory
-from codinet_jax.data.datasets import DatasetSpec, ImageSet
+from codinet_jax.data.datasets import ImageSet
 from codinet_jax.models import execution
-from codinet_jax.models.codinet import CoDiNet
-from codinet_jax.models.cost import CostTable
-from codinet_jax.routing.relaxation import RELAXATIONS
-from codinet_jax.training import optimizer, results
+from codinet_jax.training import results
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.evaluate import Record, evaluate, make_forward, summarise
 from codinet_jax.training.metrics import MetricWriter, ProgressLines, RunningMeans, routing_warning, say
+from codinet_jax.training.stages import Stage, compiled, plan
 from codinet_jax.training.state import TrainState
-from codinet_jax.training.step import Objective, Step
 from codinet_jax.workdir import Workdir
 
 
@@ -35,19 +32,6 @@ class Stopped(Exception):
     def __init__(self, step: int, signal_number: int):
         super().__init__(f'stopped and saved at step {step}; the same command goes on from there.')
         self.signal_number = signal_number
-
-
-class Stage(NamedTuple):
-    """The steps of a run before `end`, under one objective and one optimiser; `schedule` counts from the stage's start.
-
-    Its `step` says what is trained, and how the gates are executed.
-    """
-
-    number: int
-    start: int
-    end: int
-    schedule: Callable[[int], Any]
-    step: Step
 
 
 @dataclasses.dataclass
@@ -163,9 +147,9 @@ class Run:
             batch = in_memory.train_batch(self.train_set, step, config.batch_size, config.seed)
             self.state, next_metrics = step_fn(self.state, *train_state.put(self.mesh, *batch))
             read(metrics)
-            metrics, done = next_metrics, step + 1
+            metrics, done, stopping = next_metrics, step + 1, bool(signals)
             is_evaluated = evaluate_every and done % evaluate_every == 0 and done < stage.end
-            is_saved = done % config.checkpoint_every_steps == 0 or done == stage.end or bool(signals)
+            is_saved = done % config.checkpoint_every_steps == 0 or done == stage.end or stopping
             if is_evaluated or is_saved:
                 read(metrics)
                 metrics = self._last_read = None
@@ -173,7 +157,7 @@ class Run:
                 self._evaluate(writer)
             if is_saved:
                 self._save(writer)
-            if signals:
+            if stopping:
                 raise Stopped(done, signals[0])
 
     def _count_step(self) -> None:
@@ -236,49 +220,6 @@ class Run:
             f'{" and ".join(str(stage.end - stage.start) for stage in self.stages)} steps'
         )
         say(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
-
-
-def compiled(step: Step, mesh: Mesh) -> Callable[..., Any]:
-    """The jitted step: the batch spread over the mesh, the state on every device of it and given up for the next."""
-    everywhere, rows = train_state.replicated(mesh), train_state.by_rows(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(everywhere, rows, rows), out_shardings=everywhere)
-
-
-def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetSpec, num_images: int) -> list[Stage]:
-    """The two stages of a config. Epochs become steps here: one pass over the images is `num_images / batch_size`."""
-
-    def steps(epochs: float) -> int:
-        return round(epochs * num_images / config.batch_size)
-
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)  # the seed's own key initialises the network
-    loss = config.loss
-    objective = Objective(
-        loss.alpha, loss.beta, loss.consistency_margin, loss.diversity_margin, target_cost=loss.target_cost
-    )
-    relax = RELAXATIONS[config.routing.relaxation]
-    under = {
-        1: (execution.relaxed(relax, config.routing.temperature), None if model.router is None else objective),
-        2: (execution.masked(), None),
-    }
-    stages, start = [], 0
-    for number, setting in ((1, config.stage1), (2, config.stage2)):
-        schedule = optimizer.schedule(
-            setting.learning_rate,
-            [steps(epoch) for epoch in setting.decay_epochs],
-            setting.decay_factor,
-            steps(setting.warmup_epochs),
-        )
-        sgd = optimizer.sgd(
-            schedule,
-            momentum=config.optimizer.momentum,
-            weight_decay=config.optimizer.weight_decay,
-            freeze_routers=number == 2,
-        )
-        gates, terms = under[number]
-        step = Step(model, gates, sgd, dataset, config.num_views, costs, terms, key)
-        stages.append(Stage(number, start, start + steps(setting.epochs), schedule, step))
-        start = stages[-1].end
-    return stages
 
 
 @contextlib.contextmanager

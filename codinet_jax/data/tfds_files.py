@@ -1,0 +1,119 @@
+"""A split that TFDS prepared on disk, read whole into memory; what is missing or damaged is said in a sentence."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codinet_jax.errors import InputError
+
+READ_BATCH = 1000
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+def read(tfds_name: str, split: str, image_shape: tuple[int, int, int], root: Path) -> Batch:
+    """One split of a prepared set, in the order of its files: uint8 [N, H, W, C] and int32 [N].
+
+    Raises:
+      InputError: the set is missing, half-written, of other images, or in a format that cannot be read here.
+    """
+    # Here and not above, because importing TFDS takes longer than anything the table is read for.
+    import tensorflow_datasets as tfds
+
+    if tfds_name == 'digits':
+        from codinet_jax.data import digits
+
+        digits.prepare(root)
+    directory = _newest_version(tfds_name, root)
+    mend = f'delete it and run {_preparation(tfds_name, root)}'
+    try:
+        builder = tfds.builder_from_directory(directory)
+        features, num_images = dict(builder.info.features), builder.info.splits[split].num_examples
+    except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
+        raise InputError(f'{directory} is half-written ({_summary(error)}): {mend}.') from error
+    if not {'image', 'label'} <= features.keys() or features['image'].shape != image_shape:
+        shape = features['image'].shape if 'image' in features else None
+        raise InputError(f'{directory} holds images of shape {shape}: only {image_shape} can be read into memory.')
+    read_batches = _reader(builder.info.file_format.value, tfds_name, directory)
+    try:
+        images, labels = zip(*read_batches(builder, split), strict=True)
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        raise InputError(f'Split {split} of {directory} is damaged ({_summary(error)}): {mend}.') from error
+    images_NxHxWxC, labels_N = np.concatenate(images), np.concatenate(labels).astype(np.int32)
+    if len(labels_N) != num_images:
+        raise InputError(f'Split {split} of {directory} holds {len(labels_N)} images, not {num_images}: {mend}.')
+    return images_NxHxWxC, labels_N
+
+
+def _newest_version(tfds_name: str, root: Path) -> Path:
+    prepare = f'point data_dir at the directory TFDS prepared {tfds_name} in, or run {_preparation(tfds_name, root)}'
+    if not root.is_dir():
+        raise InputError(f'data_dir {root} does not exist: {prepare}.')
+    versions = [path for path in root.glob(f'{tfds_name}/*.*.*') if re.fullmatch(r'\d+\.\d+\.\d+', path.name)]
+    if not versions:
+        unfinished = any(root.glob(f'{tfds_name}/*incomplete*'))
+        what = f'only an unfinished {tfds_name}' if unfinished else f'no {tfds_name}'
+        raise InputError(f'data_dir {root} holds {what}: {prepare}.')
+    return max(versions, key=lambda path: [int(number) for number in path.name.split('.')])
+
+
+def _reader(file_format: str, tfds_name: str, directory: Path) -> Callable[[Any, str], Iterator[Batch]]:
+    if file_format == 'array_record':
+        return _read_array_record
+    elsewhere = f'prepare the set in another data_dir with {_preparation(tfds_name, Path("DATA_DIR"))}'
+    if file_format != 'tfrecord':
+        raise InputError(f'{directory} holds {file_format} files, which are not read here: {elsewhere}.')
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f'{directory} holds tfrecord files, which need TensorFlow: pip install tensorflow-cpu, or {elsewhere}.'
+        ) from error
+    return _read_tfrecord
+
+
+def _read_array_record(builder: Any, split: str) -> Iterator[Batch]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for path, num_expected in zip(
+        builder.info.splits[split].filepaths, builder.info.splits[split].shard_lengths, strict=True
+    ):
+        # TFDS asks a shard for the records it expects, so it would never miss those that lie beyond them.
+        num_records = ArrayRecordReader(str(path)).num_records()
+        if num_records != num_expected:
+            raise ValueError(f'{path.name} holds {num_records} images, not {num_expected}')
+    source = builder.as_data_source(split)
+    for start in range(0, len(source), READ_BATCH):
+        examples = source.__getitems__(range(start, min(start + READ_BATCH, len(source))))
+        yield np.stack([example['image'] for example in examples]), np.array([example['label'] for example in examples])
+
+
+def _read_tfrecord(builder: Any, split: str) -> Iterator[Batch]:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    # The GPU is JAX's. A program that already used TensorFlow on it has made its own choice, and may keep it.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], 'GPU')
+    # One shard after another: the order is that of array_record files, so both formats hold out the same images.
+    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    try:
+        for examples in builder.as_dataset(split, batch_size=READ_BATCH, read_config=in_order).as_numpy_iterator():
+            yield examples['image'], examples['label']
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
+
+
+def _preparation(tfds_name: str, root: Path) -> str:
+    if tfds_name == 'digits':
+        return 'the same command again, which will write it'
+    builder = f"tfds.builder('{tfds_name}', data_dir='{root}', file_format='array_record')"
+    return f'`python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"`'
+
+
+def _summary(error: Exception) -> str:
+    return str(error).strip().split('\n')[0].rstrip('.') or type(error).__name__

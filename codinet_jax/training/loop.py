@@ -23,6 +23,7 @@ from codinet_jax.training.evaluate import Record, evaluate, make_forward, summar
 from codinet_jax.training.metrics import MetricWriter, ProgressLines, RunningMeans, routing_warning, say
 from codinet_jax.training.stages import Stage, compiled, plan
 from codinet_jax.training.state import TrainState
+from codinet_jax.training.step import Metrics
 from codinet_jax.workdir import Workdir
 
 
@@ -70,9 +71,11 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     if is_first_host:
         workdir.claim(config)
     with Checkpoints(workdir.checkpoints) as checkpoints:
-        run = Run(config, mesh, train_set, test_set, checkpoints)
-        with MetricWriter(workdir, run.progress.metrics_bytes) as writer, stop_signals() as signals:
-            record, outcome = run.both_stages(writer, signals)
+        saved = checkpoints.progress()
+        progress = Progress(**(saved or {}))
+        with MetricWriter(workdir, progress.metrics_bytes) as writer, stop_signals() as signals:
+            run = Run(config, mesh, train_set, test_set, checkpoints, writer, signals, progress, resumed=bool(saved))
+            record, outcome = run.both_stages()
     outcome |= {'split': test_split}
     if is_first_host:
         workdir.write_routes(test_split, record._asdict())
@@ -82,37 +85,43 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 
 
 class Run:
-    """A run under way: its network and data, its state, and how far it is."""
+    """A run under way: its network and data, its files, its state, and how far it is."""
 
     def __init__(
-        self, config: ConfigDict, mesh: Mesh, train_set: ImageSet, test_set: ImageSet, checkpoints: Checkpoints
+        self,
+        config: ConfigDict,
+        mesh: Mesh,
+        train_set: ImageSet,
+        test_set: ImageSet,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        signals: list[int],
+        progress: Progress,
+        *,
+        resumed: bool,
     ):
-        self.config, self.mesh, self.checkpoints = config, mesh, checkpoints
-        self.train_set, self.test_set = train_set, test_set
+        self.config, self.mesh, self.train_set, self.test_set = config, mesh, train_set, test_set
+        self.checkpoints, self.writer, self.signals, self.progress = checkpoints, writer, signals, progress
         self.model, self.costs = settings.network(config), settings.costs(config)
-        self.dataset = datasets.dataset_spec(config.dataset)
-        self.forward = make_forward(self.model, self.dataset, execution.masked(), mesh)
-        self.stages = plan(config, self.model, self.costs, self.dataset, len(train_set.labels_N))
-        saved = checkpoints.progress()
-        self.progress = Progress(**(saved or {}))
-        self.window = RunningMeans(**self.progress.window)
-        self.state: TrainState = (
-            self._resume() if saved else jax.jit(self._create, out_shardings=train_state.replicated(mesh))()
-        )
-        self._started = time.monotonic() - self.progress.seconds
+        dataset = datasets.dataset_spec(config.dataset)
+        self.forward = make_forward(self.model, dataset, execution.masked(), mesh)
+        self.stages = plan(config, self.model, self.costs, dataset, len(train_set.labels_N))
+        self.window = RunningMeans(**progress.window)
+        self.state: TrainState = self._restored() if resumed else self._created()
+        self._started = time.monotonic() - progress.seconds
         self._last_read: float | None = None
         self._last_warning: str | None = None
-        self._greet(resumed=bool(saved))
+        self._greet(resumed)
 
-    def both_stages(self, writer: MetricWriter, signals: list[int]) -> tuple[Record, dict[str, Any]]:
+    def both_stages(self) -> tuple[Record, dict[str, Any]]:
         """Section 3.4. Returns the record of the final evaluation and the run's results."""
         progress = self.progress
         for stage in self.stages[progress.stage - 1 :]:
             if stage.number > progress.stage:
                 progress.stage = stage.number
                 self.state = dataclasses.replace(self.state, opt_state=stage.step.optimizer.init(self.state.params))
-            self._train(stage, writer, signals)
-            record, summary = self._evaluate(writer)
+            self._train(stage)
+            record, summary = self._evaluate()
             if stage.number == 1:
                 progress.top1_stage1 = summary['top1']
         images = progress.timed_steps * self.config.batch_size
@@ -125,64 +134,60 @@ class Run:
             'images_per_second': images / progress.timed_seconds if progress.timed_seconds else 0.0,
         } | results.provenance(self.config)
 
-    def _train(self, stage: Stage, writer: MetricWriter, signals: list[int]) -> None:
-        step_fn = compiled(stage.step, self.mesh)
-        config, lines = self.config, ProgressLines(stage.number, self.progress.step, stage.end, self.config.batch_size)
+    def _train(self, stage: Stage) -> None:
+        config, step_fn = self.config, compiled(stage.step, self.mesh)
+        lines = ProgressLines(stage.number, self.progress.step, stage.end, config.batch_size)
         evaluate_every = round(config.eval_every_epochs * len(self.train_set.labels_N) / config.batch_size)
-
-        def read(metrics: dict[str, Any] | None) -> None:
-            """Waits for a step's metrics; called when the next step is on its way, so that no device waits for it."""
-            if metrics is None:
-                return
-            values = jax.device_get(metrics)
-            self._count_step()
-            step = self.progress.step
-            self.window.add(values)
-            lines.update(step, values)
-            if step % config.log_every_steps == 0 or step == stage.end:
-                self._log(writer, stage, lines.images_per_second)
-
-        metrics = None
-        for step in range(self.progress.step, stage.end):
-            batch = in_memory.train_batch(self.train_set, step, config.batch_size, config.seed)
-            self.state, next_metrics = step_fn(self.state, *train_state.put(self.mesh, *batch))
-            read(metrics)
-            metrics, done, stopping = next_metrics, step + 1, bool(signals)
+        unread = None
+        for done in range(self.progress.step + 1, stage.end + 1):
+            batch = in_memory.train_batch(self.train_set, done - 1, config.batch_size, config.seed)
+            self.state, metrics = step_fn(self.state, *train_state.put(self.mesh, *batch))
+            # Those of the step before, now that the next one is on its way: no device waits for the host.
+            self._read(unread, stage, lines)
+            unread, is_stopping = metrics, bool(self.signals)
             is_evaluated = evaluate_every and done % evaluate_every == 0 and done < stage.end
-            is_saved = done % config.checkpoint_every_steps == 0 or done == stage.end or stopping
+            is_saved = done % config.checkpoint_every_steps == 0 or done == stage.end or is_stopping
             if is_evaluated or is_saved:
-                read(metrics)
-                metrics = self._last_read = None
+                self._read(unread, stage, lines)
+                unread = self._last_read = None
             if is_evaluated:
-                self._evaluate(writer)
+                self._evaluate()
             if is_saved:
-                self._save(writer)
-            if stopping:
-                raise Stopped(done, signals[0])
+                self._save()
+            if is_stopping:
+                raise Stopped(done, self.signals[0])
 
-    def _count_step(self) -> None:
+    def _read(self, metrics: Metrics | None, stage: Stage, lines: ProgressLines) -> None:
+        """Waits for a step's metrics, and counts, times and tells of that step."""
+        if metrics is None:
+            return
+        values, progress = jax.device_get(metrics), self.progress
         now = time.monotonic()
         if self._last_read is not None:
-            self.progress.timed_steps += 1
-            self.progress.timed_seconds += now - self._last_read
+            progress.timed_steps += 1
+            progress.timed_seconds += now - self._last_read
         self._last_read = now
-        self.progress.step += 1
+        progress.step += 1
+        self.window.add(values)
+        lines.update(progress.step, values)
+        if progress.step % self.config.log_every_steps == 0 or progress.step == stage.end:
+            self._log(stage, lines.images_per_second)
 
-    def _log(self, writer: MetricWriter, stage: Stage, images_per_second: float) -> None:
+    def _log(self, stage: Stage, images_per_second: float) -> None:
         step, means = self.progress.step, self.window.means()
         rate = {'learning_rate': float(stage.schedule(step - 1 - stage.start)), 'images_per_second': images_per_second}
-        writer.write(step, 'train', {'stage': stage.number} | means | rate)
+        self.writer.write(step, 'train', {'stage': stage.number} | means | rate)
         self.window = RunningMeans()
         warning = routing_warning(means)
         if warning and warning != self._last_warning:
             say(f'warning: {warning}')
         self._last_warning = warning
 
-    def _evaluate(self, writer: MetricWriter) -> tuple[Record, dict[str, Any]]:
+    def _evaluate(self) -> tuple[Record, dict[str, Any]]:
         batch_size = self.config.eval_batch_size
         record = evaluate(self.forward, self.state.variables, self.test_set, batch_size, self.mesh)
         summary = summarise(record, self.costs)
-        writer.write(self.progress.step, 'evaluation', {'stage': self.progress.stage} | summary)
+        self.writer.write(self.progress.step, 'evaluation', {'stage': self.progress.stage} | summary)
         say(
             f'evaluated at step {self.progress.step}: top-1 {summary["top1"]:.2%}, '
             f'K {summary["mean_path_length"]:.1f}/{summary["num_blocks"]}, {summary["num_paths"]} routes, '
@@ -190,24 +195,27 @@ class Run:
         )
         return record, summary
 
-    def _save(self, writer: MetricWriter) -> None:
+    def _save(self) -> None:
         self.progress.seconds = time.monotonic() - self._started
-        self.progress.metrics_bytes = writer.tell()
+        self.progress.metrics_bytes = self.writer.tell()
         self.progress.window = self.window.as_json()
         self.checkpoints.save(self.progress.step, self.state, dataclasses.asdict(self.progress))
 
-    def _create(self) -> TrainState:
+    def _fresh(self) -> TrainState:
         stage = self.stages[self.progress.stage - 1]
         return train_state.create(self.model, stage.step.optimizer, self.config.loss.gamma, self.config.seed)
 
-    def _resume(self) -> TrainState:
+    def _created(self) -> TrainState:
+        return jax.jit(self._fresh, out_shardings=train_state.replicated(self.mesh))()
+
+    def _restored(self) -> TrainState:
         sharding = train_state.replicated(self.mesh)
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), jax.eval_shape(self._create)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), jax.eval_shape(self._fresh)
         )
         return self.checkpoints.state(abstract)
 
-    def _greet(self, *, resumed: bool) -> None:
+    def _greet(self, resumed: bool) -> None:
         config, macs = self.config, self.costs.static_macs / 1e6
         say(
             f'{config.dataset}: {len(self.train_set.labels_N)} images to train on, '

@@ -6,7 +6,7 @@ distinct routes sort the rows, and cost so little that the set may be a batch or
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import entr
+from jax.scipy.special import xlogy
 
 
 def route_counts_B(decisions_Bxn: jax.Array) -> jax.Array:
@@ -23,8 +23,9 @@ def num_paths(decisions_Bxn: jax.Array) -> jax.Array:
 
 def route_entropy(decisions_Bxn: jax.Array) -> jax.Array:
     """Entropy of the routes in bits, from 0 (one route for all) to log2(B); 2^entropy is how many are really in use."""
-    share_B = route_counts_B(decisions_Bxn) / len(decisions_Bxn)
-    return jnp.sum(entr(share_B)) / jnp.log(2.0)
+    B, counts_B = jnp.float32(len(decisions_Bxn)), route_counts_B(decisions_Bxn).astype(jnp.float32)
+    # Not the sum of -p log p: this is exactly zero when all rows share a route.
+    return (xlogy(B, B) - jnp.sum(xlogy(counts_B, counts_B))) / B / jnp.log(2.0)
 
 
 def run_rates_n(decisions_Bxn: jax.Array) -> jax.Array:

@@ -136,7 +136,7 @@ class Run:
 
     def _train(self, stage: Stage) -> None:
         config, step_fn = self.config, compiled(stage.step, self.mesh)
-        lines = ProgressLines(stage.number, self.progress.step, stage.end, config.batch_size)
+        lines = ProgressLines(stage.number, stage.end, config.batch_size)
         evaluate_every = round(config.eval_every_epochs * len(self.train_set.labels_N) / config.batch_size)
         unread = None
         for done in range(self.progress.step + 1, stage.end + 1):

@@ -75,20 +75,24 @@ class MetricWriter:
 class ProgressLines:
     """One line on the console a few times a minute. First host only."""
 
-    def __init__(self, stage: int, first_step: int, end_step: int, images_per_step: int):
+    def __init__(self, stage: int, end_step: int, images_per_step: int):
         self._stage, self._end, self._images = stage, end_step, images_per_step
-        self._last_step, self._last_time = first_step, time.monotonic()
+        self._last: tuple[int, float] | None = None  # step and time of the last line; none before the first step
         self.images_per_second = 0.0
 
     def update(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Says how far the run is, if it has not said so for a while; `metrics` are the last step's."""
         now = time.monotonic()
-        if now - self._last_time < SECONDS_BETWEEN_LINES and step < self._end:
+        if self._last is None:  # this step compiled: its time says nothing of the others
+            self._last = step, now
             return
-        steps_per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        last_step, last_time = self._last
+        if now - last_time < SECONDS_BETWEEN_LINES and step < self._end:
+            return
+        steps_per_second = (step - last_step) / max(now - last_time, 1e-9)
         self.images_per_second = steps_per_second * self._images
-        self._last_step, self._last_time = step, now
-        left = (self._end - step) / steps_per_second if steps_per_second else 0.0
+        self._last = step, now
+        left = (self._end - step) / steps_per_second
         say(
             f'stage {self._stage}  step {step}/{self._end}  {step / self._end:4.0%}  {duration(left)} left  '
             f'{self.images_per_second:.0f} images/s | {describe(metrics)}'

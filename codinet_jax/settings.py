@@ -1,6 +1,8 @@
 """From a config to the things it names, and the checks that keep a bad one from starting."""
 
 import difflib
+import itertools
+import math
 from collections.abc import Iterable
 
 import jax
@@ -71,9 +73,10 @@ def check(config: ConfigDict) -> None:
     for stage in ('stage1', 'stage2'):
         for name in ('epochs', 'learning_rate', 'warmup_epochs', 'decay_factor'):
             _at_least(f'{stage}.{name}', config[stage][name], 0)
-        if list(config[stage].decay_epochs) != sorted(config[stage].decay_epochs):
-            raise InputError(f'{stage}.decay_epochs is {config[stage].decay_epochs}; write them in rising order.')
-    if not config.routing.temperature > 0:
+        epochs = tuple(config[stage].decay_epochs)
+        if not all(early < late for early, late in itertools.pairwise((0, *epochs, math.inf))):
+            raise InputError(f'{stage}.decay_epochs is {epochs}; write epochs above 0 in rising order.')
+    if not 0 < config.routing.temperature < math.inf:
         raise InputError(f'routing.temperature is {config.routing.temperature}; it must be above 0.')
     if not 0 <= config.val_split < 1:
         raise InputError(f'val_split is {config.val_split}; give a share of train in [0, 1).')
@@ -107,8 +110,8 @@ def _check_target(target_cost: float | None, table: CostTable) -> None:
 
 def _at_least(name: str, value: float, bound: float) -> None:
     # Written so that NaN is refused as well.
-    if not value >= bound:
-        raise InputError(f'{name} is {value}; it must be at least {bound}.')
+    if not bound <= value < math.inf:
+        raise InputError(f'{name} is {value}; it must be finite and at least {bound}.')
 
 
 def _one_of(name: str, value: str, known: Iterable[str]) -> None:

@@ -49,7 +49,8 @@ class CostTable(NamedTuple):
     def share_of_static(self, run_rates_n: jax.Array) -> jax.Array:
         """`mean_macs` over `static_macs`: the quantity that a target cost is stated in."""
         shares_n = jnp.asarray(np.asarray(self.blocks_n) / self.static_macs, jnp.float32)
-        return self.fixed_macs / self.static_macs + jnp.dot(run_rates_n, shares_n)
+        # Not a dot: accelerators round the inputs of theirs to ten bits or fewer.
+        return self.fixed_macs / self.static_macs + jnp.sum(run_rates_n * shares_n)
 
 
 def cost_table(architecture: Architecture, router_macs: Callable[[Block], int] | None) -> CostTable:

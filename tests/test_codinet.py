@@ -1,0 +1,576 @@
+"""The network against one that really runs or skips each block, image by image, written out in numpy."""
+
+import functools
+import operator
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, cifar_resnet
+from codinet_jax.models.blocks import Residual
+from codinet_jax.models.codinet import CoDiNet, GatedBlock, RoutedOutput
+from codinet_jax.models.execution import Execution, masked, relaxed
+from codinet_jax.models.routers import RECURRENT_FEATURES, ROUTERS
+from codinet_jax.routing.relaxation import gumbel_softmax
+
+Tree = Any
+SMALL = cifar_resnet(14, image_size=8)
+
+# Both kinds of stage, and more than one block under each scan, at a size that compiles quickly.
+_IDENTITY = Block(6, 4, (Conv(3, 4),), 'identity')
+_HALVING = Block(6, 4, (Conv(3, 6, 2), Conv(3, 6)), 'pad')
+TINY = Architecture(
+    6, 3, 5, 'cifar', 4, (Stage(None, _IDENTITY, 3), Stage(_HALVING, Block(3, 6, (Conv(3, 6),), 'identity'), 2))
+)
+LINEAR = CoDiNet(TINY, 'linear')
+
+# An odd image under the 7x7 stem and the max-pool; both places a bottleneck may stride.
+_WIDENING = Block(5, 4, (Conv(1, 3), Conv(3, 3), Conv(1, 8)), 'projection')
+_STRIDE_1X1 = Block(5, 8, (Conv(1, 4, 2), Conv(3, 4), Conv(1, 12)), 'projection')
+_STRIDE_3X3 = Block(3, 12, (Conv(1, 4), Conv(3, 4, 2), Conv(1, 16)), 'projection')
+BOTTLENECKS = Architecture(
+    17,
+    3,
+    5,
+    'imagenet',
+    4,
+    (
+        Stage(_WIDENING, Block(5, 8, (Conv(1, 3), Conv(3, 3), Conv(1, 8)), 'identity'), 1),
+        Stage(_STRIDE_1X1, Block(3, 12, (Conv(1, 4), Conv(3, 4), Conv(1, 12)), 'identity'), 2),
+        Stage(_STRIDE_3X3, Block(2, 16, (Conv(1, 4), Conv(3, 4), Conv(1, 16)), 'identity'), 0),
+    ),
+)
+
+
+@functools.cache
+def shapes(net: CoDiNet) -> Tree:
+    """Shapes and types of all variables, at no cost."""
+    arch = net.architecture
+    image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, arch.image_channels), jnp.float32)
+    return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, masked(), train=False), image)
+
+
+def random_variables(net: CoDiNet, seed: int = 0) -> Tree:
+    """Variables as after training: norms that have seen data, routers with different minds about different images."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        names = [key.key for key in path]
+        if names[-1] in ('scale', 'var'):
+            values = rng.uniform(0.5, 1.5, shape.shape)
+        elif names[-1] == 'kernel':
+            fan_in = np.prod(shape.shape[-4:-1] if 'conv' in names[-2] else shape.shape[-2:-1])
+            values = rng.normal(size=shape.shape) * (4 if names[-2] == 'decide' else 1.4) / np.sqrt(fan_in)
+        else:
+            values = 0.3 * rng.normal(size=shape.shape)
+        return jnp.asarray(values, shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes(net))
+
+
+def random_images(arch: Architecture, count: int, seed: int = 1) -> jax.Array:
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(count, arch.image_size, arch.image_size, arch.image_channels))
+    return jnp.asarray(images * rng.uniform(0.3, 3, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1)), jnp.float32)
+
+
+# These networks run for milliseconds and compile for seconds: let XLA take it easy.
+quick_jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+
+
+@functools.cache
+def compiled(net: CoDiNet, execution: Execution) -> Any:
+    return quick_jit(applied(net, execution))
+
+
+def applied(net: CoDiNet, execution: Execution, train: bool = False) -> Any:
+    """The network as a function of variables, images and noise; with `train` it returns new batch_stats too."""
+
+    def apply(variables: Tree, images_BxHxWxC: jax.Array, noise_Bxnx2: jax.Array | None) -> Any:
+        mutable = ['batch_stats'] if train else False
+        return net.apply(variables, images_BxHxWxC, execution, noise_Bxnx2, train=train, mutable=mutable)
+
+    return apply
+
+
+MASKED = masked()
+# v comes in by the door of the noise, so that a test may set every gate by hand.
+FORCED = Execution(lambda router_logits, noise: noise[:, 1], relaxed(gumbel_softmax, 1.0).combine)
+RELAXED = relaxed(gumbel_softmax, 0.7)
+
+
+def forced(net: CoDiNet, variables: Tree, images_BxHxWxC: jax.Array, v_Bxn: np.ndarray) -> RoutedOutput:
+    v_Bxnx2 = jnp.stack([jnp.full(v_Bxn.shape, jnp.nan), jnp.asarray(v_Bxn, jnp.float32)], axis=-1)
+    output: RoutedOutput = compiled(net, FORCED)(variables, images_BxHxWxC, v_Bxnx2)
+    return output
+
+
+# --- The reference: one image, plain loops, double precision. ---
+
+
+def np_conv(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
+    """Padded by half the kernel on every side, as PyTorch's `padding=k // 2`."""
+    k, size = len(kernel), -(-len(x) // stride)
+    padded = np.pad(x, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    end = stride * (size - 1) + 1
+    return sum(padded[i : i + end : stride, j : j + end : stride] @ kernel[i, j] for i in range(k) for j in range(k))
+
+
+def np_norm(x: np.ndarray, params: Tree, stats: Tree) -> np.ndarray:
+    return (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5) * params['scale'] + params['bias']
+
+
+def np_relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def np_dense(x: np.ndarray, params: Tree) -> np.ndarray:
+    return x @ params['kernel'] + params.get('bias', 0)
+
+
+def np_sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def np_stem(arch: Architecture, params: Tree, stats: Tree, image: np.ndarray) -> np.ndarray:
+    x = np_conv(image, params['stem_conv']['kernel'], 1 if arch.stem == 'cifar' else 2)
+    x = np_relu(np_norm(x, params['stem_norm'], stats['stem_norm']))
+    if arch.stem == 'cifar':
+        return x
+    size = -(-len(x) // 2)
+    padded = np.pad(x, ((1, 2), (1, 2), (0, 0)), constant_values=-np.inf)
+    return np.array(
+        [[padded[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(size)] for i in range(size)]
+    )
+
+
+def np_residual(block: Block, params: Tree, stats: Tree, x: np.ndarray) -> np.ndarray:
+    for i, conv in enumerate(block.convs, start=1):
+        x = np_norm(np_conv(x, params[f'conv{i}']['kernel'], conv.stride), params[f'norm{i}'], stats[f'norm{i}'])
+        x = np_relu(x) if i < len(block.convs) else x
+    return x
+
+
+def np_shortcut(block: Block, params: Tree, stats: Tree, x: np.ndarray) -> np.ndarray:
+    if block.shortcut == 'identity':
+        return x
+    if block.shortcut == 'projection':
+        x = np_conv(x, params['shortcut']['conv']['kernel'], block.stride)
+        return np_norm(x, params['shortcut']['norm'], stats['shortcut']['norm'])
+    wide = np.zeros((block.out_size, block.out_size, block.channels))
+    first = (block.channels - block.in_channels) // 2
+    wide[:, :, first : first + block.in_channels] = x[:: block.stride, :: block.stride]
+    return wide
+
+
+def np_lstm(params: Tree, memory: Any, x: np.ndarray) -> Any:
+    c, h = memory
+    gate = {name: np_dense(x, params[f'i{name}']) + np_dense(h, params[f'h{name}']) for name in 'ifgo'}
+    c = np_sigmoid(gate['f']) * c + np_sigmoid(gate['i']) * np.tanh(gate['g'])
+    return c, np_sigmoid(gate['o']) * np.tanh(c)
+
+
+def np_router(router: str, params: Tree, shared: Tree, x: np.ndarray, memory: Any) -> tuple[np.ndarray, Any]:
+    if router == 'linear':
+        return np_dense(np_relu(np_dense(x.mean((0, 1)), params['hidden'])), params['decide']), memory
+    if router == 'conv':
+        x = np_relu(np_conv(x, params['conv']['kernel'], 2) + params['conv']['bias'])
+        return np_dense(x.mean((0, 1)), params['decide']), memory
+    memory = np_lstm(shared['cell'], memory, np_relu(np_dense(x.mean((0, 1)), params['project'])))
+    return np_dense(memory[1], shared['decide']), memory
+
+
+def in_order(arch: Architecture, tree: Tree) -> Iterator[Tree]:
+    """The sub-tree of each of the n blocks."""
+    for i, stage in enumerate(arch.stages, start=1):
+        if stage.transition:
+            yield tree[f'stage{i}_transition']
+        for j in range(stage.repeats):
+            yield jax.tree.map(operator.itemgetter(j), tree[f'stage{i}_blocks'])
+
+
+class Followed(NamedTuple):
+    logits: np.ndarray
+    router_logits: np.ndarray
+    decisions: np.ndarray
+
+
+def follow(net: CoDiNet, variables: Tree, image: jax.Array, decisions: np.ndarray | None = None) -> Followed:
+    """One image through the network: at each block its router decides, unless `decisions` says what to run."""
+    arch, variables = net.architecture, jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+    params, stats = variables['params'], variables['batch_stats']
+    x = np_stem(arch, params, stats, np.asarray(image, np.float64))
+    memory: Any = (np.zeros(RECURRENT_FEATURES), np.zeros(RECURRENT_FEATURES))
+    router_logits, taken = [], []
+    blocks = zip(arch.blocks, in_order(arch, params), in_order(arch, stats), strict=True)
+    for k, (block, block_params, block_stats) in enumerate(blocks):
+        scores, memory = np_router(net.router, block_params['router'], params.get('router_start'), x, memory)
+        run = scores[1] >= scores[0] if decisions is None else decisions[k]
+        shortcut = np_shortcut(block, block_params, block_stats, x)
+        if run:
+            x = np_relu(shortcut + np_residual(block, block_params['residual'], block_stats['residual'], x))
+        elif block.shortcut != 'identity':
+            x = np_relu(shortcut)
+        router_logits.append(scores)
+        taken.append(run)
+    return Followed(np_dense(x.mean((0, 1)), params['head']), np.array(router_logits), np.array(taken))
+
+
+def follow_all(net: CoDiNet, variables: Tree, images_BxHxWxC: jax.Array, **keywords: Any) -> Followed:
+    return Followed(*map(np.array, zip(*(follow(net, variables, x, **keywords) for x in images_BxHxWxC), strict=True)))
+
+
+# --- Masked execution: what evaluation and stage 2 say. ---
+
+
+class Evaluated(NamedTuple):
+    net: CoDiNet
+    variables: Tree
+    images_BxHxWxC: jax.Array
+    output: RoutedOutput
+
+
+@pytest.fixture(
+    scope='module',
+    # Seeds under which the routers are of more than one mind and none of them is undecided.
+    params=[
+        (CoDiNet(SMALL, 'linear'), 17),
+        (CoDiNet(SMALL, 'conv'), 7),
+        (CoDiNet(SMALL, 'recurrent'), 6),
+        (CoDiNet(BOTTLENECKS, 'linear', unroll=2), 9),
+    ],
+    ids=[*ROUTERS, 'bottlenecks'],
+)
+def evaluated(request: pytest.FixtureRequest) -> Evaluated:
+    net, seed = request.param
+    variables, images = random_variables(net, seed), random_images(net.architecture, 6)
+    return Evaluated(net, variables, images, compiled(net, MASKED)(variables, images, None))
+
+
+def test_masked_is_a_loop_over_images_that_really_runs_or_skips_each_block(evaluated: Evaluated) -> None:
+    net, variables, images, output = evaluated
+    followed = follow_all(net, variables, images)
+    run_rates_n = followed.decisions.mean(axis=0)
+    assert np.count_nonzero((run_rates_n > 0) & (run_rates_n < 1)) >= 3, 'the test is to have images that part ways'
+    np.testing.assert_allclose(output.router_logits_Bxnx2, followed.router_logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(output.run_probability_Bxn >= 0.5, followed.decisions)
+    np.testing.assert_allclose(output.logits_BxY, followed.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gates_of_evaluation_are_the_softmax_of_the_router_without_noise(evaluated: Evaluated) -> None:
+    softmax_Bxnx2 = jax.nn.softmax(evaluated.output.router_logits_Bxnx2)
+    np.testing.assert_allclose(evaluated.output.run_probability_Bxn, softmax_Bxnx2[..., 1], atol=1e-6)
+
+
+def test_an_image_does_not_change_what_is_said_of_another(evaluated: Evaluated) -> None:
+    net, variables, images, output = evaluated
+    others = compiled(net, MASKED)(variables, images.at[2].set(-3 * images[2] + 1), None)
+    assert not np.allclose(output.logits_BxY[2], others.logits_BxY[2], atol=1e-2)
+    for before, after in zip(output, others, strict=True):
+        np.testing.assert_array_equal(np.delete(before, 2, axis=0), np.delete(after, 2, axis=0))
+
+
+def test_masked_runs_where_v_reaches_the_threshold() -> None:
+    v_B = jnp.array([0.0, 0.49, 0.5, 0.51, 1.0])
+    operands = (jnp.ones((5, 2, 2, 1)),)
+    for threshold, ran in ((0.5, [0, 0, 1, 1, 1]), (0.505, [0, 0, 0, 1, 1]), (2.0, [0] * 5)):
+        a_BxHxWxC = masked(threshold).combine(lambda a: 7 * a, lambda a: 3 * a, operands, v_B)
+        np.testing.assert_array_equal(a_BxHxWxC[:, 0, 0, 0], 3 + 4 * np.array(ran))
+        np.testing.assert_array_equal(a_BxHxWxC[:, 1, 1, 0], a_BxHxWxC[:, 0, 0, 0])
+
+
+def test_masked_ignores_noise() -> None:
+    router_logits_Bx2, noise_Bx2 = jnp.array([[0.0, 1.0]]), jnp.array([[9.0, 0.0]])
+    assert MASKED.decide(router_logits_Bx2, noise_Bx2) == MASKED.decide(router_logits_Bx2, None)
+
+
+# --- Relaxed execution: stage 1. ---
+
+
+def without_routers(tree: Tree) -> Tree:
+    if not isinstance(tree, dict):
+        return tree
+    return {name: without_routers(child) for name, child in tree.items() if name not in ('router', 'router_start')}
+
+
+def test_relaxed_that_runs_everything_is_the_static_network_of_the_same_weights() -> None:
+    static, variables, images = CoDiNet(TINY, None), random_variables(LINEAR), random_images(TINY, 2)
+    backbone = without_routers(variables)
+    assert jax.tree.map(jnp.shape, backbone) == jax.tree.map(lambda x: x.shape, shapes(static))
+    expected = compiled(static, MASKED)(backbone, images, None)
+    output = forced(LINEAR, variables, images, np.ones((2, 6)))
+    np.testing.assert_allclose(output.logits_BxY, expected.logits_BxY, rtol=1e-5, atol=1e-5)
+    assert expected.router_logits_Bxnx2 is None
+    np.testing.assert_array_equal(expected.run_probability_Bxn, np.ones((2, 6)))
+
+
+def test_relaxed_at_zero_and_one_skips_and_runs() -> None:
+    variables, images = random_variables(LINEAR), random_images(TINY, 2)
+    for seed in range(3):
+        decisions_n = np.zeros(6, int) if seed == 0 else np.random.default_rng(seed).integers(0, 2, 6)
+        v_Bxn = np.tile(decisions_n, (2, 1))
+        output = forced(LINEAR, variables, images, v_Bxn)
+        followed = follow_all(LINEAR, variables, images, decisions=decisions_n)
+        np.testing.assert_array_equal(output.run_probability_Bxn, v_Bxn)
+        np.testing.assert_allclose(output.logits_BxY, followed.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_each_image_and_block_has_its_own_gate() -> None:
+    v_Bxn = np.random.default_rng(0).uniform(size=(2, 6)).astype(np.float32)
+    output = forced(LINEAR, random_variables(LINEAR), random_images(TINY, 2), v_Bxn)
+    np.testing.assert_array_equal(output.run_probability_Bxn, v_Bxn)
+
+
+def test_relaxed_mixes_run_and_skip_by_v() -> None:
+    a_BxHxWxC = RELAXED.combine(
+        lambda a: 7 * a, lambda a: 3 * a, (jnp.ones((3, 1, 1, 1)),), jnp.array([0.0, 0.25, 1.0])
+    )
+    np.testing.assert_allclose(a_BxHxWxC[:, 0, 0, 0], [3, 4, 7])
+
+
+def test_relaxed_without_noise_is_refused() -> None:
+    arguments = shapes(LINEAR), jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.float32), None
+    with pytest.raises(ValueError, match='relaxed execution needs noise: pass noise_Bxnx2'):
+        jax.eval_shape(applied(LINEAR, RELAXED), *arguments)
+
+
+# --- Training. ---
+
+
+class Trained(NamedTuple):
+    variables: Tree
+    images_BxHxWxC: jax.Array
+    noise_Bxnx2: jax.Array
+    output: RoutedOutput
+    batch_stats: Tree
+    gradient: Tree
+
+
+def train_once(net: CoDiNet) -> Trained:
+    variables, images = random_variables(net), random_images(net.architecture, 3)
+    noise_Bxnx2 = jax.random.gumbel(jax.random.key(0), (3, net.architecture.num_blocks, 2))
+
+    def loss(params: Tree) -> tuple[jax.Array, tuple[RoutedOutput, Tree]]:
+        output, mutated = applied(net, RELAXED, train=True)(variables | {'params': params}, images, noise_Bxnx2)
+        loss = jax.nn.logsumexp(output.logits_BxY) + jnp.sum(jnp.square(output.run_probability_Bxn))
+        return loss, (output, mutated['batch_stats'])
+
+    gradient, (output, batch_stats) = quick_jit(jax.grad(loss, has_aux=True))(variables['params'])
+    return Trained(variables, images, noise_Bxnx2, output, batch_stats, gradient)
+
+
+@pytest.fixture(scope='module')
+def trained() -> Trained:
+    return train_once(LINEAR)
+
+
+def test_unrolling_changes_neither_outputs_nor_gradients(trained: Trained) -> None:
+    unrolled = train_once(LINEAR.clone(unroll=TINY.num_blocks))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), trained, unrolled)
+
+
+def test_every_weight_learns(trained: Trained) -> None:
+    for path, gradient in jax.tree_util.tree_leaves_with_path(trained.gradient):
+        assert np.isfinite(gradient).all() and np.any(gradient), jax.tree_util.keystr(path)
+
+
+def test_every_gate_is_relaxed_with_its_own_noise(trained: Trained) -> None:
+    expected_Bxn = gumbel_softmax(trained.output.router_logits_Bxnx2, trained.noise_Bxnx2, 0.7)
+    np.testing.assert_allclose(trained.output.run_probability_Bxn, expected_Bxn, rtol=1e-5)
+
+
+def test_training_moves_the_running_statistics_a_tenth_of_the_way(trained: Trained) -> None:
+    kernel = np.asarray(trained.variables['params']['stem_conv']['kernel'])
+    x_BxHxWxC = np.array([np_conv(image, kernel) for image in np.asarray(trained.images_BxHxWxC)])
+    before, after = trained.variables['batch_stats']['stem_norm'], trained.batch_stats['stem_norm']
+    batch = {'mean': x_BxHxWxC.mean((0, 1, 2)), 'var': x_BxHxWxC.var((0, 1, 2))}
+    for name in batch:
+        np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * batch[name], rtol=1e-4, atol=1e-5)
+    for old, new in zip(
+        jax.tree.leaves(trained.variables['batch_stats']), jax.tree.leaves(trained.batch_stats), strict=True
+    ):
+        assert np.all(old != new)
+
+
+def test_evaluation_leaves_the_running_statistics_alone() -> None:
+    variables = random_variables(LINEAR)
+
+    @quick_jit
+    def evaluate(variables: Tree, images_BxHxWxC: jax.Array) -> Tree:
+        return LINEAR.apply(variables, images_BxHxWxC, MASKED, train=False, mutable=['batch_stats'])[1]['batch_stats']
+
+    after = evaluate(variables, random_images(TINY, 2))
+    jax.tree.map(np.testing.assert_array_equal, after, variables['batch_stats'])
+
+
+# --- Parameters. ---
+
+
+@pytest.mark.parametrize(
+    ('depth', 'router', 'millions'),
+    [
+        (32, None, 0.46),
+        (74, None, 1.14),
+        (110, None, 1.73),
+        (32, 'linear', 0.49),
+        (74, 'linear', 1.21),
+        (110, 'linear', 1.83),
+    ],
+)
+def test_networks_have_as_many_parameters_as_the_paper_says(depth: int, router: str | None, millions: float) -> None:
+    leaves = jax.tree.leaves(shapes(CoDiNet(cifar_resnet(depth), router))['params'])
+    assert sum(leaf.size for leaf in leaves) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize('router', [None, *ROUTERS])
+def test_unrolling_does_not_change_the_parameters(router: str | None) -> None:
+    assert shapes(CoDiNet(SMALL, router)) == shapes(CoDiNet(SMALL, router, unroll=6))
+
+
+def test_blocks_start_apart_and_at_he_s_scale() -> None:
+    block = Block(1, 24, (Conv(3, 24),), 'identity')
+    net = CoDiNet(Architecture(1, 3, 5, 'cifar', 24, (Stage(None, block, 2),)), 'linear')
+    params = quick_jit(lambda x: net.init(jax.random.key(0), x, MASKED, train=False))(jnp.ones((1, 1, 1, 3)))['params']
+    kernels = params['stage1_blocks']['residual']['conv1']['kernel']
+    assert not np.any(kernels[0] == kernels[1])
+    np.testing.assert_allclose(np.std(kernels, axis=(1, 2, 3, 4)), np.sqrt(2 / (9 * 24)), rtol=0.05)
+    assert not np.any(params['stage1_blocks']['router']['hidden']['kernel'][0] == kernels[0, 0, 0])
+
+
+# --- Precision. ---
+
+
+def program(net: CoDiNet, execution: Execution, train: bool) -> tuple[Any, Any]:
+    """The network's jaxpr for two images, and its output's shapes and types."""
+    arch = net.architecture
+    images = jax.ShapeDtypeStruct((2, arch.image_size, arch.image_size, arch.image_channels), jnp.float32)
+    noise = jax.ShapeDtypeStruct((2, arch.num_blocks, 2), jnp.float32)
+    return jax.make_jaxpr(applied(net, execution, train), return_shape=True)(shapes(net), images, noise)
+
+
+@pytest.mark.parametrize('execution', [MASKED, RELAXED], ids=['masked', 'relaxed'])
+@pytest.mark.parametrize('router', [None, *ROUTERS])
+def test_bfloat16_keeps_parameters_gates_and_logits_in_float32(router: str | None, execution: Execution) -> None:
+    net = CoDiNet(TINY, router, jnp.bfloat16)
+    jaxpr, outputs = program(net, execution, train=True)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((shapes(net), outputs))} == {'float32'}
+    assert 'bf16' in str(jaxpr)
+
+
+def test_bfloat16_is_what_the_blocks_compute_in() -> None:
+    jaxpr, _ = program(CoDiNet(TINY, 'conv', jnp.bfloat16), MASKED, train=False)
+    types = re.findall(r':(\w+)\[[\d,]+\] = conv_general_dilated', str(jaxpr))
+    # In float32: the two scans' and the transition's routers. In bfloat16: the stem, and 1 + 2 + 1 convolutions.
+    assert sorted(types) == ['bf16'] * 5 + ['f32'] * 3
+
+
+# --- Blocks. ---
+
+
+def test_a_strided_convolution_is_padded_on_both_sides() -> None:
+    """PyTorch's alignment; 'SAME' would pad an even image on one side alone and shift every published weight."""
+    conv, norm = functools.partial(nn.Conv, use_bias=False), lambda name: lambda x: x
+    rng = np.random.default_rng(0)
+    for size in (6, 7):
+        image = rng.normal(size=(size, size, 2)).astype(np.float32)
+        kernel = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
+        residual = Residual(Block(size, 2, (Conv(3, 4, 2),), 'pad'), conv, norm)
+        out_BxHxWxC = residual.apply({'params': {'conv1': {'kernel': kernel}}}, image[None])
+        np.testing.assert_allclose(out_BxHxWxC[0], np_conv(image, kernel, 2), rtol=1e-4, atol=1e-5)
+        # The corner sees only the kernel's lower right: what lies above and to the left is padding.
+        corner = np.einsum('ijc,ijcd->d', image[:2, :2], kernel[1:, 1:])
+        np.testing.assert_allclose(out_BxHxWxC[0, 0, 0], corner, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('execution', [MASKED, RELAXED], ids=['masked', 'relaxed'])
+def test_a_projection_is_computed_once_for_run_and_skip(execution: Execution) -> None:
+    conv = functools.partial(nn.Conv, use_bias=False)
+    norm = functools.partial(nn.BatchNorm, use_running_average=True)
+    gated = GatedBlock(_STRIDE_1X1, 'linear', execution, conv, norm)
+    state, noise = (jnp.ones((2, 5, 5, 8)), ()), jnp.zeros((2, 2))
+    variables = jax.eval_shape(lambda: gated.init(jax.random.key(0), state, noise, ()))
+    jaxpr = str(jax.make_jaxpr(gated.apply)(variables, state, noise, ()))
+    assert jaxpr.count('= conv_general_dilated') == len(_STRIDE_1X1.convs) + 1
+    assert set(variables['params']) == {'residual', 'shortcut', 'router'}
+
+
+# --- Routers, as equations. ---
+
+
+def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]:
+    rng = np.random.default_rng(seed)
+    a_BxHxWxC = jnp.asarray(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
+    module = ROUTERS[router].router()
+    carry, shared = recurrent_start()
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), a_BxHxWxC, carry, shared))
+    return module, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), variables), a_BxHxWxC
+
+
+def recurrent_start(seed: int = 1) -> tuple[Any, Tree]:
+    """An empty memory for three images and random shared weights."""
+    start = ROUTERS['recurrent'].start()  # type: ignore[misc]
+    stem_BxHxWxC = jnp.ones((3, 5, 5, 4))
+    rng = np.random.default_rng(seed)
+    shared = jax.eval_shape(lambda: start.init(jax.random.key(0), stem_BxHxWxC))['params']
+    shared = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shared)
+    carry, given = start.apply({'params': shared}, stem_BxHxWxC)
+    jax.tree.map(np.testing.assert_array_equal, given, shared)
+    return carry, shared
+
+
+@pytest.mark.parametrize('router', ['linear', 'conv'])
+def test_a_local_router_is_its_equation_and_passes_the_memory_on(router: str) -> None:
+    module, variables, a_BxHxWxC = router_case(router)
+    router_logits_Bx2, carry = module.apply(variables, a_BxHxWxC, 'memory', None)
+    params = jax.tree.map(np.asarray, variables['params'])
+    expected = [np_router(router, params, None, np.asarray(a), None)[0] for a in a_BxHxWxC]
+    np.testing.assert_allclose(router_logits_Bx2, expected, rtol=1e-4, atol=1e-4)
+    assert carry == 'memory'
+
+
+def test_the_recurrent_router_is_an_lstm_over_blocks_from_an_empty_memory() -> None:
+    module, variables, a_BxHxWxC = router_case('recurrent')
+    carry, shared = recurrent_start()
+    params = jax.tree.map(np.asarray, variables['params'])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(carry))
+    memories = [(np.zeros(RECURRENT_FEATURES), np.zeros(RECURRENT_FEATURES))] * 3
+    for k in range(3):
+        x_BxHxWxC = a_BxHxWxC * (k + 1)
+        router_logits_Bx2, carry = module.apply(variables, x_BxHxWxC, carry, shared)
+        steps = [
+            np_router('recurrent', params, shared, np.asarray(x), memory)
+            for x, memory in zip(x_BxHxWxC, memories, strict=True)
+        ]
+        memories = [memory for _, memory in steps]
+        np.testing.assert_allclose(router_logits_Bx2, [scores for scores, _ in steps], rtol=1e-4, atol=1e-4)
+
+
+def test_the_recurrent_router_remembers_earlier_blocks_of_the_same_image() -> None:
+    module, variables, a_BxHxWxC = router_case('recurrent')
+    empty, shared = recurrent_start()
+
+    def second_decision(first_BxHxWxC: jax.Array) -> jax.Array:
+        carry = module.apply(variables, first_BxHxWxC, empty, shared)[1]
+        router_logits_Bx2: jax.Array = module.apply(variables, a_BxHxWxC, carry, shared)[0]
+        return router_logits_Bx2
+
+    before, after = second_decision(a_BxHxWxC), second_decision(a_BxHxWxC.at[1].add(2.0))
+    assert np.all(np.abs(before[1] - after[1]) > 1e-3)
+    np.testing.assert_array_equal(np.delete(before, 1, axis=0), np.delete(after, 1, axis=0))
+
+
+@pytest.mark.parametrize('router', ROUTERS)
+def test_routers_decide_in_float32_whatever_they_are_given(router: str) -> None:
+    module, variables, a_BxHxWxC = router_case(router)
+    carry, shared = recurrent_start()
+    a_BxHxWxC = a_BxHxWxC.astype(jnp.bfloat16)
+    low = module.apply(variables, a_BxHxWxC, carry, shared)[0]
+    high = module.apply(variables, a_BxHxWxC.astype(jnp.float32), carry, shared)[0]
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, high, rtol=1e-5, atol=1e-5)

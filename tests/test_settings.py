@@ -1,0 +1,157 @@
+"""Every config file starts in every variant, and a bad setting is refused by name."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+import configs
+from codinet_jax import settings
+from codinet_jax.errors import InputError
+from configs import default
+
+NAMES = sorted(path.stem for path in Path(configs.__path__[0]).glob('[!_]*.py'))
+EVERY_CONFIG = pytest.mark.parametrize('name', NAMES)
+
+BAD = [
+    ('dataset', 'cifar11'),
+    ('model.backbone', 'vgg'),
+    ('model.depth', 21),
+    ('model.shortcut', 'identity'),
+    ('model.router', 'lineer'),
+    ('model.dtype', 'float64'),
+    ('model.unroll', 0),
+    ('routing.relaxation', 'gumbel'),
+    ('routing.temperature', 0.0),
+    ('routing.temperature', float('nan')),
+    ('loss.alpha', -0.1),
+    ('loss.alpha', float('nan')),
+    ('loss.beta', -1.0),
+    ('loss.gamma', -0.01),
+    ('loss.consistency_margin', -0.2),
+    ('loss.diversity_margin', -0.5),
+    ('loss.target_cost', 0.0),
+    ('loss.target_cost', 1.5),
+    ('loss.target_cost', float('nan')),
+    ('loss.target_cost', 0.001),  # less than a network costs that skips every block
+    ('batch_size', 0),
+    ('num_views', 0),
+    ('eval_batch_size', 0),
+    ('log_every_steps', 0),
+    ('checkpoint_every_steps', 0),
+    ('eval_every_epochs', -1.0),
+    ('seed', -1),
+    ('val_split', 1.0),
+    ('val_split', -0.1),
+    ('optimizer.momentum', -0.9),
+    ('optimizer.weight_decay', float('nan')),
+    ('stage1.epochs', -1.0),
+    ('stage1.decay_epochs', (200.0, 150.0)),
+    ('stage2.learning_rate', -0.1),
+    ('stage2.decay_epochs', (30.0, 10.0)),
+]
+
+
+def load(name: str, variant: str = 'codinet') -> ConfigDict:
+    config: ConfigDict = importlib.import_module(f'configs.{name}').get_config(variant)
+    return config
+
+
+def changed(name: str = 'default', **fields: Any) -> ConfigDict:
+    """A config with fields overridden as from the command line; a double underscore stands for the dot."""
+    config = load(name)
+    config.update_from_flattened_dict({field.replace('__', '.'): value for field, value in fields.items()})
+    return config
+
+
+@EVERY_CONFIG
+@pytest.mark.parametrize('variant', default.VARIANTS)
+def test_every_config_can_start_in_every_variant(name: str, variant: str) -> None:
+    config = load(name, variant)
+    settings.check(config)
+    network, table = settings.network(config), settings.costs(config)
+    assert network.architecture == settings.architecture(config)
+    assert network.architecture.num_blocks == table.num_blocks
+    assert (network.router is None) == (sum(table.routers_n) == 0) == (variant == 'static')
+
+
+def test_there_are_configs_and_they_build_what_their_names_say() -> None:
+    for name in set(NAMES) - {'default'}:
+        dataset, depth = re.fullmatch(r'([a-z0-9]+)_r(\d+)', name).groups()  # type: ignore[union-attr]
+        config = load(name)
+        assert config.dataset.startswith(dataset)
+        assert config.model.depth == int(depth)
+    assert {'cifar10_r110', 'digits_r14', 'imagenet_r50'} < set(NAMES)
+
+
+@EVERY_CONFIG
+def test_a_variant_has_the_last_word_and_changes_nothing_else(name: str) -> None:
+    whole = load(name)
+    assert min(whole.loss.alpha, whole.loss.beta) > 0  # or its ablations would ablate nothing
+    assert whole.model.router == 'linear'
+    ablations = {
+        'vanilla': {'loss.alpha': 0.0, 'loss.beta': 0.0},
+        'consistency': {'loss.beta': 0.0},
+        'static': {'model.router': 'static'},
+        'codinet': {},
+    }
+    assert set(ablations) == set(default.VARIANTS)
+    for variant, fields in ablations.items():
+        wanted = load(name)
+        wanted.update_from_flattened_dict(fields)
+        assert load(name, variant).to_dict() == wanted.to_dict()
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'vanila'.*codinet, vanilla, consistency, static"):
+        load('digits_r14', 'vanila')
+
+
+@pytest.mark.parametrize(('field', 'value'), BAD)
+def test_a_bad_setting_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InputError, match=field.replace('.', r'\.').replace('dataset', 'Data set')):
+        settings.check(changed(**{field.replace('.', '__'): value}))
+
+
+@pytest.mark.parametrize(('field', 'value'), [('model.depth', 34), ('model.stride_on', '7x7')])
+def test_a_bad_bottleneck_setting_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(field)):
+        settings.check(changed('imagenet_r50', **{field.replace('.', '__'): value}))
+
+
+def test_a_near_miss_is_told_what_was_meant() -> None:
+    with pytest.raises(InputError, match=r'Did you mean linear\?'):
+        settings.check(changed(model__router='lineer'))
+    with pytest.raises(InputError, match=r'model\.depth=20'):
+        settings.check(changed(model__depth=21))
+
+
+def test_a_target_must_lie_above_what_skipping_everything_costs() -> None:
+    table = settings.costs(load('cifar10_r20'))
+    floor = table.fixed_macs / table.static_macs
+    settings.check(changed('cifar10_r20', loss__target_cost=floor * 1.01))
+    with pytest.raises(InputError, match=rf'loss\.target_cost .* costs {floor:.3f}\.'):
+        settings.check(changed('cifar10_r20', loss__target_cost=floor * 0.99))
+
+
+def test_values_at_the_edge_of_what_is_allowed_pass() -> None:
+    edge = {'loss__alpha': 0.0, 'loss__beta': 0.0, 'loss__consistency_margin': 0.0, 'val_split': 0.0, 'num_views': 1}
+    settings.check(changed(**edge, stage1__decay_epochs=(), stage2__epochs=0.0, loss__target_cost=1.0))
+
+
+@pytest.mark.parametrize(('batch_size', 'num_devices', 'near'), [(64, 3, 63), (2, 8, 8), (100, 8, 96)])
+def test_a_batch_that_cannot_be_spread_is_refused(batch_size: int, num_devices: int, near: int) -> None:
+    with pytest.raises(InputError, match=rf'batch_size {batch_size} .*batch_size={near}\.'):
+        settings.check_devices(batch_size, num_devices)
+    settings.check_devices(near, num_devices)
+
+
+def test_blocks_are_laid_out_whole_on_cpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, unroll in (('cpu', 6), ('gpu', 1)):
+        monkeypatch.setattr(jax, 'default_backend', lambda platform=platform: platform)
+        assert settings.network(load('digits_r14')).unroll == unroll
+        assert settings.network(changed('digits_r14', model__unroll=2)).unroll == 2

@@ -1,9 +1,7 @@
 """The network against one that really runs or skips each block, image by image, written out in numpy."""
 
 import functools
-import operator
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,10 +14,10 @@ from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, ci
 from codinet_jax.models.blocks import Residual
 from codinet_jax.models.codinet import CoDiNet, GatedBlock, RoutedOutput
 from codinet_jax.models.execution import Execution, masked, relaxed
-from codinet_jax.models.routers import RECURRENT_FEATURES, ROUTERS
+from codinet_jax.models.routers import ROUTERS
 from codinet_jax.routing.relaxation import gumbel_softmax
+from reference_network import Tree, follow_all, np_conv
 
-Tree = Any
 SMALL = cifar_resnet(14, image_size=8)
 
 # Both kinds of stage, and more than one block under each scan, at a size that compiles quickly.
@@ -109,121 +107,6 @@ def forced(net: CoDiNet, variables: Tree, images_BxHxWxC: jax.Array, v_Bxn: np.n
     v_Bxnx2 = jnp.stack([jnp.full(v_Bxn.shape, jnp.nan), jnp.asarray(v_Bxn, jnp.float32)], axis=-1)
     output: RoutedOutput = compiled(net, FORCED)(variables, images_BxHxWxC, v_Bxnx2)
     return output
-
-
-# --- The reference: one image, plain loops, double precision. ---
-
-
-def np_conv(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
-    """Padded by half the kernel on every side, as PyTorch's `padding=k // 2`."""
-    k, size = len(kernel), -(-len(x) // stride)
-    padded = np.pad(x, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    end = stride * (size - 1) + 1
-    return sum(padded[i : i + end : stride, j : j + end : stride] @ kernel[i, j] for i in range(k) for j in range(k))
-
-
-def np_norm(x: np.ndarray, params: Tree, stats: Tree) -> np.ndarray:
-    return (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5) * params['scale'] + params['bias']
-
-
-def np_relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
-
-
-def np_dense(x: np.ndarray, params: Tree) -> np.ndarray:
-    return x @ params['kernel'] + params.get('bias', 0)
-
-
-def np_sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-def np_stem(arch: Architecture, params: Tree, stats: Tree, image: np.ndarray) -> np.ndarray:
-    x = np_conv(image, params['stem_conv']['kernel'], 1 if arch.stem == 'cifar' else 2)
-    x = np_relu(np_norm(x, params['stem_norm'], stats['stem_norm']))
-    if arch.stem == 'cifar':
-        return x
-    size = -(-len(x) // 2)
-    padded = np.pad(x, ((1, 2), (1, 2), (0, 0)), constant_values=-np.inf)
-    return np.array(
-        [[padded[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(size)] for i in range(size)]
-    )
-
-
-def np_residual(block: Block, params: Tree, stats: Tree, x: np.ndarray) -> np.ndarray:
-    for i, conv in enumerate(block.convs, start=1):
-        x = np_norm(np_conv(x, params[f'conv{i}']['kernel'], conv.stride), params[f'norm{i}'], stats[f'norm{i}'])
-        x = np_relu(x) if i < len(block.convs) else x
-    return x
-
-
-def np_shortcut(block: Block, params: Tree, stats: Tree, x: np.ndarray) -> np.ndarray:
-    if block.shortcut == 'identity':
-        return x
-    if block.shortcut == 'projection':
-        x = np_conv(x, params['shortcut']['conv']['kernel'], block.stride)
-        return np_norm(x, params['shortcut']['norm'], stats['shortcut']['norm'])
-    wide = np.zeros((block.out_size, block.out_size, block.channels))
-    first = (block.channels - block.in_channels) // 2
-    wide[:, :, first : first + block.in_channels] = x[:: block.stride, :: block.stride]
-    return wide
-
-
-def np_lstm(params: Tree, memory: Any, x: np.ndarray) -> Any:
-    c, h = memory
-    gate = {name: np_dense(x, params[f'i{name}']) + np_dense(h, params[f'h{name}']) for name in 'ifgo'}
-    c = np_sigmoid(gate['f']) * c + np_sigmoid(gate['i']) * np.tanh(gate['g'])
-    return c, np_sigmoid(gate['o']) * np.tanh(c)
-
-
-def np_router(router: str, params: Tree, shared: Tree, x: np.ndarray, memory: Any) -> tuple[np.ndarray, Any]:
-    if router == 'linear':
-        return np_dense(np_relu(np_dense(x.mean((0, 1)), params['hidden'])), params['decide']), memory
-    if router == 'conv':
-        x = np_relu(np_conv(x, params['conv']['kernel'], 2) + params['conv']['bias'])
-        return np_dense(x.mean((0, 1)), params['decide']), memory
-    memory = np_lstm(shared['cell'], memory, np_relu(np_dense(x.mean((0, 1)), params['project'])))
-    return np_dense(memory[1], shared['decide']), memory
-
-
-def in_order(arch: Architecture, tree: Tree) -> Iterator[Tree]:
-    """The sub-tree of each of the n blocks."""
-    for i, stage in enumerate(arch.stages, start=1):
-        if stage.transition:
-            yield tree[f'stage{i}_transition']
-        for j in range(stage.repeats):
-            yield jax.tree.map(operator.itemgetter(j), tree[f'stage{i}_blocks'])
-
-
-class Followed(NamedTuple):
-    logits: np.ndarray
-    router_logits: np.ndarray
-    decisions: np.ndarray
-
-
-def follow(net: CoDiNet, variables: Tree, image: jax.Array, decisions: np.ndarray | None = None) -> Followed:
-    """One image through the network: at each block its router decides, unless `decisions` says what to run."""
-    arch, variables = net.architecture, jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
-    params, stats = variables['params'], variables['batch_stats']
-    x = np_stem(arch, params, stats, np.asarray(image, np.float64))
-    memory: Any = (np.zeros(RECURRENT_FEATURES), np.zeros(RECURRENT_FEATURES))
-    router_logits, taken = [], []
-    blocks = zip(arch.blocks, in_order(arch, params), in_order(arch, stats), strict=True)
-    for k, (block, block_params, block_stats) in enumerate(blocks):
-        scores, memory = np_router(net.router, block_params['router'], params.get('router_start'), x, memory)
-        run = scores[1] >= scores[0] if decisions is None else decisions[k]
-        shortcut = np_shortcut(block, block_params, block_stats, x)
-        if run:
-            x = np_relu(shortcut + np_residual(block, block_params['residual'], block_stats['residual'], x))
-        elif block.shortcut != 'identity':
-            x = np_relu(shortcut)
-        router_logits.append(scores)
-        taken.append(run)
-    return Followed(np_dense(x.mean((0, 1)), params['head']), np.array(router_logits), np.array(taken))
-
-
-def follow_all(net: CoDiNet, variables: Tree, images_BxHxWxC: jax.Array, **keywords: Any) -> Followed:
-    return Followed(*map(np.array, zip(*(follow(net, variables, x, **keywords) for x in images_BxHxWxC), strict=True)))
 
 
 # --- Masked execution: what evaluation and stage 2 say. ---
@@ -498,79 +381,3 @@ def test_a_projection_is_computed_once_for_run_and_skip(execution: Execution) ->
     jaxpr = str(jax.make_jaxpr(gated.apply)(variables, state, noise, ()))
     assert jaxpr.count('= conv_general_dilated') == len(_STRIDE_1X1.convs) + 1
     assert set(variables['params']) == {'residual', 'shortcut', 'router'}
-
-
-# --- Routers, as equations. ---
-
-
-def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]:
-    rng = np.random.default_rng(seed)
-    a_BxHxWxC = jnp.asarray(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
-    module = ROUTERS[router].router()
-    carry, shared = recurrent_start()
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), a_BxHxWxC, carry, shared))
-    return module, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), variables), a_BxHxWxC
-
-
-def recurrent_start(seed: int = 1) -> tuple[Any, Tree]:
-    """An empty memory for three images and random shared weights."""
-    start = ROUTERS['recurrent'].start()  # type: ignore[misc]
-    stem_BxHxWxC = jnp.ones((3, 5, 5, 4))
-    rng = np.random.default_rng(seed)
-    shared = jax.eval_shape(lambda: start.init(jax.random.key(0), stem_BxHxWxC))['params']
-    shared = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shared)
-    carry, given = start.apply({'params': shared}, stem_BxHxWxC)
-    jax.tree.map(np.testing.assert_array_equal, given, shared)
-    return carry, shared
-
-
-@pytest.mark.parametrize('router', ['linear', 'conv'])
-def test_a_local_router_is_its_equation_and_passes_the_memory_on(router: str) -> None:
-    module, variables, a_BxHxWxC = router_case(router)
-    router_logits_Bx2, carry = module.apply(variables, a_BxHxWxC, 'memory', None)
-    params = jax.tree.map(np.asarray, variables['params'])
-    expected = [np_router(router, params, None, np.asarray(a), None)[0] for a in a_BxHxWxC]
-    np.testing.assert_allclose(router_logits_Bx2, expected, rtol=1e-4, atol=1e-4)
-    assert carry == 'memory'
-
-
-def test_the_recurrent_router_is_an_lstm_over_blocks_from_an_empty_memory() -> None:
-    module, variables, a_BxHxWxC = router_case('recurrent')
-    carry, shared = recurrent_start()
-    params = jax.tree.map(np.asarray, variables['params'])
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(carry))
-    memories = [(np.zeros(RECURRENT_FEATURES), np.zeros(RECURRENT_FEATURES))] * 3
-    for k in range(3):
-        x_BxHxWxC = a_BxHxWxC * (k + 1)
-        router_logits_Bx2, carry = module.apply(variables, x_BxHxWxC, carry, shared)
-        steps = [
-            np_router('recurrent', params, shared, np.asarray(x), memory)
-            for x, memory in zip(x_BxHxWxC, memories, strict=True)
-        ]
-        memories = [memory for _, memory in steps]
-        np.testing.assert_allclose(router_logits_Bx2, [scores for scores, _ in steps], rtol=1e-4, atol=1e-4)
-
-
-def test_the_recurrent_router_remembers_earlier_blocks_of_the_same_image() -> None:
-    module, variables, a_BxHxWxC = router_case('recurrent')
-    empty, shared = recurrent_start()
-
-    def second_decision(first_BxHxWxC: jax.Array) -> jax.Array:
-        carry = module.apply(variables, first_BxHxWxC, empty, shared)[1]
-        router_logits_Bx2: jax.Array = module.apply(variables, a_BxHxWxC, carry, shared)[0]
-        return router_logits_Bx2
-
-    before, after = second_decision(a_BxHxWxC), second_decision(a_BxHxWxC.at[1].add(2.0))
-    assert np.all(np.abs(before[1] - after[1]) > 1e-3)
-    np.testing.assert_array_equal(np.delete(before, 1, axis=0), np.delete(after, 1, axis=0))
-
-
-@pytest.mark.parametrize('router', ROUTERS)
-def test_routers_decide_in_float32_whatever_they_are_given(router: str) -> None:
-    module, variables, a_BxHxWxC = router_case(router)
-    carry, shared = recurrent_start()
-    a_BxHxWxC = a_BxHxWxC.astype(jnp.bfloat16)
-    low = module.apply(variables, a_BxHxWxC, carry, shared)[0]
-    high = module.apply(variables, a_BxHxWxC.astype(jnp.float32), carry, shared)[0]
-    assert low.dtype == jnp.float32
-    np.testing.assert_allclose(low, high, rtol=1e-5, atol=1e-5)

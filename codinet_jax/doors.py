@@ -18,7 +18,10 @@ def start_devices(batch_size: int, *, distributed: bool = False) -> None:
     elementwise work inside loops on a single thread. JAX_NUM_CPU_DEVICES asks for another number.
     """
     if distributed:
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f'--distributed finds no cluster ({error}): leave it out on one machine.') from error
     if 'JAX_NUM_CPU_DEVICES' not in os.environ and not distributed:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
         jax.config.update('jax_num_cpu_devices', max(d for d in range(1, cores + 1) if batch_size % d == 0))
@@ -71,4 +74,6 @@ def _sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     if own := [line for line in lines if line.startswith(f'{InputError.__module__}.{InputError.__name__}: ')]:
         return own[-1].split(': ', 1)[1]
+    if isinstance(error, AttributeError | KeyError):
+        return f'The config has no such field: {" ".join(lines)}'
     return ' '.join([*lines, 'See --help.'])

@@ -37,20 +37,17 @@ def architecture(config: ConfigDict) -> Architecture:
 
 def network(config: ConfigDict) -> CoDiNet:
     """The network to train; `unroll` by platform where the config leaves it open."""
-    _one_of('model.router', config.model.router, (*ROUTERS, STATIC))
     _one_of('model.dtype', config.model.dtype, DTYPES)
     arch = architecture(config)
     # XLA:CPU runs the backward pass of a convolution inside a loop about thirty times slower than outside one.
     unroll = config.model.unroll or (arch.num_blocks if jax.default_backend() == 'cpu' else 1)
-    router = None if config.model.router == STATIC else config.model.router
-    return CoDiNet(arch, router, DTYPES[config.model.dtype], unroll)
+    return CoDiNet(arch, _router(config), DTYPES[config.model.dtype], unroll)
 
 
 def costs(config: ConfigDict) -> CostTable:
     """The MACs of every part of the config's network."""
-    _one_of('model.router', config.model.router, (*ROUTERS, STATIC))
-    router = None if config.model.router == STATIC else ROUTERS[config.model.router].macs
-    return cost_table(architecture(config), router)
+    router = _router(config)
+    return cost_table(architecture(config), ROUTERS[router].macs if router else None)
 
 
 def check(config: ConfigDict) -> None:
@@ -62,19 +59,24 @@ def check(config: ConfigDict) -> None:
     table = costs(config)
     network(config)
     _one_of('routing.relaxation', config.routing.relaxation, RELAXATIONS)
-    for name in ('alpha', 'beta', 'gamma', 'consistency_margin', 'diversity_margin'):
+    for name in ('alpha', 'beta', 'gamma', 'consistency_margin', 'diversity_margin', 'gamma_gain', 'gamma_lead'):
         _at_least(f'loss.{name}', config.loss[name], 0)
+    _at_least('loss.gamma_window', config.loss.gamma_window, 1)
+    _at_least('loss.gamma_max', config.loss.gamma_max, config.loss.gamma)
     for name in ('batch_size', 'num_views', 'eval_batch_size', 'log_every_steps', 'checkpoint_every_steps'):
         _at_least(name, config[name], 1)
     for name in ('momentum', 'weight_decay'):
         _at_least(f'optimizer.{name}', config.optimizer[name], 0)
     _at_least('eval_every_epochs', config.eval_every_epochs, 0)
-    _at_least('seed', config.seed, 0)
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f'seed is {config.seed}; give a number from 0 to {2**32 - 1}.')
     for stage in ('stage1', 'stage2'):
         for name in ('epochs', 'learning_rate', 'warmup_epochs', 'decay_factor'):
             _at_least(f'{stage}.{name}', config[stage][name], 0)
         epochs = tuple(config[stage].decay_epochs)
-        if not all(early < late for early, late in itertools.pairwise((0, *epochs, math.inf))):
+        if not all(isinstance(epoch, int | float) for epoch in epochs) or not all(
+            early < late for early, late in itertools.pairwise((0, *epochs, math.inf))
+        ):
             raise InputError(f'{stage}.decay_epochs is {epochs}; write epochs above 0 in rising order.')
     if not 0 < config.routing.temperature < math.inf:
         raise InputError(f'routing.temperature is {config.routing.temperature}; it must be above 0.')
@@ -96,6 +98,11 @@ def check_devices(batch_size: int, num_devices: int) -> None:
         raise InputError(
             f'batch_size {batch_size} cannot be divided evenly among {num_devices} devices: try batch_size={nearest}.'
         )
+
+
+def _router(config: ConfigDict) -> str | None:
+    _one_of('model.router', config.model.router, (*ROUTERS, STATIC))
+    return None if config.model.router == STATIC else config.model.router
 
 
 def _check_target(target_cost: float | None, table: CostTable) -> None:

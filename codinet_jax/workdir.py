@@ -29,6 +29,8 @@ class Workdir:
     """The files of one run, each written whole or not at all."""
 
     def __init__(self, path: str | os.PathLike[str]):
+        if '://' in os.fspath(path):
+            raise InputError(f'{path} is not a directory here: mount the bucket, and give --workdir its path.')
         self.path = pathlib.Path(path).expanduser().absolute()
         self._config = self.path / 'config.json'
         self.metrics = self.path / 'metrics.jsonl'
@@ -47,14 +49,21 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f'{self} is a file: give --workdir a directory.')
         if self._config.exists():
-            _refuse_other(self._read_json(self._config), json.loads(config.to_json()), self.path)
-        elif self.path.exists() and any(self.path.iterdir()):
+            _refuse_other(_read_json(self._config), json.loads(config.to_json()), self.path)
+        elif self.path.exists() and any(not path.name.startswith('.') for path in self.path.iterdir()):
             raise InputError(f'{self} is not empty and holds no run: give --workdir a new or an empty directory.')
 
     def claim(self, config: ConfigDict) -> None:
-        """Makes this the workdir of a run with this config. Call `check` first."""
-        if not self._config.exists():
-            _write(self._config, lambda file: file.write(_json_bytes(json.loads(config.to_json()))))
+        """Makes this the workdir of a run with this config. Call `check` first.
+
+        Raises:
+          InputError: it cannot be written.
+        """
+        try:
+            if not self._config.exists():
+                _write(self._config, lambda file: file.write(_json_bytes(json.loads(config.to_json()))))
+        except OSError as error:
+            raise InputError(f'{self} cannot be written ({error.strerror}): give another --workdir.') from error
 
     def read_config(self) -> ConfigDict:
         """The resolved config of the run.
@@ -64,7 +73,7 @@ class Workdir:
         """
         if not self._config.exists():
             raise InputError(f'{self} holds no run (no config.json): train one there with codinet_jax.main first.')
-        return ConfigDict(self._read_json(self._config))
+        return ConfigDict(_read_json(self._config))
 
     def write_results(self, results: Mapping[str, Any], name: str = 'results') -> None:
         _write(self.path / f'{name}.json', lambda file: file.write(_json_bytes(results)))
@@ -72,7 +81,7 @@ class Workdir:
     def read_results(self) -> dict[str, Any] | None:
         """What came of the run; None while it is unfinished."""
         path = self.path / 'results.json'
-        return self._read_json(path) if path.exists() else None
+        return _read_json(path) if path.exists() else None
 
     def write_routes(self, split: str, arrays: Mapping[str, Any]) -> None:
         _write(self.path / 'routes' / f'{split}.npz', lambda file: np.savez_compressed(file, **arrays))
@@ -98,12 +107,6 @@ class Workdir:
         except (ValueError, OSError, KeyError) as error:
             raise InputError(f'{path} cannot be read ({error}): restore it, or train again.') from error
 
-    def _read_json(self, path: pathlib.Path) -> dict[str, Any]:
-        try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f'{path} cannot be read ({error}): restore it, or use another workdir.') from error
-
 
 def _refuse_other(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) -> None:
     old_flat, new_flat = (traverse_util.flatten_dict(config, sep='.') for config in (old, new))
@@ -116,6 +119,13 @@ def _refuse_other(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) 
         raise InputError(
             f'{path} holds a run with another config: {", ".join(differing)}; give another --workdir, or that config.'
         )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f'{path} cannot be read ({error}): restore it, or use another workdir.') from error
 
 
 def _json_bytes(value: Any) -> bytes:

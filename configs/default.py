@@ -43,6 +43,10 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.loss.consistency_margin = 0.2
     config.loss.diversity_margin = 0.5
     config.loss.target_cost = placeholder(float)  # wanted share of the static network's MACs: gamma then adapts
+    config.loss.gamma_gain = 0.1  # how fast: gamma a step, per unit of cost off target
+    config.loss.gamma_lead = 100.0  # steps by which cost lags behind gamma; more damps more
+    config.loss.gamma_window = 20.0  # steps over which the cost is averaged
+    config.loss.gamma_max = 10.0  # where gamma stops if the target is out of reach
 
     config.optimizer = ConfigDict()
     config.optimizer.momentum = 0.9
@@ -66,6 +70,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.eval_every_epochs = 10.0  # 0: only at the end of each stage
     config.log_every_steps = 100
     config.checkpoint_every_steps = 1000
+    config.lock()  # so that a config file cannot set a field that is not here
     return with_variant(config, variant)
 
 

@@ -18,7 +18,6 @@ class DatasetSpec:
     """What training needs to know of a data set; `mean` and `std` are per channel, of pixels in [0, 1]."""
 
     tfds_name: str
-    train_split: str
     test_split: str
     num_classes: int
     image_size: int
@@ -45,7 +44,6 @@ class ImageSet(NamedTuple):
 DATASETS: dict[str, DatasetSpec] = {
     'digits': DatasetSpec(
         tfds_name='digits',
-        train_split='train',
         test_split='test',
         num_classes=10,
         image_size=8,
@@ -57,7 +55,6 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     'cifar10': DatasetSpec(
         tfds_name='cifar10',
-        train_split='train',
         test_split='test',
         num_classes=10,
         image_size=32,
@@ -69,7 +66,6 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     'cifar100': DatasetSpec(
         tfds_name='cifar100',
-        train_split='train',
         test_split='test',
         num_classes=100,
         image_size=32,
@@ -81,7 +77,6 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     'svhn': DatasetSpec(
         tfds_name='svhn_cropped',
-        train_split='train',
         test_split='test',
         num_classes=10,
         image_size=32,
@@ -93,7 +88,6 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     'imagenet2012': DatasetSpec(
         tfds_name='imagenet2012',
-        train_split='train',
         test_split='validation',
         num_classes=1000,
         image_size=224,
@@ -137,6 +131,8 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None, 
         half-written or in a format that cannot be read here.
     """
     spec = dataset_spec(name)
+    if name == 'imagenet2012':
+        raise InputError('imagenet2012 is too large to be held in memory, and cannot be trained on yet.')
     if split not in ('train', 'validation', 'test'):
         raise InputError(f"Split {split!r} is unknown: ask for 'train', 'validation' or 'test'.")
     if not 0.0 <= val_split < 1.0:
@@ -146,7 +142,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None, 
         return ImageSet(*tfds_files.read(spec.tfds_name, spec.test_split, spec.image_shape, root))
     if split == 'validation' and val_split == 0.0:
         raise InputError("Split 'validation' is empty while val_split is 0: give the fraction of train to hold out.")
-    train_set = ImageSet(*tfds_files.read(spec.tfds_name, spec.train_split, spec.image_shape, root))
+    train_set = ImageSet(*tfds_files.read(spec.tfds_name, 'train', spec.image_shape, root))
     held_out_N = _held_out(len(train_set.labels_N), val_split)
     chosen_N = held_out_N if split == 'validation' else ~held_out_N
     if not chosen_N.any():

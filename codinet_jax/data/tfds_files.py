@@ -1,6 +1,5 @@
 """A split that TFDS prepared on disk, read whole into memory; what is missing or damaged is said in a sentence."""
 
-import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from codinet_jax import optional_tensorflow
 from codinet_jax.errors import InputError
 
 READ_BATCH = 1000
@@ -96,9 +96,7 @@ def _read_tfrecord(builder: Any, split: str) -> Iterator[Batch]:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # The GPU is JAX's. A program that already used TensorFlow on it has made its own choice, and may keep it.
-    with contextlib.suppress(RuntimeError):
-        tf.config.set_visible_devices([], 'GPU')
+    optional_tensorflow.keep_off_accelerators()
     # One shard after another: the order is that of array_record files, so both formats hold out the same images.
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     try:

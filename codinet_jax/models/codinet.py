@@ -50,7 +50,9 @@ class GatedBlock(nn.Module):
         if self.router is None:
             return (run(a_BxHxWxC, shortcut_BxHxWxC), carry), None
         router = ROUTERS[self.router].router(name='router')
-        router_logits_Bx2, carry = router(a_BxHxWxC, carry, shared)
+        # A route must not hang on how an accelerator rounds: routers are small, and their float32 is whole.
+        with jax.default_matmul_precision('highest'):
+            router_logits_Bx2, carry = router(a_BxHxWxC, carry, shared)
         v_B = self.execution.decide(router_logits_Bx2, noise_Bx2)
         a_BxHxWxC = self.execution.combine(run, skip, (a_BxHxWxC, shortcut_BxHxWxC), v_B)
         return (a_BxHxWxC, carry), (v_B, router_logits_Bx2)

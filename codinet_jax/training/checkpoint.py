@@ -32,6 +32,10 @@ class Checkpoints:
             items = {'state': ocp.args.StandardSave(state), 'progress': ocp.args.JsonSave(progress)}
             self._manager.save(step, args=ocp.args.Composite(**items))
 
+    def is_preempted(self, step: int) -> bool:
+        """Whether one of several hosts was told to stop, so that all of them should after this step."""
+        return self._manager.reached_preemption(step)
+
     def progress(self) -> dict[str, Any] | None:
         """The progress saved with the newest checkpoint; None if there is no checkpoint."""
         step = self._manager.latest_step()

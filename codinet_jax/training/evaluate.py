@@ -45,7 +45,8 @@ def make_forward(model: CoDiNet, dataset: DatasetSpec, gates: Execution, mesh: M
         return jnp.argmax(output.logits_BxY, axis=-1), output.run_probability_Bxn
 
     everywhere, rows = train_state.replicated(mesh), train_state.by_rows(mesh)
-    return jax.jit(forward, in_shardings=(everywhere, rows), out_shardings=rows)
+    # The answers are small and every host records them all.
+    return jax.jit(forward, in_shardings=(everywhere, rows), out_shardings=everywhere)
 
 
 def evaluate(forward: Forward, variables: Any, images: ImageSet, batch_size: int, mesh: Mesh) -> Record:
@@ -53,8 +54,7 @@ def evaluate(forward: Forward, variables: Any, images: ImageSet, batch_size: int
     batch_size = -(-batch_size // mesh.size) * mesh.size
     predictions, probabilities = [], []
     for images_BxHxWxC, _, is_real_B in in_memory.evaluation_batches(images, batch_size):
-        outputs = forward(variables, *train_state.put(mesh, images_BxHxWxC))
-        predictions_B, v_Bxn = train_state.fetch(outputs)
+        predictions_B, v_Bxn = jax.device_get(forward(variables, *train_state.put(mesh, images_BxHxWxC)))
         predictions.append(predictions_B[is_real_B])
         probabilities.append(v_Bxn[is_real_B])
     run_probability_Nxn = np.concatenate(probabilities)
@@ -91,5 +91,6 @@ def evaluate_weights(config: ConfigDict, variables: Any, split: str) -> tuple[Re
     mesh = train_state.data_mesh()
     forward = make_forward(settings.network(config), datasets.dataset_spec(config.dataset), execution.masked(), mesh)
     images = datasets.load(config.dataset, split, config.data_dir, config.val_split)
+    variables = jax.device_put(variables, train_state.replicated(mesh))
     record = evaluate(forward, variables, images, config.eval_batch_size, mesh)
     return record, summarise(record, settings.costs(config))

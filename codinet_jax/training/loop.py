@@ -79,7 +79,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     outcome |= {'split': test_split}
     if is_first_host:
         workdir.write_routes(test_split, record._asdict())
-        workdir.write_weights(train_state.fetch(run.state.variables))
+        workdir.write_weights(jax.device_get(run.state.variables))
         workdir.write_results(outcome)
     return outcome
 
@@ -136,7 +136,7 @@ class Run:
 
     def _train(self, stage: Stage) -> None:
         config, step_fn = self.config, compiled(stage.step, self.mesh)
-        lines = ProgressLines(stage.number, stage.end, config.batch_size)
+        lines = ProgressLines(stage.number, self.stages[-1].end, config.batch_size)
         evaluate_every = round(config.eval_every_epochs * len(self.train_set.labels_N) / config.batch_size)
         unread = None
         for done in range(self.progress.step + 1, stage.end + 1):
@@ -144,7 +144,7 @@ class Run:
             self.state, metrics = step_fn(self.state, *train_state.put(self.mesh, *batch))
             # Those of the step before, now that the next one is on its way: no device waits for the host.
             self._read(unread, stage, lines)
-            unread, is_stopping = metrics, bool(self.signals)
+            unread, is_stopping = metrics, bool(self.signals) or self.checkpoints.is_preempted(done)
             is_evaluated = evaluate_every and done % evaluate_every == 0 and done < stage.end
             is_saved = done % config.checkpoint_every_steps == 0 or done == stage.end or is_stopping
             if is_evaluated or is_saved:
@@ -155,7 +155,7 @@ class Run:
             if is_saved:
                 self._save()
             if is_stopping:
-                raise Stopped(done, self.signals[0])
+                raise Stopped(done, self.signals[0] if self.signals else signal.SIGTERM)
 
     def _read(self, metrics: Metrics | None, stage: Stage, lines: ProgressLines) -> None:
         """Waits for a step's metrics, and counts, times and tells of that step."""
@@ -169,11 +169,11 @@ class Run:
         self._last_read = now
         progress.step += 1
         self.window.add(values)
-        lines.update(progress.step, values)
+        lines.update(progress.step, values, progress.timed_steps, progress.timed_seconds)
         if progress.step % self.config.log_every_steps == 0 or progress.step == stage.end:
             self._log(stage, lines.images_per_second)
 
-    def _log(self, stage: Stage, images_per_second: float) -> None:
+    def _log(self, stage: Stage, images_per_second: float | None) -> None:
         step, means = self.progress.step, self.window.means()
         rate = {'learning_rate': float(stage.schedule(step - 1 - stage.start)), 'images_per_second': images_per_second}
         self.writer.write(step, 'train', {'stage': stage.number} | means | rate)
@@ -232,8 +232,14 @@ class Run:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second one kills as usual."""
+    """Collects SIGINT and SIGTERM instead of dying of them; a second one kills as usual.
+
+    Of several hosts none may stop alone: there the checkpoints tell when to, together.
+    """
     received: list[int] = []
+    if jax.process_count() > 1:
+        yield received
+        return
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = [signal.getsignal(number) for number in numbers]
 

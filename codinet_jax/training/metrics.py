@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from codinet_jax import optional_tensorflow
 from codinet_jax.workdir import Workdir
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -42,10 +44,12 @@ class MetricWriter:
         if jax.process_index() > 0:
             return
         self._file = open(workdir.metrics, 'a+b')  # noqa: SIM115 (closed on exit)
-        self._file.truncate(keep_bytes)
-        if importlib.util.find_spec('tensorflow') and importlib.util.find_spec('tensorboard'):
+        self._file.truncate(min(keep_bytes, self._file.seek(0, os.SEEK_END)))
+        self._file.seek(0, os.SEEK_END)
+        if optional_tensorflow.is_installed() and importlib.util.find_spec('tensorboard'):
             from clu import metric_writers
 
+            optional_tensorflow.keep_off_accelerators()
             self._board = metric_writers.SummaryWriter(str(workdir.tensorboard))
 
     def __enter__(self) -> Self:
@@ -75,27 +79,26 @@ class MetricWriter:
 class ProgressLines:
     """One line on the console a few times a minute. First host only."""
 
-    def __init__(self, stage: int, end_step: int, images_per_step: int):
-        self._stage, self._end, self._images = stage, end_step, images_per_step
-        self._last: tuple[int, float] | None = None  # step and time of the last line; none before the first step
-        self.images_per_second = 0.0
+    def __init__(self, stage: int, last_step: int, images_per_step: int):
+        """`last_step` is that of the run, so that the time left is what a person waits for."""
+        self._stage, self._last_step, self._images = stage, last_step, images_per_step
+        self._line_at, self._steps, self._seconds = time.monotonic(), 0, 0.0
+        self.images_per_second: float | None = None
 
-    def update(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Says how far the run is, if it has not said so for a while; `metrics` are the last step's."""
-        now = time.monotonic()
-        if self._last is None:  # this step compiled: its time says nothing of the others
-            self._last = step, now
+    def update(self, step: int, metrics: Mapping[str, Any], timed_steps: int, timed_seconds: float) -> None:
+        """Says how far the run is, if it has not said so for a while; `metrics` are the last step's.
+
+        The run has spent `timed_seconds` on `timed_steps`: evaluations, checkpoints and compiling are not among them.
+        """
+        steps, seconds = timed_steps - self._steps, timed_seconds - self._seconds
+        if time.monotonic() - self._line_at < SECONDS_BETWEEN_LINES or not steps:
             return
-        last_step, last_time = self._last
-        if now - last_time < SECONDS_BETWEEN_LINES and step < self._end:
-            return
-        steps_per_second = (step - last_step) / max(now - last_time, 1e-9)
-        self.images_per_second = steps_per_second * self._images
-        self._last = step, now
-        left = (self._end - step) / steps_per_second
+        self._line_at, self._steps, self._seconds = time.monotonic(), timed_steps, timed_seconds
+        self.images_per_second = self._images * steps / seconds
+        left = (self._last_step - step) * seconds / steps
         say(
-            f'stage {self._stage}  step {step}/{self._end}  {step / self._end:4.0%}  {duration(left)} left  '
-            f'{self.images_per_second:.0f} images/s | {describe(metrics)}'
+            f'stage {self._stage}  step {step}/{self._last_step}  {step / self._last_step:4.0%}  '
+            f'{duration(left)} left  {self.images_per_second:.0f} images/s | {describe(metrics)}'
         )
 
 

@@ -14,7 +14,9 @@ def schedule(
     warmup_steps: int,
 ) -> optax.Schedule:
     """The learning rate by step: linear from zero over the warm-up, then multiplied by the factor at each decay."""
-    constant = optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(decay_steps, decay_factor))
+    # On a short run two decays may round to one step, and both count.
+    factors = {step: decay_factor ** list(decay_steps).count(step) for step in decay_steps}
+    constant = optax.piecewise_constant_schedule(learning_rate, factors)
     if not warmup_steps:
         return constant
     warmup = optax.linear_schedule(0.0, 1.0, warmup_steps)

@@ -20,7 +20,7 @@ def provenance(config: ConfigDict) -> dict[str, Any]:
         'platform': device.platform,
         'device': _processor() if device.platform == 'cpu' else device.device_kind,
         'python': platform.python_version(),
-        'versions': {package: importlib.metadata.version(package) for package in PACKAGES},
+        'versions': {package: _version(package) for package in PACKAGES},
     }
 
 
@@ -42,6 +42,13 @@ def readable(results: Mapping[str, Any]) -> str:
     if 'seconds_train' in results:
         lines['time'] = f'{results["seconds_train"]:.0f} s, {results["images_per_second"]:.0f} images/s'
     return '\n'.join(f'  {name:8}{text}' for name, text in lines.items())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a copy that was never installed
+        return None
 
 
 def _processor() -> str:

@@ -37,10 +37,7 @@ def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetS
         return round(epochs * num_images / config.batch_size)
 
     key = jax.random.fold_in(jax.random.key(config.seed), 1)  # the seed's own key initialises the network
-    loss = config.loss
-    objective = Objective(
-        loss.alpha, loss.beta, loss.consistency_margin, loss.diversity_margin, target_cost=loss.target_cost
-    )
+    objective = Objective(**{field: config.loss[field] for field in Objective._fields})
     relax = RELAXATIONS[config.routing.relaxation]
     under = {
         1: (execution.relaxed(relax, config.routing.temperature), None if model.router is None else objective),

@@ -64,14 +64,5 @@ def put(mesh: Mesh, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
     return tuple(jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for array in arrays)
 
 
-def fetch(tree: Any) -> Any:
-    """Brings arrays home to every host as numpy, whole."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(tree, tiled=True)
-
-
 def num_params(params: Mapping[str, Any]) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))

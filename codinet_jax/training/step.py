@@ -26,6 +26,10 @@ class Objective(NamedTuple):
     consistency_margin: float
     diversity_margin: float
     target_cost: float | None
+    gamma_gain: float
+    gamma_lead: float
+    gamma_window: float
+    gamma_max: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +82,15 @@ class Step:
         if output.router_logits_Bxnx2 is not None:
             metrics |= self.route_metrics(output.router_logits_Bxnx2) | {'gamma': state.budget.gamma}
             if self.objective and self.objective.target_cost is not None:
-                gamma_budget = budget.update(state.budget, metrics['macs_share'], self.objective.target_cost)
+                gamma_budget = budget.update(
+                    state.budget,
+                    metrics['macs_share'],
+                    self.objective.target_cost,
+                    gain=self.objective.gamma_gain,
+                    lead=self.objective.gamma_lead,
+                    window=self.objective.gamma_window,
+                    gamma_max=self.objective.gamma_max,
+                )
         return (
             TrainState(
                 step=state.step + 1,
@@ -118,7 +130,7 @@ class Step:
         decisions_Bxn = relaxation.hard_decision(relaxation.run_probability(router_logits_Bxnx2))
         run_rates_n = paths.run_rates_n(decisions_Bxn)
         return {
-            'mean_path_length': jnp.sum(run_rates_n),
+            'mean_path_length': paths.mean_path_length(decisions_Bxn),
             'macs_share': self.costs.share_of_static(run_rates_n),
             'num_paths': paths.num_paths(decisions_Bxn),
             'route_entropy': paths.route_entropy(decisions_Bxn),

@@ -62,6 +62,8 @@ def open_door(main: Callable[[Sequence[str]], int | None]) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
+    except OSError as error:  # a field is set, of a config file that is not there
+        raise InputError(f'{str(error).splitlines()[-1].strip()}: give --config a file that is there.') from error
     except (flags.Error, AttributeError, KeyError, TypeError) as error:
         raise InputError(_sentence(error)) from error
 

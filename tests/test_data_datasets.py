@@ -1,6 +1,5 @@
 """Sets are read whole, in both file formats, split the same way for ever; what is missing or broken is named."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ from codinet_jax.data import datasets
 from codinet_jax.errors import InputError
 
 REAL_DATA = Path(__file__).parent.parent.parent / 'shared' / 'tfds'
-HAS_TENSORFLOW = importlib.util.find_spec('tensorflow') is not None
 NUM_TRAIN = 50
 
 
@@ -198,7 +196,7 @@ def test_tfrecord_without_tensorflow_says_what_to_do(version_dir: Path, monkeypa
         datasets.load('svhn', 'train', version_dir.parent.parent)
 
 
-@pytest.mark.skipif(not HAS_TENSORFLOW, reason='tfrecord files are read by TensorFlow')
+@pytest.mark.tensorflow
 def test_both_file_formats_hold_the_same_images_in_the_same_order(array_record_dir: Path, tmp_path: Path) -> None:
     write_svhn(tmp_path, 'tfrecord')
     for split in ('train', 'validation', 'test'):

@@ -175,7 +175,7 @@ class Run:
 
     def _log(self, stage: Stage, images_per_second: float | None) -> None:
         step, means = self.progress.step, self.window.means()
-        rate = {'learning_rate': float(stage.schedule(step - 1 - stage.start)), 'images_per_second': images_per_second}
+        rate = {'images_per_second': images_per_second}
         self.writer.write(step, 'train', {'stage': stage.number} | means | rate)
         self.window = RunningMeans()
         warning = routing_warning(means)

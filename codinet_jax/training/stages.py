@@ -18,15 +18,11 @@ from codinet_jax.training.step import Objective, Step
 
 
 class Stage(NamedTuple):
-    """The steps of a run before `end`, under one objective and one optimiser; `schedule` counts from the stage's start.
-
-    Its `step` says what is trained, and how the gates are executed.
-    """
+    """The steps of a run from `start` to before `end`; its `step` says what is trained, and how gates are executed."""
 
     number: int
     start: int
     end: int
-    schedule: Callable[[int], Any]
     step: Step
 
 
@@ -58,8 +54,8 @@ def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetS
             freeze_routers=number == 2,
         )
         gates, terms = under[number]
-        step = Step(model, gates, sgd, dataset, config.num_views, costs, terms, key)
-        stages.append(Stage(number, start, start + steps(setting.epochs), schedule, step))
+        step = Step(model, gates, sgd, schedule, start, dataset, config.num_views, costs, terms, key)
+        stages.append(Stage(number, start, start + steps(setting.epochs), step))
         start = stages[-1].end
     return stages
 

@@ -36,12 +36,15 @@ class Objective(NamedTuple):
 class Step:
     """What a stage's step is made of, apart from the state and the batch.
 
-    `objective` None leaves cross-entropy alone: stage 2, and static networks.
+    `objective` None leaves cross-entropy alone: stage 2, and static networks. `schedule`, the optimiser's own, is only
+    told of here; it counts from `start`, the stage's first step.
     """
 
     model: CoDiNet
     execution: Execution
     optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    start: int
     dataset: DatasetSpec
     num_views: int
     costs: CostTable
@@ -77,6 +80,7 @@ class Step:
         metrics |= {
             'accuracy': jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B),
             'gradient_norm': optax.tree.norm(gradient),
+            'learning_rate': jnp.asarray(self.schedule(state.step - self.start)),
         }
         gamma_budget = state.budget
         if output.router_logits_Bxnx2 is not None:

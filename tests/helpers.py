@@ -1,0 +1,146 @@
+"""What several test files share: a config and a network small enough to compile in seconds, meshes, and the commands
+run as a person runs them."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
+
+from codinet_jax.data import datasets
+from codinet_jax.data.datasets import ImageSet
+from codinet_jax.models import execution
+from codinet_jax.models.architecture import Architecture, Block, Conv, Stage
+from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.cost import CostTable, cost_table
+from codinet_jax.models.routers import ROUTERS
+from codinet_jax.routing import budget
+from codinet_jax.training import stages
+from codinet_jax.training import state as train_state
+from codinet_jax.training.state import TrainState
+from configs import digits_r14
+
+REPOSITORY = Path(__file__).parent.parent
+
+TINY = {
+    'model.depth': 8,
+    'batch_size': 16,
+    'num_views': 2,
+    'stage1.epochs': 0.1,
+    'stage1.decay_epochs': (0.05,),
+    'stage2.epochs': 0.1,
+    'stage2.decay_epochs': (0.05,),
+    'eval_every_epochs': 0.0,
+    'log_every_steps': 2,
+    'checkpoint_every_steps': 3,
+}
+
+
+def tiny_config(**changes: Any) -> ConfigDict:
+    """digits_r14 with three blocks, nine steps a stage; `changes` by dotted name: `**{'loss.gamma': 0.5}`."""
+    config = digits_r14.get_config()
+    config.update_from_flattened_dict(TINY | changes)
+    return config
+
+
+def tiny_flags(**changes: Any) -> list[str]:
+    """`tiny_config` as a command line."""
+    return ['--config=configs/digits_r14.py', *(f'--config.{name}={value}' for name, value in (TINY | changes).items())]
+
+
+def tiny_architecture() -> Architecture:
+    """Four blocks on 8x8 images, a stack and a transition among them: every kind of part, few channels."""
+    stack = Block(8, 4, (Conv(3, 4), Conv(3, 4)), 'identity')
+    transition = Block(8, 4, (Conv(3, 8, 2), Conv(3, 8)), 'pad')
+    body = Block(4, 8, (Conv(3, 8), Conv(3, 8)), 'identity')
+    return Architecture(8, 1, 10, 'cifar', 4, (Stage(None, stack, 2), Stage(transition, body, 1)))
+
+
+def tiny_network(router: str | None = 'linear') -> CoDiNet:
+    return CoDiNet(tiny_architecture(), router, unroll=2)
+
+
+def tiny_costs(router: str | None = 'linear') -> CostTable:
+    return cost_table(tiny_architecture(), ROUTERS[router].macs if router else None)
+
+
+def tiny_stages(config: ConfigDict, router: str | None = 'linear', num_images: int = 1442) -> list[stages.Stage]:
+    """Both stages of a config, of the tiny network in place of the config's own."""
+    return stages.plan(config, tiny_network(router), tiny_costs(router), datasets.dataset_spec('digits'), num_images)
+
+
+def scattered_state(stage: stages.Stage, mesh: Mesh, gamma: float = 0.0) -> TrainState:
+    """A state on every device of the mesh whose parameters are noise, drawn with no compilation; routes lie apart."""
+    model, generator = stage.step.model, np.random.default_rng(0)
+    images_1xHxWxC = jnp.zeros((1, model.architecture.image_size, model.architecture.image_size, 1))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images_1xHxWxC, execution.masked(), train=False))
+
+    def drawn(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        centre = 1.0 if path[-1].key in ('scale', 'var') else 0.0
+        spread = 0.0 if path[0].key == 'batch_stats' else 0.8
+        return (centre + spread * generator.standard_normal(leaf.shape)).astype(np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(drawn, shapes)
+    params = variables['params']
+    state = TrainState(
+        jnp.int32(0), params, variables['batch_stats'], stage.step.optimizer.init(params), budget.init(gamma)
+    )
+    return jax.device_put(state, train_state.replicated(mesh))
+
+
+def mesh_of(num_devices: int) -> Mesh:
+    """The first so many devices in a row, as `state.data_mesh` has all of them."""
+    devices = jax.devices()[:num_devices]
+    return jax.make_mesh((num_devices,), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def noise_images(num_images: int, seed: int = 0) -> ImageSet:
+    """Images of digits' shape, each of its own brightness, so that they do not all take one route."""
+    generator = np.random.default_rng(seed)
+    pixels = generator.uniform(0, 1, (num_images, 8, 8, 1)) * generator.uniform(0, 1, (num_images, 1, 1, 1))
+    labels_N = generator.integers(0, 10, num_images).astype(np.int32)
+    return ImageSet((255 * pixels).astype(np.uint8), labels_N)
+
+
+def by_path(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree as numpy, by slash-separated path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf) for path, leaf in leaves}
+
+
+def hide_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets this process believe that TensorFlow is not installed; importing it takes longer than most tests."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name, *rest: None if name == 'tensorflow' else find_spec(name, *rest)
+    )
+
+
+def command(name: str, *flags: str) -> list[str]:
+    return [sys.executable, '-m', f'codinet_jax.{name}', *flags]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's variables without those that would change what a command does."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(('JAX_', 'XLA_', 'TFDS_'))}
+    return kept | {'JAX_PLATFORMS': 'cpu'} | changes
+
+
+def run_door(name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command run to its end, from the root of the repository."""
+    return subprocess.run(
+        command(name, *flags), cwd=REPOSITORY, env=environment(**variables), text=True, capture_output=True, timeout=600
+    )
+
+
+def all_bytes(directory: Path) -> dict[str, bytes]:
+    """Every file under a directory, by relative path."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob('*') if path.is_file()}

@@ -1,0 +1,155 @@
+"""What a run says while it runs: means over whole windows, warnings of collapse, lines, and the metric file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import helpers
+from codinet_jax.training.metrics import MetricWriter, RunningMeans, describe, duration, routing_warning
+from codinet_jax.workdir import Workdir
+
+STATIC = {'loss': 1.25, 'cross_entropy': 1.25, 'accuracy': 0.5}
+
+
+def step_metrics(step: int) -> dict[str, Any]:
+    return {'loss': jnp.float32(1 / (step + 1)), 'run_rates_n': jnp.asarray([step / 7, 1.0])}
+
+
+def routed(*rates: float, num_paths: float = 3.0) -> dict[str, Any]:
+    return {'num_paths': num_paths, 'run_rates_n': list(rates)}
+
+
+def test_means_are_means_over_the_window() -> None:
+    window = RunningMeans()
+    for step in range(5):
+        window.add(step_metrics(step))
+    means = window.means()
+    assert means['loss'] == pytest.approx(np.mean([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]))
+    assert means['run_rates_n'] == pytest.approx([2 / 7, 1.0])
+    json.dumps(means)
+
+
+def test_a_window_that_went_through_a_checkpoint_equals_one_that_did_not() -> None:
+    whole, resumed = RunningMeans(), RunningMeans()
+    for step in range(5):
+        if step == 3:
+            resumed = RunningMeans(**json.loads(json.dumps(resumed.as_json())))
+        whole.add(step_metrics(step))
+        resumed.add(step_metrics(step))
+    assert resumed.means() == whole.means()
+    assert resumed.count == 5
+
+
+def test_a_window_saved_empty_is_empty() -> None:
+    window = RunningMeans(**RunningMeans().as_json())
+    window.add({'loss': 2.0})
+    assert window.means() == {'loss': 2.0}
+
+
+def test_one_route_for_all_is_a_static_sub_network() -> None:
+    warning = routing_warning(routed(1.0, 0.0, num_paths=1.0))
+    assert warning and 'every image takes one route' in warning and 'loss.beta' in warning
+
+
+@pytest.mark.parametrize(
+    ('rates', 'sentence'),
+    [
+        ((0.0, 0.5, 0.5), 'part of the routing is fixed: block 1 never run.'),
+        ((0.5, 1.0, 1.0), 'part of the routing is fixed: blocks 2, 3 always run.'),
+        ((0.0, 0.5, 1.0), 'part of the routing is fixed: block 1 never run and block 3 always run.'),
+    ],
+)
+def test_blocks_that_decide_nothing_are_named(rates: tuple[float, ...], sentence: str) -> None:
+    assert routing_warning(routed(*rates)) == sentence
+
+
+def test_routing_that_is_alive_and_networks_that_have_none_are_not_warned_of() -> None:
+    assert routing_warning(routed(0.01, 0.5, 0.99)) is None
+    assert routing_warning(STATIC) is None
+
+
+def test_the_line_of_a_routed_network_has_losses_k_gamma_and_paths() -> None:
+    terms = {'loss': 2.0, 'cross_entropy': 1.0, 'consistency': 0.1, 'diversity': 0.2, 'cost': 0.3, 'accuracy': 0.25}
+    routes = routed(0.5, 1.0, 0.25, num_paths=7) | {'mean_path_length': 1.75, 'gamma': 0.05}
+    assert describe(terms | routes) == (
+        'loss 2.000 ce 1.000 con 0.100 div 0.200 cost 0.300 | acc 25.0% K 1.8/3 γ 0.050 paths 7'
+    )
+
+
+def test_the_line_of_a_static_network_has_the_loss() -> None:
+    assert describe(STATIC) == 'loss 1.250 ce 1.250 | acc 50.0%'
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [(0.4, '0s'), (59.4, '59s'), (59.6, '1m00s'), (61, '1m01s'), (3600, '1h00m'), (36061, '10h01m')],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workdir:
+    """A workdir whose metrics go to metrics.jsonl alone, as on a machine without TensorFlow."""
+    helpers.hide_tensorflow(monkeypatch)
+    return Workdir(tmp_path)
+
+
+def test_every_row_is_a_line_of_json_at_once(workdir: Workdir) -> None:
+    with MetricWriter(workdir) as writer:
+        writer.write(2, 'train', {'loss': 0.5, 'run_rates_n': [0.25, 1.0]})
+        row = json.loads(workdir.metrics.read_text())
+        assert row == {'step': 2, 'kind': 'train', 'loss': 0.5, 'run_rates_n': [0.25, 1.0]}
+        assert writer.tell() == workdir.metrics.stat().st_size
+    assert not workdir.tensorboard.exists()
+
+
+def test_a_resumed_run_drops_the_rows_that_it_will_write_again(workdir: Workdir) -> None:
+    with MetricWriter(workdir) as writer:
+        writer.write(2, 'train', {'loss': 0.5})
+        keep_bytes = writer.tell()
+        writer.write(4, 'train', {'loss': 0.25})
+    with MetricWriter(workdir, keep_bytes) as writer:
+        assert writer.tell() == keep_bytes
+        writer.write(4, 'train', {'loss': 0.125})
+    assert [json.loads(line) for line in workdir.metrics.read_text().splitlines()] == [
+        {'step': 2, 'kind': 'train', 'loss': 0.5},
+        {'step': 4, 'kind': 'train', 'loss': 0.125},
+    ]
+
+
+def test_a_run_resumed_twice_with_no_row_between_loses_nothing(workdir: Workdir) -> None:
+    with MetricWriter(workdir) as writer:
+        writer.write(2, 'train', {'loss': 0.5})
+        keep_bytes = writer.tell()
+        writer.write(4, 'train', {'loss': 0.25})
+    with MetricWriter(workdir, keep_bytes) as writer:
+        keep_bytes = writer.tell()  # a checkpoint before the next row
+    with MetricWriter(workdir, keep_bytes) as writer:
+        writer.write(4, 'train', {'loss': 0.25})
+    assert [json.loads(line)['step'] for line in workdir.metrics.read_text().splitlines()] == [2, 4]
+
+
+def test_a_run_from_the_start_keeps_no_rows(workdir: Workdir) -> None:
+    workdir.metrics.write_text('{"step": 2}\n')
+    with MetricWriter(workdir) as writer:
+        assert writer.tell() == 0
+    assert workdir.metrics.read_bytes() == b''
+
+
+@pytest.mark.tensorflow
+def test_tensorboard_gets_the_same_numbers_a_block_at_a_time(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    with MetricWriter(Workdir(tmp_path)) as writer:
+        writer.write(2, 'train', {'loss': 0.5, 'run_rates_n': [0.25, 1.0]})
+    events = EventAccumulator(str(tmp_path / 'tensorboard'), size_guidance={'tensors': 0}).Reload()
+    tags = {tag: events.Tensors(tag)[0] for tag in events.Tags()['tensors']}
+    values = {tag: float(make_ndarray(event.tensor_proto)) for tag, event in tags.items()}
+    assert values == {'train/loss': 0.5, 'train/run_rates_n/block_01': 0.25, 'train/run_rates_n/block_02': 1.0}
+    assert {event.step for event in tags.values()} == {2}

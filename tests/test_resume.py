@@ -1,0 +1,202 @@
+"""Real runs, stopped and killed: one that goes on ends bit for bit where one never stopped ends, TensorFlow or not.
+
+All of them train one tiny network under one config, and share a compilation cache.
+"""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import helpers
+from codinet_jax.data import digits
+
+STEPS_A_STAGE = 90
+CHANGES: dict[str, Any] = {
+    'stage1.epochs': 1.0,
+    'stage2.epochs': 1.0,
+    'stage1.decay_epochs': (0.5,),
+    'stage2.decay_epochs': (0.5,),
+    'loss.gamma': 0.5,
+    'loss.target_cost': 0.4,
+    'eval_every_epochs': 0.35,  # every 32 steps
+    'checkpoint_every_steps': 20,
+    'log_every_steps': 3,  # so that a checkpoint falls inside a window
+}
+OF_THE_CLOCK = ('seconds_train', 'images_per_second')
+
+# Read by Python as it starts: this interpreter then has no TensorFlow, whatever is installed.
+NO_TENSORFLOW = """
+from importlib.machinery import PathFinder
+
+find_spec = PathFinder.find_spec
+hidden = ('tensorflow', 'tensorboard')
+PathFinder.find_spec = lambda name, *rest: None if name.partition('.')[0] in hidden else find_spec(name, *rest)
+"""
+
+
+class Runs:
+    """Starts the same training in any workdir under one roof."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        digits.prepare(root / 'tfds')
+        (root / 'no_tensorflow').mkdir()
+        (root / 'no_tensorflow' / 'sitecustomize.py').write_text(NO_TENSORFLOW)
+        self.without_tensorflow = {'PYTHONPATH': str(root / 'no_tensorflow')}
+
+    def start(self, name: str, **variables: str) -> 'subprocess.Popen[str]':
+        flags = helpers.tiny_flags(**CHANGES, data_dir=self.root / 'tfds')
+        cached = {
+            'JAX_COMPILATION_CACHE_DIR': str(self.root / 'cache'),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'JAX_NUM_CPU_DEVICES': '2',
+        }
+        return subprocess.Popen(
+            helpers.command('main', *flags, f'--workdir={self.root / name}'),
+            cwd=helpers.REPOSITORY,
+            env=helpers.environment(**cached, **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, name: str, **variables: str) -> str:
+        """Runs to the end, and returns what was said."""
+        return said(self.start(name, **variables), 0)
+
+    def interrupt(self, name: str, at_step: int, number: signal.Signals) -> str:
+        """Runs until a step shows in the metrics, sends a signal, and returns what was said."""
+        process = self.start(name)
+        wait_for(process, lambda: newest_step(self.root / name) >= at_step)
+        process.send_signal(number)
+        return said(process, 128 + number if number == signal.SIGTERM else -number)
+
+
+def said(process: 'subprocess.Popen[str]', returncode: int) -> str:
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == returncode, stdout + stderr
+    return stdout
+
+
+def wait_for(process: 'subprocess.Popen[str]', is_reached: Callable[[], bool]) -> None:
+    while not is_reached():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl, without what the clock says."""
+    text = (workdir / 'metrics.jsonl').read_text() if (workdir / 'metrics.jsonl').exists() else ''
+    whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith('\n')]
+    return [{name: value for name, value in row.items() if name not in OF_THE_CLOCK} for row in whole]
+
+
+def newest_step(workdir: Path) -> int:
+    # Read from behind: a run that goes on after a kill first cuts off what it will do again.
+    return rows(workdir)[-1]['step'] if rows(workdir) else 0
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp('runs'))
+
+
+@pytest.fixture(scope='module')
+def undisturbed(runs: Runs) -> Path:
+    """A run never stopped, in an interpreter without TensorFlow."""
+    runs.finish('undisturbed', **runs.without_tensorflow)
+    return runs.root / 'undisturbed'
+
+
+@pytest.fixture(scope='module')
+def stopped(runs: Runs, undisturbed: Path) -> tuple[Path, str]:
+    """A run asked to stop in the middle of stage 1; and what it said."""
+    del undisturbed  # only for the cache that it fills
+    return runs.root / 'disturbed', runs.interrupt('disturbed', at_step=33, number=signal.SIGTERM)
+
+
+@pytest.fixture(scope='module')
+def killed(runs: Runs, stopped: tuple[Path, str]) -> tuple[Path, list[int]]:
+    """The same run gone on with, and killed in the middle of stage 2; and the steps it had logged when it died."""
+    workdir, _ = stopped
+    runs.interrupt('disturbed', at_step=STEPS_A_STAGE + 45, number=signal.SIGKILL)
+    return workdir, [row['step'] for row in rows(workdir)]
+
+
+@pytest.fixture(scope='module')
+def disturbed(runs: Runs, killed: tuple[Path, list[int]]) -> tuple[Path, str]:
+    """The same run gone on with to its end; and what it said."""
+    workdir, _ = killed
+    return workdir, runs.finish('disturbed')
+
+
+def test_without_tensorflow_a_run_trains_and_writes_everything(runs: Runs, undisturbed: Path) -> None:
+    probe = ['-c', 'import importlib.util; print(importlib.util.find_spec("tensorflow"))']
+    environment = helpers.environment(**runs.without_tensorflow)
+    found = subprocess.run(
+        [helpers.command('main')[0], *probe], env=environment, text=True, capture_output=True, check=True
+    )
+    assert found.stdout == 'None\n', 'TensorFlow was not hidden'
+    files = {path.name for path in undisturbed.iterdir()}
+    assert files == {'config.json', 'metrics.jsonl', 'checkpoints', 'weights.npz', 'results.json', 'routes'}
+    results = json.loads((undisturbed / 'results.json').read_text())
+    assert results['num_steps'] == 2 * STEPS_A_STAGE and results['num_test_images'] == 355
+    assert rows(undisturbed)[-1] | {'kind': 'evaluation', 'top1': results['top1']} == rows(undisturbed)[-1]
+
+
+def test_sigterm_saves_and_says_how_to_go_on(stopped: tuple[Path, str]) -> None:
+    workdir, text = stopped
+    last_line = text.splitlines()[-1]
+    assert 'stopped and saved at step' in last_line and 'same command goes on' in last_line
+    step = int(last_line.split('at step ')[1].split(';')[0])
+    assert 33 <= step < STEPS_A_STAGE and (workdir / 'checkpoints' / str(step)).is_dir()
+    assert not (workdir / 'results.json').exists() and not (workdir / 'weights.npz').exists()
+
+
+def test_a_killed_run_goes_on_from_a_checkpoint_of_stage_2(disturbed: tuple[Path, str], killed: Any) -> None:
+    _, text = disturbed
+    step = int(text.split('going on from step ')[1].split('\n')[0])
+    assert STEPS_A_STAGE < step <= killed[1][-1] < 2 * STEPS_A_STAGE
+
+
+@pytest.mark.parametrize('name', ['weights.npz', 'routes/test.npz'])
+def test_a_stopped_run_ends_with_the_same_arrays_to_the_bit(
+    name: str, undisturbed: Path, disturbed: tuple[Path, str]
+) -> None:
+    with np.load(undisturbed / name) as expected, np.load(disturbed[0] / name) as gone_on:
+        assert sorted(gone_on.files) == sorted(expected.files) and expected.files
+        for key in expected.files:
+            assert gone_on[key].dtype == expected[key].dtype
+            np.testing.assert_array_equal(gone_on[key], expected[key], err_msg=key)
+
+
+def test_a_stopped_run_ends_with_the_same_controller_and_results(
+    undisturbed: Path, disturbed: tuple[Path, str]
+) -> None:
+    expected, gone_on = (json.loads((path / 'results.json').read_text()) for path in (undisturbed, disturbed[0]))
+    assert expected['gamma'] not in (0, CHANGES['loss.gamma']), 'a controller at rest would show nothing'
+    for name in OF_THE_CLOCK:
+        assert expected.pop(name) > 0 and gone_on.pop(name) > 0
+    assert gone_on == expected
+
+
+def test_a_stopped_run_has_the_same_metrics_no_row_lost_or_doubled(
+    undisturbed: Path, disturbed: tuple[Path, str]
+) -> None:
+    assert rows(disturbed[0]) == rows(undisturbed)
+    logged = [row['step'] for row in rows(undisturbed) if row['kind'] == 'train']
+    assert logged == list(range(3, 2 * STEPS_A_STAGE + 1, 3))
+
+
+def test_a_finished_run_run_again_changes_nothing(runs: Runs, disturbed: tuple[Path, str]) -> None:
+    before = helpers.all_bytes(disturbed[0])
+    text = runs.finish('disturbed')
+    assert 'finished run' in text and 'top-1' in text
+    assert helpers.all_bytes(disturbed[0]) == before

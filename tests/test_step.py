@@ -1,0 +1,276 @@
+"""One training step: the same on any number of devices, Eq. 12 its loss, routers frozen in stage 2, SGD PyTorch's."""
+
+import dataclasses
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+import helpers
+from codinet_jax import settings
+from codinet_jax.data import augment, datasets
+from codinet_jax.models.codinet import RoutedOutput
+from codinet_jax.training import loop, optimizer
+from codinet_jax.training import stages as stage_plans
+from codinet_jax.training import state as train_state
+from codinet_jax.workdir import Workdir
+
+L, M = 16, 2
+GAMMA = 0.3
+DECAY = 0.01
+IMAGES = helpers.noise_images(64)
+# Sums over the batch are taken in another order on eight devices; single precision has seven digits.
+FLOAT32: dict[str, Any] = {'rtol': 2e-4, 'atol': 2e-6}
+
+Outcome = tuple[Any, Any, dict[str, Any]]
+
+
+def config(**changes: Any) -> Any:
+    with_decay: dict[str, Any] = {'batch_size': L, 'num_views': M, 'loss.gamma': GAMMA}
+    return helpers.tiny_config(**with_decay, **{'optimizer.weight_decay': DECAY}, **changes)
+
+
+@functools.cache
+def stages(router: str | None = 'linear', target_cost: float | None = 0.7) -> list[stage_plans.Stage]:
+    changed = config()
+    changed.loss.target_cost = target_cost
+    return helpers.tiny_stages(changed, router)
+
+
+@functools.cache
+def executable(number: int, num_devices: int, router: str | None, target_cost: float | None) -> Any:
+    """A stage's step, compiled as the loop compiles it, for so many devices."""
+    mesh, stage = helpers.mesh_of(num_devices), stages(router, target_cost)[number - 1]
+    step_fn: Any = stage_plans.compiled(stage.step, mesh)
+    return step_fn.lower(helpers.scattered_state(stage, mesh), *batch(mesh, 0)).compile()
+
+
+def batch(mesh: Mesh, number: int) -> tuple[jax.Array, ...]:
+    rows = slice(number * L, (number + 1) * L)
+    return train_state.put(mesh, IMAGES.images_NxHxWxC[rows], IMAGES.labels_N[rows])
+
+
+@functools.cache
+def taken(
+    number: int, num_devices: int = 1, num_steps: int = 1, router: str | None = 'linear', target: float | None = 0.7
+) -> Outcome:
+    """The state before and after some steps of a stage, as numpy, and the last step's metrics."""
+    mesh, step_fn = helpers.mesh_of(num_devices), executable(number, num_devices, router, target)
+    state = helpers.scattered_state(stages(router, target)[number - 1], mesh, GAMMA)
+    before, metrics = jax.device_get(state), {}
+    for step in range(num_steps):
+        state, metrics = step_fn(state, *batch(mesh, step))
+    return before, jax.device_get(state), jax.device_get(metrics)
+
+
+def program(number: int) -> str:
+    """The compiled step on eight devices, as the HLO that one of them runs."""
+    return executable(number, 8, 'linear', 0.7).as_text()
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_loss_gradient_and_metrics_are_the_same_on_one_and_on_eight_devices(number: int) -> None:
+    (_, one, metrics_one), (_, eight, metrics_eight) = taken(number), taken(number, num_devices=8)
+    assert metrics_one.keys() == metrics_eight.keys()
+    for name, value in metrics_one.items():
+        np.testing.assert_allclose(metrics_eight[name], value, **FLOAT32, err_msg=name)
+    # After one step the momentum is the gradient plus the decay: the whole optimiser state is compared, then the rest.
+    leaves_one, leaves_eight = helpers.by_path(one), helpers.by_path(eight)
+    assert leaves_one.keys() == leaves_eight.keys() and any('trace' in path for path in leaves_one)
+    for path, leaf in leaves_one.items():
+        np.testing.assert_allclose(leaves_eight[path], leaf, **FLOAT32, err_msg=path)
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_routes_are_the_same_on_one_and_on_eight_devices(number: int) -> None:
+    one, eight = taken(number)[2], taken(number, num_devices=8)[2]
+    assert one['num_paths'] > 1, 'one route for all would show nothing'
+    for name in ('num_paths', 'agreement', 'run_rates_n'):
+        np.testing.assert_array_equal(eight[name], one[name], err_msg=name)
+
+
+def test_the_views_of_an_image_are_made_on_its_device() -> None:
+    mesh = helpers.mesh_of(8)
+
+    def views(images_LxHxWxC: jax.Array) -> jax.Array:
+        drawn_LxMxHxWxC = augment.make_views(images_LxHxWxC, jax.random.key(0), M, crop_padding=0, flip=False)
+        return drawn_LxMxHxWxC.reshape(-1, 8, 8, 1)
+
+    spread = jax.jit(views, in_shardings=train_state.by_rows(mesh))
+    images = IMAGES.images_NxHxWxC[:L]
+    per_device = L // 8
+    for shard in spread(*train_state.put(mesh, images)).addressable_shards:
+        first = shard.device.id * per_device
+        np.testing.assert_array_equal(shard.data, np.repeat(images[first : first + per_device], M, axis=0))
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_no_image_travels_between_devices(number: int) -> None:
+    moved = re.findall(r'= (.*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(', program(number))
+    assert moved, 'routes are counted over the whole batch, so something must be gathered'
+    shapes = [shape for shapes, _ in moved for shape in re.findall(r'(\w+)\[([\d,]*)\]', shapes)]
+    # Routes and their centres are gathered, at most [L, M, n]; pixels and activations have rank 4, and pixels are u8.
+    assert [shape for shape in shapes if shape[0] == 'u8' or shape[1].count(',') > 2] == []
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_a_device_convolves_its_own_rows_and_no_more(number: int) -> None:
+    activations = re.findall(r'f32\[(\d+),8,8,4\]', program(number))
+    assert max(map(int, activations)) == L * M // 8
+
+
+def test_eq_12_is_the_weighted_sum_of_its_terms() -> None:
+    metrics, loss = taken(1)[2], config().loss
+    weighted = loss.alpha * metrics['consistency'] + loss.beta * metrics['diversity'] + GAMMA * metrics['cost']
+    assert metrics['loss'] == pytest.approx(metrics['cross_entropy'] + weighted, rel=1e-5)
+    assert min(metrics[name] for name in ('consistency', 'diversity', 'cost', 'cross_entropy')) > 0
+
+
+def test_the_terms_are_those_of_the_views_grouped_by_image() -> None:
+    generator = np.random.default_rng(0)
+    logits_BxY, v_Bxn = generator.normal(size=(L * M, 10)), generator.uniform(size=(L * M, 4))
+    labels_B = np.repeat(IMAGES.labels_N[:L], M)
+    step, costs_n = stages()[0].step, np.asarray(helpers.tiny_costs().blocks_n)
+    output = RoutedOutput(jnp.asarray(logits_BxY), jnp.asarray(v_Bxn), None)
+    total, terms = jax.device_get(step.loss(output, jnp.asarray(labels_B), jnp.float32(GAMMA)))
+    assert step.objective is not None
+    by_image = [v_Bxn[i * M : (i + 1) * M] for i in range(L)]
+    strays = [np.linalg.norm(v - views.mean(0)) for views in by_image for v in views]
+    expected = {
+        'cross_entropy': np.mean(np.log(np.exp(logits_BxY).sum(1)) - logits_BxY[np.arange(L * M), labels_B]),
+        'consistency': np.mean(np.maximum(0, np.array(strays) - step.objective.consistency_margin) ** 2),
+        'cost': np.mean(v_Bxn @ (costs_n / costs_n.sum())),
+    }
+    for name, value in expected.items():
+        assert terms[name] == pytest.approx(value, rel=1e-5), name
+    weights = {'cross_entropy': 1, 'consistency': step.objective.alpha, 'diversity': step.objective.beta, 'cost': GAMMA}
+    assert total == pytest.approx(sum(weight * terms[name] for name, weight in weights.items()), rel=1e-5)
+
+
+def test_stage_2_and_static_networks_learn_from_cross_entropy_alone() -> None:
+    for metrics in (taken(2)[2], taken(1, router=None)[2]):
+        assert metrics['loss'] == metrics['cross_entropy']
+        assert not metrics.keys() & {'consistency', 'diversity', 'cost'}
+    assert 'num_paths' in taken(2)[2] and not taken(1, router=None)[2].keys() & {'num_paths', 'gamma', 'macs_share'}
+
+
+def test_a_static_network_trains() -> None:
+    before, after, _ = taken(1, router=None)
+    old, new = helpers.by_path(before.params), helpers.by_path(after.params)
+    assert old and [path for path in old if np.array_equal(old[path], new[path])] == []
+
+
+@pytest.mark.parametrize('router', ['linear', 'recurrent'])
+def test_stage_2_moves_everything_but_the_routers(router: str) -> None:
+    before, after, _ = taken(2, num_steps=3, router=router)
+    old, new = helpers.by_path(before.params), helpers.by_path(after.params)
+    routers = {path for path in old if re.search(r'(^|/)(router|router_start)/', path)}
+    assert len(routers) >= 4 and (router != 'recurrent' or any(path.startswith('router_start/') for path in routers))
+    assert {path for path in old if np.array_equal(old[path], new[path])} == routers
+    assert not any('router' in path for path in helpers.by_path(after.opt_state)), 'a frozen parameter has a momentum'
+
+
+def test_stage_1_moves_the_routers_too() -> None:
+    before, after, _ = taken(1)
+    old, new = helpers.by_path(before.params), helpers.by_path(after.params)
+    assert [path for path in old if np.array_equal(old[path], new[path])] == []
+
+
+def test_a_target_cost_moves_gamma_and_no_other_thing_does() -> None:
+    gamma = np.float32(GAMMA)
+    moved, kept, stage_2 = taken(1)[1], taken(1, target=None)[1], taken(2)[1]
+    assert moved.budget.gamma != gamma and moved.budget.updates == 1
+    assert kept.budget.gamma == gamma and stage_2.budget.gamma == gamma
+    assert taken(1)[2]['gamma'] == gamma, 'the metric is the gamma that weighed this step'
+    assert moved.budget.mean_cost == taken(1)[2]['macs_share']
+
+
+def test_the_state_given_to_a_step_is_given_up() -> None:
+    mesh = helpers.mesh_of(8)
+    state, given = helpers.scattered_state(stages()[0], mesh), batch(mesh, 0)
+    after, _ = executable(1, 8, 'linear', 0.7)(state, *given)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state, state.batch_stats)))
+    assert not any(leaf.is_deleted() for leaf in (*jax.tree.leaves(after), *given))
+
+
+def test_a_step_draws_its_randomness_from_its_number() -> None:
+    mesh, losses = helpers.mesh_of(1), []
+    for number in (0, 0, 1):
+        step = jax.device_put(jnp.int32(number), train_state.replicated(mesh))
+        state = dataclasses.replace(helpers.scattered_state(stages()[0], mesh), step=step)
+        losses.append(float(executable(1, 1, 'linear', 0.7)(state, *batch(mesh, 0))[1]['loss']))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_sgd_is_pytorchs() -> None:
+    generator = np.random.default_rng(0)
+    rates, momentum = [0.1, 0.1, 0.05, 0.05, 0.05], 0.9
+    sgd = optimizer.sgd(
+        optimizer.schedule(0.1, [2], 0.5, 0), momentum=momentum, weight_decay=DECAY, freeze_routers=False
+    )
+    weight, buffer = generator.normal(size=3), np.zeros(3)
+    params = {'weight': jnp.asarray(weight)}
+    opt_state = sgd.init(params)
+    for rate in rates:
+        gradient = generator.normal(size=3)
+        buffer = momentum * buffer + gradient + DECAY * weight
+        weight = weight - rate * buffer
+        updates, opt_state = sgd.update({'weight': jnp.asarray(gradient)}, opt_state, params)
+        params = {'weight': params['weight'] + updates['weight']}
+        np.testing.assert_allclose(params['weight'], weight, rtol=1e-5)
+
+
+def test_the_learning_rate_falls_on_the_step_it_is_told_to() -> None:
+    schedule = optimizer.schedule(0.1, [4, 6], 0.1, warmup_steps=0)
+    assert [float(schedule(step)) for step in range(8)] == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+
+
+def test_the_learning_rate_warms_up_from_zero() -> None:
+    schedule = optimizer.schedule(0.1, [6], 0.1, warmup_steps=4)
+    assert [float(schedule(step)) for step in range(8)] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_no_step_waits_for_the_metrics_of_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    events: list[tuple[str, int]] = []
+    returned: list[Any] = []
+    real_get = jax.device_get
+
+    def dispatch(state: Any, *_: Any) -> Any:
+        events.append(('dispatch', len(returned)))
+        returned.append({'loss': jnp.zeros(()), 'accuracy': jnp.zeros(())})
+        return state, returned[-1]
+
+    def device_get(tree: Any) -> Any:
+        events.extend(('read', number) for number, metrics in enumerate(returned) if metrics is tree)
+        return real_get(tree)
+
+    helpers.hide_tensorflow(monkeypatch)
+    monkeypatch.setattr(loop, 'compiled', lambda *_: dispatch)
+    monkeypatch.setattr(jax, 'device_get', device_get)
+    monkeypatch.setattr(loop, 'make_forward', lambda *_: no_routes)
+    monkeypatch.setattr(settings, 'network', lambda _: helpers.tiny_network())
+    monkeypatch.setattr(settings, 'costs', lambda _: helpers.tiny_costs())
+    state = jax.device_get(helpers.scattered_state(stages()[0], helpers.mesh_of(1)))
+    monkeypatch.setattr(train_state, 'create', lambda *_: state)
+    monkeypatch.setattr(datasets, 'load', lambda *_: helpers.noise_images(80))
+    changes = {'stage1.epochs': 1.0, 'stage2.epochs': 1.0, 'checkpoint_every_steps': 1000}
+    loop.train(config(**changes), Workdir(tmp_path))
+    num_steps = 80 // L
+    assert events == in_step(range(num_steps)) + in_step(range(num_steps, 2 * num_steps))
+
+
+def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    del variables
+    return jnp.zeros(len(images_BxHxWxC), int), jnp.zeros((len(images_BxHxWxC), 4))
+
+
+def in_step(steps: range) -> list[tuple[str, int]]:
+    """Each step's metrics are read once the next is on its way; the last one's when there is no next."""
+    following = [event for step in steps[1:] for event in (('dispatch', step), ('read', step - 1))]
+    return [('dispatch', steps[0]), *following, ('read', steps[-1])]

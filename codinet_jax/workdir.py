@@ -75,6 +75,16 @@ class Workdir:
             raise InputError(f'{self} holds no run (no config.json): train one there with codinet_jax.main first.')
         return ConfigDict(_read_json(self._config))
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, in order.
+
+        Raises:
+          InputError: there are none yet.
+        """
+        if not self.metrics.exists():
+            raise InputError(f'{self} has no metrics yet: train there with codinet_jax.main first.')
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+
     def write_results(self, results: Mapping[str, Any], name: str = 'results') -> None:
         _write(self.path / f'{name}.json', lambda file: file.write(_json_bytes(results)))
 

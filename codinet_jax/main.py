@@ -23,15 +23,16 @@ def main(argv: Sequence[str]) -> int | None:
     doors.start_devices(config.batch_size, distributed=DISTRIBUTED.value)
 
     from codinet_jax.training import loop, results
+    from codinet_jax.training.metrics import say
     from codinet_jax.workdir import Workdir
 
     workdir = Workdir(WORKDIR.value or _default_workdir())
     try:
         outcome = loop.train(config, workdir)
     except loop.Stopped as stop:
-        print(stop)
+        say(str(stop))
         return 128 + stop.signal_number
-    print(f'{results.readable(outcome)}\nin {workdir}')
+    say(f'{results.readable(outcome)}\nin {workdir}')
     return None
 
 

@@ -70,12 +70,9 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     )
     if is_first_host:
         workdir.claim(config)
-    with Checkpoints(workdir.checkpoints) as checkpoints:
-        saved = checkpoints.progress()
-        progress = Progress(**(saved or {}))
-        with MetricWriter(workdir, progress.metrics_bytes) as writer, stop_signals() as signals:
-            run = Run(config, mesh, train_set, test_set, checkpoints, writer, signals, progress, resumed=bool(saved))
-            record, outcome = run.both_stages()
+    with contextlib.ExitStack() as open_files:
+        run = Run(config, mesh, train_set, test_set, workdir, open_files)
+        record, outcome = run.both_stages()
     outcome |= {'split': test_split}
     if is_first_host:
         workdir.write_routes(test_split, record._asdict())
@@ -85,7 +82,10 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 
 
 class Run:
-    """A run under way: its network and data, its files, its state, and how far it is."""
+    """A run under way: its network and data, its files, its state, and how far it is.
+
+    Goes on from the newest checkpoint of the workdir, or starts afresh; what it opens, `open_files` closes.
+    """
 
     def __init__(
         self,
@@ -93,25 +93,25 @@ class Run:
         mesh: Mesh,
         train_set: ImageSet,
         test_set: ImageSet,
-        checkpoints: Checkpoints,
-        writer: MetricWriter,
-        signals: list[int],
-        progress: Progress,
-        *,
-        resumed: bool,
+        workdir: Workdir,
+        open_files: contextlib.ExitStack,
     ):
         self.config, self.mesh, self.train_set, self.test_set = config, mesh, train_set, test_set
-        self.checkpoints, self.writer, self.signals, self.progress = checkpoints, writer, signals, progress
+        self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints))
+        saved = self.checkpoints.progress()
+        self.progress = Progress(**(saved or {}))
+        self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
+        self.signals = open_files.enter_context(stop_signals())
         self.model, self.costs = settings.network(config), settings.costs(config)
         dataset = datasets.dataset_spec(config.dataset)
         self.forward = make_forward(self.model, dataset, execution.masked(), mesh)
         self.stages = plan(config, self.model, self.costs, dataset, len(train_set.labels_N))
-        self.window = RunningMeans(**progress.window)
-        self.state: TrainState = self._restored() if resumed else self._created()
-        self._started = time.monotonic() - progress.seconds
+        self.window = RunningMeans(**self.progress.window)
+        self.state: TrainState = self._restored() if saved else self._created()
+        self._started = time.monotonic() - self.progress.seconds
         self._last_read: float | None = None
         self._last_warning: str | None = None
-        self._greet(resumed)
+        self._greet(resumed=bool(saved))
 
     def both_stages(self) -> tuple[Record, dict[str, Any]]:
         """Section 3.4. Returns the record of the final evaluation and the run's results."""
@@ -215,7 +215,7 @@ class Run:
         )
         return self.checkpoints.state(abstract)
 
-    def _greet(self, resumed: bool) -> None:
+    def _greet(self, *, resumed: bool) -> None:
         config, macs = self.config, self.costs.static_macs / 1e6
         say(
             f'{config.dataset}: {len(self.train_set.labels_N)} images to train on, '

@@ -377,7 +377,7 @@ def test_a_projection_is_computed_once_for_run_and_skip(execution: Execution) ->
     norm = functools.partial(nn.BatchNorm, use_running_average=True)
     gated = GatedBlock(_STRIDE_1X1, 'linear', execution, conv, norm)
     state, noise = (jnp.ones((2, 5, 5, 8)), ()), jnp.zeros((2, 2))
-    variables = jax.eval_shape(lambda: gated.init(jax.random.key(0), state, noise, ()))
-    jaxpr = str(jax.make_jaxpr(gated.apply)(variables, state, noise, ()))
+    variables = jax.eval_shape(lambda: gated.init(jax.random.key(0), state, noise, (), None, None))
+    jaxpr = str(jax.make_jaxpr(gated.apply)(variables, state, noise, (), None, None))
     assert jaxpr.count('= conv_general_dilated') == len(_STRIDE_1X1.convs) + 1
     assert set(variables['params']) == {'residual', 'shortcut', 'router'}

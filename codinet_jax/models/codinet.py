@@ -1,5 +1,6 @@
 """The network: stem, stages of gated blocks, head; it returns the logits and every gate."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut
 from codinet_jax.models.execution import Execution
 from codinet_jax.models.routers import ROUTERS
 
+EPSILON = 1e-5  # of batch norm
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
@@ -27,7 +29,12 @@ class RoutedOutput(NamedTuple):
 
 
 class GatedBlock(nn.Module):
-    """F, S and, unless the network is static, a router that decides between them (Eq. 2)."""
+    """F, S and, unless the network is static, a router that decides between them (Eq. 2).
+
+    Called with `weights`, the residual's variables stacked over blocks, and this block's index `k` in them, the
+    residual is a pure function that may be called under any control flow, and reads its weights only if it is. Without
+    them it uses its own, as initialisation and training must.
+    """
 
     block: Block
     router: str | None
@@ -36,13 +43,20 @@ class GatedBlock(nn.Module):
     norm: ModuleDef
 
     @nn.compact
-    def __call__(self, state: tuple[jax.Array, Any], noise_Bx2: jax.Array | None, shared: Any) -> tuple[Any, Any]:
+    def __call__(
+        self, state: tuple[jax.Array, Any], noise_Bx2: jax.Array | None, shared: Any, weights: Any, k: jax.Array | None
+    ) -> tuple[Any, Any]:
         a_BxHxWxC, carry = state
-        residual = Residual(self.block, self.conv, self.norm, name='residual')
+        residual: Any = Residual(self.block, self.conv, self.norm, name='residual')
         shortcut_BxHxWxC = Shortcut(self.block, self.conv, self.norm, name='shortcut')(a_BxHxWxC)
 
         def run(a: jax.Array, shortcut: jax.Array) -> jax.Array:
-            return nn.relu(shortcut + residual(a))
+            if weights is None:
+                return nn.relu(shortcut + residual(a))
+            own = (
+                weights if k is None else jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, k, 0, False), weights)
+            )
+            return nn.relu(shortcut + residual.clone(parent=None).apply(own, a))
 
         def skip(a: jax.Array, shortcut: jax.Array) -> jax.Array:
             return a if self.block.shortcut == 'identity' else nn.relu(shortcut)
@@ -66,13 +80,15 @@ class CoDiNet(nn.Module):
       router: a name in `routers.ROUTERS`, or None.
       dtype: of convolutions and norms; parameters, routers, gates and logits are float32 whatever it is.
       unroll: how many equal blocks are laid out at a time in the compiled program. Their parameters are stacked
-        either way; more is faster to run on CPU and slower to compile.
+        either way; more is faster to train on CPU and slower to compile.
+      folded: whether batch norm is part of the convolutions, whose weights are then `inference.folding`'s.
     """
 
     architecture: Architecture
     router: str | None = 'linear'
     dtype: Any = jnp.float32
     unroll: int = 1
+    folded: bool = False
 
     @nn.compact
     def __call__(
@@ -82,8 +98,12 @@ class CoDiNet(nn.Module):
 
         With `train`, norms use the batch's statistics and update their running ones.
         """
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=he_normal)
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        conv: ModuleDef = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=he_normal)
+        norm: ModuleDef = partial(
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=EPSILON, dtype=self.dtype
+        )
+        if self.folded:
+            norm = _no_norm
         gated: dict[str, Any] = {'router': self.router, 'execution': execution, 'conv': conv, 'norm': norm}
 
         a_BxHxWxC = self._stem(images_BxHxWxC.astype(self.dtype), conv, norm)
@@ -95,14 +115,18 @@ class CoDiNet(nn.Module):
         for i, stage in enumerate(self.architecture.stages, start=1):
             if stage.transition:
                 noise_Bx2 = None if noise_nxBx2 is None else noise_nxBx2[k]
-                state, gate = GatedBlock(stage.transition, name=f'stage{i}_transition', **gated)(
-                    state, noise_Bx2, shared
+                name = f'stage{i}_transition'
+                state, gate = GatedBlock(stage.transition, name=name, **gated)(
+                    state, noise_Bx2, shared, self._residuals(name, train), None
                 )
                 gates.append(jax.tree.map(lambda x: x[None], gate))
                 k += 1
             if stage.repeats:
                 noise = None if noise_nxBx2 is None else noise_nxBx2[k : k + stage.repeats]
-                state, gate = self._stack(stage)(stage.block, name=f'stage{i}_blocks', **gated)(state, noise, shared)
+                name = f'stage{i}_blocks'
+                state, gate = self._stack(stage)(stage.block, name=name, **gated)(
+                    state, noise, shared, self._residuals(name, train), jnp.arange(stage.repeats)
+                )
                 gates.append(gate)
                 k += stage.repeats
 
@@ -124,13 +148,24 @@ class CoDiNet(nn.Module):
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         return x
 
+    def _residuals(self, name: str, train: bool) -> Any:
+        """The residual variables of a block or a stack of them; None where they are being made or changed."""
+        if train or self.is_initializing():
+            return None
+        return {collection: tree[name]['residual'] for collection, tree in self.variables.items()}
+
     def _stack(self, stage: Stage) -> ModuleDef:
         """A stage's equal blocks, one after another, parameters stacked along a leading block axis."""
         return nn.scan(
             GatedBlock,
             variable_axes={'params': 0, 'batch_stats': 0},
             split_rngs={'params': True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, 0),
             length=stage.repeats,
             unroll=min(self.unroll, stage.repeats),
         )
+
+
+def _no_norm(name: str) -> Callable[[jax.Array], jax.Array]:
+    del name
+    return lambda x: x

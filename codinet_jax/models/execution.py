@@ -1,11 +1,12 @@
 """How a gated block combines run and skip: the only place that knows.
 
-An execution is a pair. `decide` turns a router's logits, and noise if it uses any, into the gate v; `combine` lets F
+An execution is a pair. `decide` turns a router's logits, and noise if there is any, into the gate v; `combine` lets F
 and S meet under it. F and S are functions of the same operands, arrays with a leading row axis: the block's input and
-its shortcut.
+its shortcut. All executions that decide hard give the same numbers; they differ in what they compute on the way.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,11 +15,17 @@ import jax.numpy as jnp
 from codinet_jax.routing import relaxation
 
 BlockFn = Callable[..., jax.Array]
+Operands = tuple[jax.Array, ...]
+Threshold = float | jax.Array
+
+# Rows at a time, as measured by codinet_jax.benchmark. A CPU core is as fast on one row as on many, and never idles.
+TILES = {'cpu': 1}
+TILE_ELSEWHERE = 64
 
 
 class Execution(NamedTuple):
     decide: Callable[[jax.Array, jax.Array | None], jax.Array]
-    combine: Callable[[BlockFn, BlockFn, tuple[jax.Array, ...], jax.Array], jax.Array]
+    combine: Callable[[BlockFn, BlockFn, Operands, jax.Array], jax.Array]
 
 
 def relaxed(relax: relaxation.Relaxation, temperature: float) -> Execution:
@@ -29,7 +36,7 @@ def relaxed(relax: relaxation.Relaxation, temperature: float) -> Execution:
             raise ValueError('relaxed execution needs noise: pass noise_Bxnx2 to the network')
         return relax(router_logits_Bx2, noise_Bx2, temperature)
 
-    def combine(run: BlockFn, skip: BlockFn, operands: tuple[jax.Array, ...], v_B: jax.Array) -> jax.Array:
+    def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
         run_BxHxWxC, skip_BxHxWxC = run(*operands), skip(*operands)
         v_Bx1x1x1 = v_B[:, None, None, None].astype(run_BxHxWxC.dtype)
         return v_Bx1x1x1 * run_BxHxWxC + (1 - v_Bx1x1x1) * skip_BxHxWxC
@@ -37,15 +44,79 @@ def relaxed(relax: relaxation.Relaxation, temperature: float) -> Execution:
     return Execution(decide, combine)
 
 
-def masked(threshold: float | jax.Array = 0.5) -> Execution:
-    """Stage 2 and evaluation: noise-free, a_k = F(a) where v >= threshold, else S(a) (Eq. 13). Computes both."""
+def masked(threshold: Threshold = 0.5) -> Execution:
+    """Stage 2 and evaluation: a_k = F(a) where v >= threshold, else S(a) (Eq. 13). Computes both for every row."""
 
-    def decide(router_logits_Bx2: jax.Array, noise_Bx2: jax.Array | None) -> jax.Array:
-        del noise_Bx2
-        return relaxation.run_probability(router_logits_Bx2)
-
-    def combine(run: BlockFn, skip: BlockFn, operands: tuple[jax.Array, ...], v_B: jax.Array) -> jax.Array:
+    def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
         u_B = relaxation.hard_decision(v_B, threshold)
         return jnp.where(u_B[:, None, None, None], run(*operands), skip(*operands))
 
-    return Execution(decide, combine)
+    return Execution(_decide_hard, combine)
+
+
+def conditional(threshold: Threshold = 0.5) -> Execution:
+    """`masked`, row after row, each computing only the branch it takes: for one image at a time."""
+
+    def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
+        u_B = relaxation.hard_decision(v_B, threshold)
+        if len(u_B) == 1:
+            return jax.lax.cond(u_B[0], run, skip, *operands)
+
+        def row(u: jax.Array, *operands: jax.Array) -> jax.Array:
+            return jax.lax.cond(u, run, skip, *(x[None] for x in operands))[0]
+
+        return jax.lax.map(lambda each: row(*each), (u_B, *operands))
+
+    return Execution(_decide_hard, combine)
+
+
+def compacted(threshold: Threshold = 0.5, tile: int | None = None) -> Execution:
+    """`masked`, but F is computed of the rows that run and no others, `tile` rows at a time.
+
+    The rows that run are gathered tile after tile by a loop that ends with the last of them, so the work follows the
+    decisions while every shape is static. Without `tile`, it is the measured best of the platform that runs it.
+    """
+
+    def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
+        u_B = relaxation.hard_decision(v_B, threshold)
+        if tile:
+            return _run_in_tiles(run, skip, operands, u_B, tile)
+        in_tiles = partial(_run_in_tiles, run, skip, operands, u_B)
+        by_platform = {platform: partial(in_tiles, size) for platform, size in TILES.items()}
+        return jax.lax.platform_dependent(**by_platform, default=partial(in_tiles, TILE_ELSEWHERE))
+
+    return Execution(_decide_hard, combine)
+
+
+def with_noise(execution: Execution) -> Execution:
+    """A hard execution that heeds noise: added to the router's logits, it draws decisions, and dictates them if large.
+
+    For decisions that no router takes, such as a benchmark's.
+    """
+
+    def decide(router_logits_Bx2: jax.Array, noise_Bx2: jax.Array | None) -> jax.Array:
+        return execution.decide(router_logits_Bx2 if noise_Bx2 is None else router_logits_Bx2 + noise_Bx2, None)
+
+    return execution._replace(decide=decide)
+
+
+def _decide_hard(router_logits_Bx2: jax.Array, noise_Bx2: jax.Array | None) -> jax.Array:
+    """v of Eq. 6; there is no noise where it counts."""
+    del noise_Bx2
+    return relaxation.run_probability(router_logits_Bx2)
+
+
+def _run_in_tiles(run: BlockFn, skip: BlockFn, operands: Operands, u_B: jax.Array, tile: int) -> jax.Array:
+    skipped = skip(*operands)
+    num_rows, num_run = len(u_B), jnp.sum(u_B)
+    # The rows that run, and then a row that does not exist: it is read as the last one, and written nowhere.
+    rows_B = jnp.nonzero(u_B, size=-(-num_rows // tile) * tile, fill_value=num_rows)[0]
+
+    def run_tile(i: jax.Array, output: jax.Array) -> jax.Array:
+        rows_T = jax.lax.dynamic_slice_in_dim(rows_B, i * tile, tile)
+        # A row is read before it is written, so that where skipping changes nothing the block works in place.
+        sources = (output if x is skipped else x for x in operands)
+        tiles = (x.at[rows_T].get(mode='clip') for x in sources)
+        return output.at[rows_T].set(run(*tiles), mode='drop', unique_indices=False)
+
+    return jax.lax.fori_loop(0, -(-num_run // tile), run_tile, skipped)

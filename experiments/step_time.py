@@ -54,18 +54,18 @@ def _stepper(config: ConfigDict) -> Callable[[], None]:
     """A function that takes one training step and waits for it; compiled already."""
     import jax
 
-    from codinet_jax import settings
+    from codinet_jax import settings, sharding
     from codinet_jax.data import datasets
     from codinet_jax.training import stages
     from codinet_jax.training import state as train_state
 
     settings.check(config)
-    mesh = train_state.data_mesh()
+    mesh = sharding.data_mesh()
     settings.check_devices(config.batch_size, mesh.size)
     model, spec = settings.network(config), datasets.dataset_spec(config.dataset)
     stage = stages.plan(config, model, settings.costs(config), spec, num_images=50_000)[0]
     rng = np.random.default_rng(config.seed)
-    batch = train_state.put(
+    batch = sharding.put(
         mesh,
         rng.integers(0, 256, (config.batch_size, *spec.image_shape), np.uint8),
         rng.integers(0, spec.num_classes, config.batch_size, np.int32),
@@ -73,7 +73,7 @@ def _stepper(config: ConfigDict) -> Callable[[], None]:
     step = stages.compiled(stage.step, mesh)
     create = jax.jit(
         lambda: train_state.create(model, stage.step.optimizer, config.loss.gamma, config.seed),
-        out_shardings=train_state.replicated(mesh),
+        out_shardings=sharding.replicated(mesh),
     )
     state = create()
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from codinet_jax import sharding
 from codinet_jax.data import datasets
 from codinet_jax.data.datasets import ImageSet
 from codinet_jax.models import execution
@@ -24,7 +25,6 @@ from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.models.routers import ROUTERS
 from codinet_jax.routing import budget
 from codinet_jax.training import stages
-from codinet_jax.training import state as train_state
 from codinet_jax.training.state import TrainState
 from configs import digits_r14
 
@@ -93,13 +93,7 @@ def scattered_state(stage: stages.Stage, mesh: Mesh, gamma: float = 0.0) -> Trai
     state = TrainState(
         jnp.int32(0), params, variables['batch_stats'], stage.step.optimizer.init(params), budget.init(gamma)
     )
-    return jax.device_put(state, train_state.replicated(mesh))
-
-
-def mesh_of(num_devices: int) -> Mesh:
-    """The first so many devices in a row, as `state.data_mesh` has all of them."""
-    devices = jax.devices()[:num_devices]
-    return jax.make_mesh((num_devices,), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.device_put(state, sharding.replicated(mesh))
 
 
 def noise_images(num_images: int, seed: int = 0) -> ImageSet:

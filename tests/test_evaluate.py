@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import helpers
+from codinet_jax import sharding
 from codinet_jax.data import datasets
 from codinet_jax.data.datasets import ImageSet
-from codinet_jax.models import execution
 from codinet_jax.training import evaluate
 from codinet_jax.training.evaluate import Record
 
@@ -28,30 +28,31 @@ def numbered_images() -> ImageSet:
     return ImageSet(images_NxHxWxC, (numbers_N % 10).astype(np.int32))
 
 
-def read_numbers(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+def read_numbers(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Stands in for the network: predicts an image's number, and runs the blocks whose bits are set in it."""
     del variables
     pixels_Bx2 = images_BxHxWxC[:, 0, :2, 0].astype(jnp.int32)
     numbers_B = 256 * pixels_Bx2[:, 0] + pixels_Bx2[:, 1]
-    return numbers_B, (numbers_B[:, None] >> jnp.arange(9)[None, :]) % 2 / 1.0
+    u_Bxn = (numbers_B[:, None] >> jnp.arange(9)[None, :]) % 2 == 1
+    return numbers_B, u_Bxn * 0.5, u_Bxn
 
 
 @pytest.mark.parametrize('num_devices', MESH_SIZES)
 @pytest.mark.parametrize('batch_size', BATCH_SIZES)
 def test_every_image_is_met_once_in_the_order_of_the_split(batch_size: int, num_devices: int) -> None:
-    images, mesh = numbered_images(), helpers.mesh_of(num_devices)
+    images, mesh = numbered_images(), sharding.data_mesh(num_devices)
     record = evaluate.evaluate(read_numbers, None, images, batch_size, mesh)
     np.testing.assert_array_equal(record.predictions_N, np.arange(NUM_IMAGES))
     np.testing.assert_array_equal(record.labels_N, images.labels_N)
     np.testing.assert_array_equal(record.decisions_Nxn @ (1 << np.arange(9)), np.arange(NUM_IMAGES))
-    np.testing.assert_array_equal(record.decisions_Nxn, record.run_probability_Nxn >= 0.5)
+    np.testing.assert_array_equal(record.run_probability_Nxn, record.decisions_Nxn * 0.5)
 
 
 @functools.cache
 def forward_and_variables(num_devices: int) -> tuple[Any, Any, Any]:
-    mesh, stage = helpers.mesh_of(num_devices), helpers.tiny_stages(helpers.tiny_config())[1]
+    mesh, stage = sharding.data_mesh(num_devices), helpers.tiny_stages(helpers.tiny_config())[1]
     state = helpers.scattered_state(stage, mesh)
-    forward = evaluate.make_forward(stage.step.model, datasets.dataset_spec('digits'), execution.masked(), mesh)
+    forward = evaluate.make_forward(stage.step.model, datasets.dataset_spec('digits'), mesh)
     return forward, state.variables, mesh
 
 
@@ -63,6 +64,20 @@ def record_of(batch_size: int, num_devices: int) -> Record:
 @functools.cache
 def reference() -> Record:
     return record_of(355, 1)
+
+
+def test_decisions_are_taken_at_the_threshold() -> None:
+    """A block runs where v reaches it, and what runs changes what later blocks see."""
+    _, variables, mesh = forward_and_variables(8)
+    model, dataset = helpers.tiny_network(), datasets.dataset_spec('digits')
+    images = helpers.noise_images(NUM_IMAGES)
+    rates = []
+    for threshold in (0.0, 0.3, 0.7, 1.1):
+        forward = evaluate.make_forward(model, dataset, mesh, threshold)
+        record = evaluate.evaluate(forward, variables, images, 500, mesh)
+        np.testing.assert_array_equal(record.decisions_Nxn, record.run_probability_Nxn >= threshold)
+        rates.append(float(record.decisions_Nxn.mean()))
+    assert rates[0] == 1 and rates[-1] == 0 and rates[1] > rates[2]
 
 
 def test_twice_gives_the_same_bits() -> None:

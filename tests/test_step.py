@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import Mesh
 
 import helpers
-from codinet_jax import settings
+from codinet_jax import settings, sharding
 from codinet_jax.data import augment, datasets
 from codinet_jax.models.codinet import RoutedOutput
 from codinet_jax.training import loop, optimizer
@@ -46,14 +46,14 @@ def stages(router: str | None = 'linear', target_cost: float | None = 0.7) -> li
 @functools.cache
 def executable(number: int, num_devices: int, router: str | None, target_cost: float | None) -> Any:
     """A stage's step, compiled as the loop compiles it, for so many devices."""
-    mesh, stage = helpers.mesh_of(num_devices), stages(router, target_cost)[number - 1]
+    mesh, stage = sharding.data_mesh(num_devices), stages(router, target_cost)[number - 1]
     step_fn: Any = stage_plans.compiled(stage.step, mesh)
     return step_fn.lower(helpers.scattered_state(stage, mesh), *batch(mesh, 0)).compile()
 
 
 def batch(mesh: Mesh, number: int) -> tuple[jax.Array, ...]:
     rows = slice(number * L, (number + 1) * L)
-    return train_state.put(mesh, IMAGES.images_NxHxWxC[rows], IMAGES.labels_N[rows])
+    return sharding.put(mesh, IMAGES.images_NxHxWxC[rows], IMAGES.labels_N[rows])
 
 
 @functools.cache
@@ -61,7 +61,7 @@ def taken(
     number: int, num_devices: int = 1, num_steps: int = 1, router: str | None = 'linear', target: float | None = 0.7
 ) -> Outcome:
     """The state before and after some steps of a stage, as numpy, and the last step's metrics."""
-    mesh, step_fn = helpers.mesh_of(num_devices), executable(number, num_devices, router, target)
+    mesh, step_fn = sharding.data_mesh(num_devices), executable(number, num_devices, router, target)
     state = helpers.scattered_state(stages(router, target)[number - 1], mesh, GAMMA)
     before, metrics = jax.device_get(state), {}
     for step in range(num_steps):
@@ -96,16 +96,16 @@ def test_routes_are_the_same_on_one_and_on_eight_devices(number: int) -> None:
 
 
 def test_the_views_of_an_image_are_made_on_its_device() -> None:
-    mesh = helpers.mesh_of(8)
+    mesh = sharding.data_mesh(8)
 
     def views(images_LxHxWxC: jax.Array) -> jax.Array:
         drawn_LxMxHxWxC = augment.make_views(images_LxHxWxC, jax.random.key(0), M, crop_padding=0, flip=False)
         return drawn_LxMxHxWxC.reshape(-1, 8, 8, 1)
 
-    spread = jax.jit(views, in_shardings=train_state.by_rows(mesh))
+    spread = jax.jit(views, in_shardings=sharding.by_rows(mesh))
     images = IMAGES.images_NxHxWxC[:L]
     per_device = L // 8
-    for shard in spread(*train_state.put(mesh, images)).addressable_shards:
+    for shard in spread(*sharding.put(mesh, images)).addressable_shards:
         first = shard.device.id * per_device
         np.testing.assert_array_equal(shard.data, np.repeat(images[first : first + per_device], M, axis=0))
 
@@ -192,7 +192,7 @@ def test_a_target_cost_moves_gamma_and_no_other_thing_does() -> None:
 
 
 def test_the_state_given_to_a_step_is_given_up() -> None:
-    mesh = helpers.mesh_of(8)
+    mesh = sharding.data_mesh(8)
     state, given = helpers.scattered_state(stages()[0], mesh), batch(mesh, 0)
     after, _ = executable(1, 8, 'linear', 0.7)(state, *given)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state, state.batch_stats)))
@@ -200,9 +200,9 @@ def test_the_state_given_to_a_step_is_given_up() -> None:
 
 
 def test_a_step_draws_its_randomness_from_its_number() -> None:
-    mesh, losses = helpers.mesh_of(1), []
+    mesh, losses = sharding.data_mesh(1), []
     for number in (0, 0, 1):
-        step = jax.device_put(jnp.int32(number), train_state.replicated(mesh))
+        step = jax.device_put(jnp.int32(number), sharding.replicated(mesh))
         state = dataclasses.replace(helpers.scattered_state(stages()[0], mesh), step=step)
         losses.append(float(executable(1, 1, 'linear', 0.7)(state, *batch(mesh, 0))[1]['loss']))
     assert losses[0] == losses[1] != losses[2]
@@ -256,7 +256,7 @@ def test_no_step_waits_for_the_metrics_of_the_one_before(monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, 'make_forward', lambda *_: no_routes)
     monkeypatch.setattr(settings, 'network', lambda _: helpers.tiny_network())
     monkeypatch.setattr(settings, 'costs', lambda _: helpers.tiny_costs())
-    state = jax.device_get(helpers.scattered_state(stages()[0], helpers.mesh_of(1)))
+    state = jax.device_get(helpers.scattered_state(stages()[0], sharding.data_mesh(1)))
     monkeypatch.setattr(train_state, 'create', lambda *_: state)
     monkeypatch.setattr(datasets, 'load', lambda *_: helpers.noise_images(80))
     changes = {'stage1.epochs': 1.0, 'stage2.epochs': 1.0, 'checkpoint_every_steps': 1000}
@@ -265,9 +265,10 @@ def test_no_step_waits_for_the_metrics_of_the_one_before(monkeypatch: pytest.Mon
     assert events == in_step(range(num_steps)) + in_step(range(num_steps, 2 * num_steps))
 
 
-def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     del variables
-    return jnp.zeros(len(images_BxHxWxC), int), jnp.zeros((len(images_BxHxWxC), 4))
+    B = len(images_BxHxWxC)
+    return jnp.zeros(B, int), jnp.zeros((B, 4)), jnp.zeros((B, 4), bool)
 
 
 def in_step(steps: range) -> list[tuple[str, int]]:

@@ -59,7 +59,7 @@ def conditional(threshold: Threshold = 0.5) -> Execution:
 
     def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
         u_B = relaxation.hard_decision(v_B, threshold)
-        if len(u_B) == 1:
+        if u_B.shape[0] == 1:
             return jax.lax.cond(u_B[0], run, skip, *operands)
 
         def row(u: jax.Array, *operands: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ def _decide_hard(router_logits_Bx2: jax.Array, noise_Bx2: jax.Array | None) -> j
 
 def _run_in_tiles(run: BlockFn, skip: BlockFn, operands: Operands, u_B: jax.Array, tile: int) -> jax.Array:
     skipped = skip(*operands)
-    num_rows, num_run = len(u_B), jnp.sum(u_B)
+    num_rows, num_run = u_B.shape[0], jnp.sum(u_B)
     # The rows that run, and then a row that does not exist: it is read as the last one, and written nowhere.
     rows_B = jnp.nonzero(u_B, size=-(-num_rows // tile) * tile, fill_value=num_rows)[0]
 

@@ -9,15 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from codinet_jax import settings
+from codinet_jax import settings, sharding
 from codinet_jax.data import augment, datasets, in_memory
 from codinet_jax.data.datasets import DatasetSpec, ImageSet
 from codinet_jax.models import execution
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable
-from codinet_jax.models.execution import Execution
 from codinet_jax.routing import paths, relaxation
-from codinet_jax.training import state as train_state
 
 
 class Record(NamedTuple):
@@ -32,19 +30,20 @@ class Record(NamedTuple):
     decisions_Nxn: np.ndarray
 
 
-Forward = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
+Forward = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 
-def make_forward(model: CoDiNet, dataset: DatasetSpec, gates: Execution, mesh: Mesh) -> Forward:
-    """The jitted inference of one batch: variables and uint8 images to predictions and run probabilities."""
-    rolled = model.clone(unroll=1)
+def make_forward(model: CoDiNet, dataset: DatasetSpec, mesh: Mesh, threshold: float = 0.5) -> Forward:
+    """The jitted inference of one batch: variables and uint8 images to predictions, run probabilities and decisions."""
+    rolled, hard = model.clone(unroll=1), execution.masked(threshold)
 
-    def forward(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def forward(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         normalised_BxHxWxC = augment.normalise(images_BxHxWxC, dataset.mean, dataset.std)
-        output: Any = rolled.apply(variables, normalised_BxHxWxC, gates, train=False)
-        return jnp.argmax(output.logits_BxY, axis=-1), output.run_probability_Bxn
+        output: Any = rolled.apply(variables, normalised_BxHxWxC, hard, train=False)
+        v_Bxn = output.run_probability_Bxn
+        return jnp.argmax(output.logits_BxY, axis=-1), v_Bxn, relaxation.hard_decision(v_Bxn, threshold)
 
-    everywhere, rows = train_state.replicated(mesh), train_state.by_rows(mesh)
+    everywhere, rows = sharding.replicated(mesh), sharding.by_rows(mesh)
     # The answers are small and every host records them all.
     return jax.jit(forward, in_shardings=(everywhere, rows), out_shardings=everywhere)
 
@@ -52,14 +51,11 @@ def make_forward(model: CoDiNet, dataset: DatasetSpec, gates: Execution, mesh: M
 def evaluate(forward: Forward, variables: Any, images: ImageSet, batch_size: int, mesh: Mesh) -> Record:
     """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    predictions, probabilities = [], []
+    parts = []
     for images_BxHxWxC, _, is_real_B in in_memory.evaluation_batches(images, batch_size):
-        predictions_B, v_Bxn = jax.device_get(forward(variables, *train_state.put(mesh, images_BxHxWxC)))
-        predictions.append(predictions_B[is_real_B])
-        probabilities.append(v_Bxn[is_real_B])
-    run_probability_Nxn = np.concatenate(probabilities)
-    decisions_Nxn = np.asarray(relaxation.hard_decision(jnp.asarray(run_probability_Nxn)))
-    return Record(images.labels_N, np.concatenate(predictions), run_probability_Nxn, decisions_Nxn)
+        answers = jax.device_get(forward(variables, *sharding.put(mesh, images_BxHxWxC)))
+        parts.append([answer[is_real_B] for answer in answers])
+    return Record(images.labels_N, *map(np.concatenate, zip(*parts, strict=True)))
 
 
 def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
@@ -82,15 +78,17 @@ def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
     }
 
 
-def evaluate_weights(config: ConfigDict, variables: Any, split: str) -> tuple[Record, dict[str, Any]]:
+def evaluate_weights(
+    config: ConfigDict, variables: Any, split: str, threshold: float = 0.5
+) -> tuple[Record, dict[str, Any]]:
     """Evaluates a config's network with the given variables on a split, noise-free.
 
     Raises:
       InputError: the split cannot be read, or is the validation split of a run that held none out.
     """
-    mesh = train_state.data_mesh()
-    forward = make_forward(settings.network(config), datasets.dataset_spec(config.dataset), execution.masked(), mesh)
+    mesh = sharding.data_mesh()
+    forward = make_forward(settings.network(config), datasets.dataset_spec(config.dataset), mesh, threshold)
     images = datasets.load(config.dataset, split, config.data_dir, config.val_split)
-    variables = jax.device_put(variables, train_state.replicated(mesh))
+    variables = jax.device_put(variables, sharding.replicated(mesh))
     record = evaluate(forward, variables, images, config.eval_batch_size, mesh)
     return record, summarise(record, settings.costs(config))

@@ -12,10 +12,9 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from codinet_jax import settings
+from codinet_jax import settings, sharding
 from codinet_jax.data import datasets, in_memory
 from codinet_jax.data.datasets import ImageSet
-from codinet_jax.models import execution
 from codinet_jax.training import results
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
@@ -57,7 +56,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       Stopped: a signal came; the state is saved.
     """
     settings.check(config)
-    mesh = train_state.data_mesh()
+    mesh = sharding.data_mesh()
     settings.check_devices(config.batch_size, mesh.size)
     is_first_host = jax.process_index() == 0
     workdir.check(config)
@@ -104,7 +103,7 @@ class Run:
         self.signals = open_files.enter_context(stop_signals())
         self.model, self.costs = settings.network(config), settings.costs(config)
         dataset = datasets.dataset_spec(config.dataset)
-        self.forward = make_forward(self.model, dataset, execution.masked(), mesh)
+        self.forward = make_forward(self.model, dataset, mesh)
         self.stages = plan(config, self.model, self.costs, dataset, len(train_set.labels_N))
         self.window = RunningMeans(**self.progress.window)
         self.state: TrainState = self._restored() if saved else self._created()
@@ -141,7 +140,7 @@ class Run:
         unread = None
         for done in range(self.progress.step + 1, stage.end + 1):
             batch = in_memory.train_batch(self.train_set, done - 1, config.batch_size, config.seed)
-            self.state, metrics = step_fn(self.state, *train_state.put(self.mesh, *batch))
+            self.state, metrics = step_fn(self.state, *sharding.put(self.mesh, *batch))
             # Those of the step before, now that the next one is on its way: no device waits for the host.
             self._read(unread, stage, lines)
             unread, is_stopping = metrics, bool(self.signals) or self.checkpoints.is_preempted(done)
@@ -206,12 +205,12 @@ class Run:
         return train_state.create(self.model, stage.step.optimizer, self.config.loss.gamma, self.config.seed)
 
     def _created(self) -> TrainState:
-        return jax.jit(self._fresh, out_shardings=train_state.replicated(self.mesh))()
+        return jax.jit(self._fresh, out_shardings=sharding.replicated(self.mesh))()
 
     def _restored(self) -> TrainState:
-        sharding = train_state.replicated(self.mesh)
+        everywhere = sharding.replicated(self.mesh)
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), jax.eval_shape(self._fresh)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), jax.eval_shape(self._fresh)
         )
         return self.checkpoints.state(abstract)
 

@@ -7,13 +7,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from codinet_jax import sharding
 from codinet_jax.data.datasets import DatasetSpec
 from codinet_jax.models import execution
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable
 from codinet_jax.routing.relaxation import RELAXATIONS
 from codinet_jax.training import optimizer
-from codinet_jax.training import state as train_state
 from codinet_jax.training.step import Objective, Step
 
 
@@ -62,5 +62,5 @@ def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetS
 
 def compiled(step: Step, mesh: Mesh) -> Callable[..., Any]:
     """The jitted step: the batch spread over the mesh, the state on every device of it and given up for the next."""
-    everywhere, rows = train_state.replicated(mesh), train_state.by_rows(mesh)
+    everywhere, rows = sharding.replicated(mesh), sharding.by_rows(mesh)
     return jax.jit(step, donate_argnums=0, in_shardings=(everywhere, rows, rows), out_shardings=everywhere)

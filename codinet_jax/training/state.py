@@ -1,4 +1,4 @@
-"""The train state, and where it and the batches live: the state on every device, a batch spread over all of them."""
+"""The train state: everything a step changes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +6,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from codinet_jax.models import execution
 from codinet_jax.models.codinet import CoDiNet
@@ -43,25 +41,6 @@ def create(model: CoDiNet, optimizer: optax.GradientTransformation, gamma: float
         opt_state=optimizer.init(variables['params']),
         budget=budget.init(gamma),
     )
-
-
-def data_mesh() -> Mesh:
-    """All devices in a row along the axis 'data'."""
-    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def by_rows(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec('data'))
-
-
-def put(mesh: Mesh, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
-    """Spreads arrays of one global batch, the same on every host, over the mesh by their leading axis."""
-    sharding = by_rows(mesh)
-    return tuple(jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for array in arrays)
 
 
 def num_params(params: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ from codinet_jax.errors import InputError
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'The images to evaluate on.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
+BUDGET = flags.DEFINE_string('budget', None, 'A threshold that codinet_jax.calibrate found, by its name.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "Images at a time; the run's own if not given.", lower_bound=1)
 
 
@@ -29,11 +30,13 @@ def main(argv: Sequence[str]) -> None:
     config = workdir.read_config()
     config.data_dir = DATA_DIR.value or config.data_dir
     config.eval_batch_size = BATCH_SIZE.value or config.eval_batch_size
+    threshold = workdir.read_budget(BUDGET.value) if BUDGET.value else 0.5
     doors.start_devices(config.eval_batch_size)
-    record, summary = evaluate.evaluate_weights(config, workdir.read_weights(), SPLIT.value)
-    summary |= {'split': SPLIT.value} | results.provenance(config)
-    workdir.write_routes(SPLIT.value, record._asdict())
-    workdir.write_results(summary, f'evaluation_{SPLIT.value}')
+    record, summary = evaluate.evaluate_weights(config, workdir.read_weights(), SPLIT.value, threshold)
+    summary |= {'split': SPLIT.value, 'threshold': threshold} | results.provenance(config)
+    name = '_'.join(filter(None, (SPLIT.value, BUDGET.value)))
+    workdir.write_routes(name, record._asdict())
+    workdir.write_results(summary, f'evaluation_{name}')
     print(f'{results.readable(summary)}\nin {workdir}')
 
 

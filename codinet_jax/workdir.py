@@ -7,6 +7,7 @@ checkpoints/        the whole train state, for resuming
 weights.npz         the final parameters and batch statistics, by path
 results.json        what came of it
 routes/test.npz     every test image's label, prediction, gates and decisions
+budgets.json        thresholds on the gates that meet a wanted cost, by name
 """
 
 import json
@@ -116,6 +117,26 @@ class Workdir:
                 return traverse_util.unflatten_dict({key: file[key] for key in file.files}, sep='/')
         except (ValueError, OSError, KeyError) as error:
             raise InputError(f'{path} cannot be read ({error}): restore it, or train again.') from error
+
+    def read_budget(self, name: str) -> float:
+        """The threshold that `codinet_jax.calibrate` found for a budget.
+
+        Raises:
+          InputError: there is no budget of that name.
+        """
+        budgets = self._budgets()
+        if name not in budgets:
+            known = f'it has {", ".join(budgets)}' if budgets else 'it has none'
+            raise InputError(f'{self} has no budget {name!r} ({known}): make one with codinet_jax.calibrate.')
+        return float(budgets[name]['threshold'])
+
+    def write_budget(self, name: str, budget: Mapping[str, Any]) -> None:
+        """Adds a budget to those there are, or replaces the one of that name."""
+        self.write_results(self._budgets() | {name: dict(budget)}, 'budgets')
+
+    def _budgets(self) -> dict[str, Any]:
+        path = self.path / 'budgets.json'
+        return _read_json(path) if path.exists() else {}
 
 
 def _refuse_other(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) -> None:

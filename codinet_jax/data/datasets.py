@@ -15,7 +15,11 @@ from codinet_jax.errors import InputError
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What training needs to know of a data set; `mean` and `std` are per channel, of pixels in [0, 1]."""
+    """What is to be known of a data set; `mean` and `std` are per channel, of pixels in [0, 1].
+
+    `center_crop` is the share of a photograph's shorter side that evaluation sees; `classes` are their names, where
+    they are few enough to be listed here.
+    """
 
     tfds_name: str
     test_split: str
@@ -26,6 +30,8 @@ class DatasetSpec:
     std: tuple[float, ...]
     crop_padding: int
     flip: bool
+    center_crop: float = 1.0
+    classes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -40,6 +46,9 @@ class ImageSet(NamedTuple):
     labels_N: np.ndarray
 
 
+DIGITS = tuple('0123456789')
+THINGS = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
 # A mirrored digit is another shape, so digits and house numbers are cropped and never flipped.
 DATASETS: dict[str, DatasetSpec] = {
     'digits': DatasetSpec(
@@ -52,6 +61,7 @@ DATASETS: dict[str, DatasetSpec] = {
         std=(0.3760,),
         crop_padding=1,
         flip=False,
+        classes=DIGITS,
     ),
     'cifar10': DatasetSpec(
         tfds_name='cifar10',
@@ -63,6 +73,7 @@ DATASETS: dict[str, DatasetSpec] = {
         std=(0.2470, 0.2435, 0.2616),
         crop_padding=4,
         flip=True,
+        classes=THINGS,
     ),
     'cifar100': DatasetSpec(
         tfds_name='cifar100',
@@ -85,6 +96,7 @@ DATASETS: dict[str, DatasetSpec] = {
         std=(0.1980, 0.2010, 0.1970),
         crop_padding=4,
         flip=False,
+        classes=DIGITS,
     ),
     'imagenet2012': DatasetSpec(
         tfds_name='imagenet2012',
@@ -96,6 +108,7 @@ DATASETS: dict[str, DatasetSpec] = {
         std=(0.229, 0.224, 0.225),
         crop_padding=0,
         flip=True,
+        center_crop=0.875,
     ),
 }
 

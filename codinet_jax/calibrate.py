@@ -1,0 +1,75 @@
+"""Finds the threshold at which a finished run costs what it should:
+
+    python -m codinet_jax.calibrate --workdir=runs/digits_r14 --target_cost=0.4
+
+The threshold on the gates v is moved, on training images that were held out (config.val_split), until the mean image
+costs the wanted share of the static network. It is kept in the workdir under a name that predict, evaluate, export and
+benchmark take as --budget. The accuracy-cost curve of the one trained network is printed on the way.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from codinet_jax import doors
+from codinet_jax.errors import InputError
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+TARGET_COST = flags.DEFINE_float('target_cost', None, "Wanted share of the static network's MACs, as 0.4.")
+NAME = flags.DEFINE_string('name', None, 'What the budget is called; the target cost if not given.')
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
+NUM_IMAGES = flags.DEFINE_integer('num_images', 5000, 'Images to calibrate on, at most.', lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images at a time.', lower_bound=1)
+NUM_POINTS = flags.DEFINE_integer('num_points', 10, 'Points of the curve.', lower_bound=3)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    if WORKDIR.value is None:
+        raise InputError('Say which run: --workdir=DIRECTORY.')
+    target = TARGET_COST.value
+    if target is None or not 0 < target < 2:
+        raise InputError(
+            "Say what the mean image may cost, as a share of the static network's MACs: --target_cost=0.4."
+        )
+    doors.start_devices(BATCH_SIZE.value)
+
+    import numpy as np
+
+    from codinet_jax import settings
+    from codinet_jax.data import datasets
+    from codinet_jax.data.datasets import ImageSet
+    from codinet_jax.inference import calibration
+    from codinet_jax.inference.predictor import Predictor
+    from codinet_jax.workdir import Workdir
+
+    workdir = Workdir(WORKDIR.value)
+    config = workdir.read_config()
+    if config.model.router == settings.STATIC:
+        raise InputError(f'{workdir} holds a static network, whose cost is one: there is nothing to calibrate.')
+    predictor = Predictor.from_workdir(workdir.path, strategy='compacted')
+    split = 'validation' if config.val_split else 'train'
+    images = datasets.load(config.dataset, split, DATA_DIR.value or config.data_dir, config.val_split)
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(images.labels_N))[: NUM_IMAGES.value])
+    images = ImageSet(images.images_NxHxWxC[chosen], images.labels_N[chosen])
+    print(f'{len(chosen)} images of {config.dataset} {split}')
+    if not config.val_split:
+        print('This run held none out (val_split=0): costs are true of new images too, but it has seen these labels.')
+
+    def measure(threshold: float) -> calibration.Point:
+        point = calibration.measured(predictor, images, BATCH_SIZE.value, threshold)
+        print(f'  at {point.threshold:.6f}: {point.cost:.2%}', flush=True)
+        return point
+
+    print('measuring what thresholds cost ...')
+    curve = calibration.trace_curve(measure, NUM_POINTS.value)
+    found = calibration.find_threshold(measure, curve, target)
+    name = NAME.value or f'{target:g}'
+    budget = {'target_cost': target, 'split': split, 'num_images': len(chosen)}
+    workdir.write_budget(name, found._asdict() | budget | {'curve': [point._asdict() for point in curve]})
+    print(calibration.readable(curve, found))
+    print(f'budget {name} is kept in {workdir}: give --budget={name} to predict, evaluate, export or benchmark.')
+
+
+if __name__ == '__main__':
+    doors.open_door(main)

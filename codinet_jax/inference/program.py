@@ -1,0 +1,130 @@
+"""The program of inference, one for predicting, exporting and timing: a folded network from pixels to logits and gates,
+under any of the executions that decide hard."""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from codinet_jax import settings, sharding
+from codinet_jax.data import augment, datasets
+from codinet_jax.errors import InputError
+from codinet_jax.inference import artefact
+from codinet_jax.inference.folding import fold
+from codinet_jax.inference.predictor import Card, Forward
+from codinet_jax.models import execution
+from codinet_jax.models.execution import Execution
+
+STRATEGIES: dict[str, Callable[..., Execution]] = {
+    'masked': execution.masked,
+    'conditional': execution.conditional,
+    'compacted': execution.compacted,
+}
+
+Program = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def card(config: ConfigDict) -> Card:
+    """What is to be known of a config's network."""
+    dataset, arch, costs = datasets.dataset_spec(config.dataset), settings.architecture(config), settings.costs(config)
+    return Card(
+        classes=dataset.classes or tuple(map(str, range(dataset.num_classes))),
+        image_size=dataset.image_size,
+        num_channels=dataset.num_channels,
+        center_crop=dataset.center_crop,
+        blocks_per_stage=tuple(stage.repeats + bool(stage.transition) for stage in arch.stages),
+        blocks_macs=costs.blocks_n,
+        fixed_macs=costs.fixed_macs,
+        static_macs=costs.static_macs,
+    )
+
+
+def program(config: ConfigDict, strategy: str, *, unroll: int = 1, **options: Any) -> Program:
+    """The pure function of a config's network.
+
+    It takes folded variables, uint8 images [B, H, W, C], a threshold and, to dictate decisions, noise [B, n, 2]; it
+    returns logits [B, Y] and v [B, n]. `options` are the strategy's, as `tile`.
+
+    Raises:
+      InputError: there is no such strategy.
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f'There is no strategy {strategy!r}: take one of {", ".join(STRATEGIES)}.')
+    dataset = datasets.dataset_spec(config.dataset)
+    model = settings.network(config).clone(folded=True, unroll=unroll)
+
+    def forward(
+        variables: Any, images_BxHxWxC: jax.Array, threshold: jax.Array, noise_Bxnx2: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        hard = STRATEGIES[strategy](threshold, **options)
+        if noise_Bxnx2 is not None:
+            hard = execution.with_noise(hard)
+        normalised_BxHxWxC = augment.normalise(images_BxHxWxC, dataset.mean, dataset.std)
+        output: Any = model.apply(variables, normalised_BxHxWxC, hard, noise_Bxnx2, train=False)
+        return output.logits_BxY, output.run_probability_Bxn
+
+    return forward
+
+
+def spread(forward: Program, mesh: Mesh) -> Program:
+    """The program jitted over a mesh that divides the batch, each device skipping by the decisions of its own rows."""
+    rows = P('data')
+    # Without the check of what varies over devices, which does not know what a loop carries.
+    spread_out = jax.shard_map(
+        lambda variables, images, threshold, *noise: forward(variables, images, threshold, *noise),
+        mesh=mesh,
+        in_specs=(P(), rows, P(), rows),
+        out_specs=rows,
+        check_vma=False,
+    )
+    return jax.jit(spread_out)
+
+
+def on_devices(config: ConfigDict, variables: Mapping[str, Any], strategy: str | None) -> Forward:
+    """Forward over all devices, or on one for a single image; the batch is filled up to a multiple of the devices."""
+    folded = fold(variables)
+    if strategy:
+        program(config, strategy)
+
+    @functools.cache
+    def compiled(strategy: str, num_devices: int) -> Callable[..., Any]:
+        mesh = sharding.data_mesh(num_devices)
+        weights, forward = jax.device_put(folded, sharding.replicated(mesh)), spread(program(config, strategy), mesh)
+        return lambda images, threshold: forward(weights, *sharding.put(mesh, images), np.float32(threshold), None)
+
+    def forward(images_BxHxWxC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        B = len(images_BxHxWxC)
+        num_devices = 1 if B == 1 else jax.device_count()
+        filled = images_BxHxWxC[np.minimum(np.arange(-(-B // num_devices) * num_devices), B - 1)]
+        chosen = strategy or ('conditional' if B == 1 else 'compacted')
+        logits, v = jax.device_get(compiled(chosen, num_devices)(filled, threshold))
+        return logits[:B], v[:B]
+
+    return forward
+
+
+def export(
+    directory: str | os.PathLike[str], config: ConfigDict, variables: Mapping[str, Any], threshold: float
+) -> None:
+    """Writes the network under compacted execution as an artefact; see `artefact.write`.
+
+    Raises:
+      InputError: the directory holds something, or cannot be written.
+    """
+    dataset, forward = datasets.dataset_spec(config.dataset), program(config, 'compacted')
+    artefact.write(
+        directory,
+        lambda weights, *inputs: forward(traverse_util.unflatten_dict(weights, sep='/'), *inputs),
+        traverse_util.flatten_dict(fold(variables), sep='/'),
+        card(config),
+        threshold,
+        preprocessing={'normalisation': '(pixels / 255 - mean) / std', 'mean': dataset.mean, 'std': dataset.std},
+        network={'dataset': config.dataset, **config.model.to_dict()},
+    )

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             "Say what the mean image may cost, as a share of the static network's MACs: --target_cost=0.4."
         )
-    doors.start_devices(BATCH_SIZE.value)
+    doors.start_devices()
 
     import numpy as np
 

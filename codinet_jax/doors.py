@@ -11,11 +11,12 @@ from ml_collections import ConfigDict, config_flags
 from codinet_jax.errors import InputError
 
 
-def start_devices(batch_size: int, *, distributed: bool = False) -> None:
+def start_devices(batch_size: int = 0, *, distributed: bool = False) -> None:
     """Readies the devices; to be called before anything touches one.
 
-    A machine without an accelerator gets one host device per core, as many as divide the batch, because XLA:CPU runs
-    elementwise work inside loops on a single thread. JAX_NUM_CPU_DEVICES asks for another number.
+    A machine without an accelerator gets one host device per core, as many as divide the batch if there is one size of
+    it, because XLA:CPU runs elementwise work inside loops on a single thread. JAX_NUM_CPU_DEVICES asks for another
+    number.
     """
     if distributed:
         try:
@@ -41,11 +42,11 @@ def read_config(flag: flags.FlagHolder[ConfigDict]) -> ConfigDict:
     raise InputError('Say what to train: --config=configs/digits_r14.py, or another file of that kind.')
 
 
-def open_door(main: Callable[[Sequence[str]], int | None]) -> None:
+def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False) -> None:
     """Runs a command's `main` under absl; an InputError becomes one sentence and exit status 2."""
 
     def guarded(argv: Sequence[str]) -> int | None:
-        if len(argv) > 1:
+        if len(argv) > 1 and not takes_arguments:
             raise InputError(f'{argv[1]!r} is not a flag: write --name=value, and see --help.')
         if not flags.FLAGS['verbosity'].present:
             # Orbax tells a dozen lines of every checkpoint, and TFDS warns that OpenCV decodes faster than Pillow.

@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
     if WORKDIR.value is None:
         raise InputError('Say which run: --workdir=DIRECTORY.')
 
+    from codinet_jax import provenance
     from codinet_jax.training import evaluate, results
     from codinet_jax.workdir import Workdir
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     threshold = workdir.read_budget(BUDGET.value) if BUDGET.value else 0.5
     doors.start_devices(config.eval_batch_size)
     record, summary = evaluate.evaluate_weights(config, workdir.read_weights(), SPLIT.value, threshold)
-    summary |= {'split': SPLIT.value, 'threshold': threshold} | results.provenance(config)
+    summary |= {'split': SPLIT.value, 'threshold': threshold} | {'seed': config.seed} | provenance.machine()
     name = '_'.join(filter(None, (SPLIT.value, BUDGET.value)))
     workdir.write_routes(name, record._asdict())
     workdir.write_results(summary, f'evaluation_{name}')

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     config = doors.read_config(CONFIG)
     doors.start_devices(config.batch_size)
 
-    from codinet_jax.training import results
+    from codinet_jax import provenance
 
     static = config.copy_and_resolve_references()
     static.model.router = 'static'
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
             name: round(config.batch_size * config.num_views / value) for name, value in medians.items()
         },
     }
-    print(json.dumps(row | results.provenance(config), indent=2))
+    print(json.dumps(row | {'seed': config.seed} | provenance.machine(), indent=2))
 
 
 def _stepper(config: ConfigDict) -> Callable[[], None]:

@@ -5,6 +5,7 @@ exported program, is no matter here, so that an exported one is used without the
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -36,6 +37,13 @@ class Card:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return (self.image_size, self.image_size, self.num_channels)
+
+    def draw(self, decisions_n: Sequence[int]) -> str:
+        """A route as a row of blocks, full where they run, stages set apart."""
+        blocks = iter(decisions_n)
+        return ' '.join(
+            ''.join('█' if run else '·' for run in itertools.islice(blocks, size)) for size in self.blocks_per_stage
+        )
 
 
 class Prediction(NamedTuple):
@@ -100,13 +108,16 @@ class Predictor:
             macs_B=card.fixed_macs + decisions_Bxn @ np.asarray(card.blocks_macs, np.int64),
         )
 
-    def in_batches(self, images_NxHxWxC: np.ndarray, batch_size: int, threshold: float | None = None) -> Prediction:
+    def in_batches(
+        self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int, threshold: float | None = None
+    ) -> Prediction:
         """Answers any number of images in batches of one size, the last filled up with copies that are not counted."""
-        parts: list[Prediction] = []
+        images_NxHxWxC = np.asarray(images)
         num_images = len(images_NxHxWxC)
-        for start in range(0, max(num_images, 1), batch_size):
-            chosen = images_NxHxWxC[np.minimum(np.arange(start, start + min(batch_size, num_images)), num_images - 1)]
-            parts.append(self(chosen, threshold))
+        parts = [
+            self(images_NxHxWxC[np.minimum(np.arange(start, start + batch_size), num_images - 1)], threshold)
+            for start in range(0, max(num_images, 1), batch_size)
+        ]
         return Prediction(*(np.concatenate(arrays)[:num_images] for arrays in zip(*parts, strict=True)))
 
 

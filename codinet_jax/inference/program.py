@@ -20,6 +20,7 @@ from codinet_jax.inference import artefact
 from codinet_jax.inference.folding import fold
 from codinet_jax.inference.predictor import Card, Forward
 from codinet_jax.models import execution
+from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.models.execution import Execution
 
 STRATEGIES: dict[str, Callable[..., Execution]] = {
@@ -73,7 +74,12 @@ def program(config: ConfigDict, strategy: str, *, unroll: int = 1, **options: An
     return forward
 
 
-def spread(forward: Program, mesh: Mesh) -> Program:
+def untrained(config: ConfigDict) -> dict[str, Any]:
+    """Variables of a config's network that has learnt nothing, for timing."""
+    return jax.jit(lambda: fresh_variables(settings.network(config), config.seed))()
+
+
+def spread(forward: Program, mesh: Mesh) -> Any:
     """The program jitted over a mesh that divides the batch, each device skipping by the decisions of its own rows."""
     rows = P('data')
     # Without the check of what varies over devices, which does not know what a loop carries.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from codinet_jax.models.architecture import Architecture, Block, Stage
 from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut
-from codinet_jax.models.execution import Execution
+from codinet_jax.models.execution import Execution, masked
 from codinet_jax.models.routers import ROUTERS
 
 EPSILON = 1e-5  # of batch norm
@@ -164,6 +164,14 @@ class CoDiNet(nn.Module):
             length=stage.repeats,
             unroll=min(self.unroll, stage.repeats),
         )
+
+
+def fresh_variables(model: CoDiNet, seed: int) -> dict[str, Any]:
+    """Untrained parameters and batch statistics; a pure function of its arguments, to be jitted."""
+    arch = model.architecture
+    images_1xHxWxC = jnp.zeros((1, arch.image_size, arch.image_size, arch.image_channels))
+    rolled = model.clone(unroll=1)  # the same parameters, in a fraction of the compile time
+    return dict(rolled.init(jax.random.key(seed), images_1xHxWxC, masked(), train=False))
 
 
 def _no_norm(name: str) -> Callable[[jax.Array], jax.Array]:

@@ -12,10 +12,9 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from codinet_jax import settings, sharding
+from codinet_jax import provenance, settings, sharding
 from codinet_jax.data import datasets, in_memory
 from codinet_jax.data.datasets import ImageSet
-from codinet_jax.training import results
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.evaluate import Record, evaluate, make_forward, summarise
@@ -131,7 +130,8 @@ class Run:
             'num_steps': progress.step,
             'seconds_train': time.monotonic() - self._started,
             'images_per_second': images / progress.timed_seconds if progress.timed_seconds else 0.0,
-        } | results.provenance(self.config)
+            'seed': self.config.seed,
+        } | provenance.machine()
 
     def _train(self, stage: Stage) -> None:
         config, step_fn = self.config, compiled(stage.step, self.mesh)

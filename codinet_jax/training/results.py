@@ -1,27 +1,7 @@
-"""What came of a run: the numbers of results.json, and the summary a person reads."""
+"""What came of a run, as a person reads it."""
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping
 from typing import Any
-
-import jax
-from ml_collections import ConfigDict
-
-PACKAGES = ('codinet_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-
-
-def provenance(config: ConfigDict) -> dict[str, Any]:
-    """Seed, versions and device, without which a number cannot be had again."""
-    device = jax.devices()[0]
-    return {
-        'seed': config.seed,
-        'num_devices': jax.device_count(),
-        'platform': device.platform,
-        'device': _processor() if device.platform == 'cpu' else device.device_kind,
-        'python': platform.python_version(),
-        'versions': {package: _version(package) for package in PACKAGES},
-    }
 
 
 def readable(results: Mapping[str, Any]) -> str:
@@ -42,18 +22,3 @@ def readable(results: Mapping[str, Any]) -> str:
     if 'seconds_train' in results:
         lines['time'] = f'{results["seconds_train"]:.0f} s, {results["images_per_second"]:.0f} images/s'
     return '\n'.join(f'  {name:8}{text}' for name, text in lines.items())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a copy that was never installed
-        return None
-
-
-def _processor() -> str:
-    try:
-        with open('/proc/cpuinfo') as file:
-            return next(line.split(':', 1)[1].strip() for line in file if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

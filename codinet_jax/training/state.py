@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from codinet_jax.models import execution
-from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.codinet import CoDiNet, fresh_variables
 from codinet_jax.routing import budget
 
 
@@ -30,10 +29,7 @@ class TrainState:
 
 def create(model: CoDiNet, optimizer: optax.GradientTransformation, gamma: float, seed: int) -> TrainState:
     """A fresh state; a pure function of its arguments, to be jitted with the sharding it should have."""
-    arch = model.architecture
-    images_1xHxWxC = jnp.zeros((1, arch.image_size, arch.image_size, arch.image_channels))
-    rolled = model.clone(unroll=1)  # the same parameters, in a fraction of the compile time
-    variables = rolled.init(jax.random.key(seed), images_1xHxWxC, execution.masked(), train=False)
+    variables = fresh_variables(model, seed)
     return TrainState(
         step=jnp.int32(0),
         params=variables['params'],

@@ -1,0 +1,95 @@
+"""Times a network's executions side by side: static, masked, conditional and compacted.
+
+    python -m codinet_jax.benchmark --workdir=runs/digits_r14
+    python -m codinet_jax.benchmark --config=configs/cifar10_r110.py --run_rate=0.25,0.5,1.0 --batch_sizes=1,128
+
+With a workdir the decisions are its routers' on its test images; with a config, or a run rate, they are random, and
+every image runs that share of the blocks. Static is the same backbone without routers, arranged as is fastest here.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from codinet_jax import doors
+from codinet_jax.errors import InputError
+
+CONFIG = config_flags.DEFINE_config_file('config', help_string='Config of a network, to be timed untrained.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where a finished run is kept, to be timed instead.')
+RUN_RATE = flags.DEFINE_list(
+    'run_rate', None, 'Shares of blocks run at random; for a config 0.25,0.5,1.0 if not given.'
+)
+BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['1', '128'], 'Images at a time.')
+REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns that are timed, of every program.', lower_bound=1)
+BUDGET = flags.DEFINE_string('budget', None, 'Of a workdir: a threshold that codinet_jax.calibrate found, by its name.')
+TILE = flags.DEFINE_integer(
+    'tile', None, "Rows that compacted runs at a time; the platform's best if not given.", lower_bound=1
+)
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
+OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers to.')
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    batch_sizes = [int(number) for number in _numbers('batch_sizes', BATCH_SIZES.value, 1, 1e9)]
+    run_rates = _numbers('run_rate', RUN_RATE.value or [], 0, 1)
+    doors.start_devices()
+
+    from codinet_jax import provenance
+    from codinet_jax.inference import program, timing
+    from codinet_jax.workdir import Workdir
+
+    threshold, images = 0.5, None
+    if WORKDIR.value is not None:
+        workdir = Workdir(WORKDIR.value)
+        config, variables = workdir.read_config(), workdir.read_weights()
+        threshold = workdir.read_budget(BUDGET.value) if BUDGET.value else threshold
+        if not run_rates:
+            from codinet_jax.data import datasets
+
+            images = datasets.load(config.dataset, 'test', DATA_DIR.value or config.data_dir).images_NxHxWxC
+    else:
+        config = doors.read_config(CONFIG)
+        variables, run_rates = program.untrained(config), run_rates or [0.25, 0.5, 1.0]
+    contests = []
+    for batch_size in batch_sizes:
+        num_draws = min(REPEATS.value, 16)
+        draws = (
+            [timing.random_draws(config, batch_size, rate, num_draws) for rate in run_rates]
+            if images is None
+            else [timing.real_draws(images, batch_size, num_draws, config.seed)]
+        )
+        contests.append(
+            timing.contest(
+                config,
+                variables,
+                draws,
+                repeats=REPEATS.value,
+                threshold=threshold,
+                tile=TILE.value,
+                report=lambda line: print(line, flush=True),
+            )
+        )
+        print(timing.readable(contests[-1].rows), flush=True)
+    if OUTPUT.value:
+        numbers = {'machine': provenance.machine(), 'repeats': REPEATS.value} | timing.as_json(config, contests)
+        pathlib.Path(OUTPUT.value).write_text(json.dumps(numbers, indent=2) + '\n')
+        print(f'written to {OUTPUT.value}; python -m experiments.plot_timing draws it.')
+
+
+def _numbers(name: str, texts: Sequence[str], low: float, high: float) -> list[float]:
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(low <= number <= high for number in numbers):
+        raise InputError(f'--{name} is {",".join(texts)}: give numbers from {low:g} to {high:g}, split by commas.')
+    return numbers
+
+
+if __name__ == '__main__':
+    doors.open_door(main)

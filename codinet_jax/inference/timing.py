@@ -1,0 +1,220 @@
+"""What skipping saves on the clock: static, masked, conditional and compacted, side by side.
+
+Everything is compiled first and timed in turns, so that a machine that slows down slows all alike; medians count.
+Static is the same backbone without routers, folded, in the fastest of its arrangements here: on one device or spread
+over all, its equal blocks in a loop or laid out one after another.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from codinet_jax import settings, sharding
+from codinet_jax.inference.folding import fold
+from codinet_jax.inference.program import STRATEGIES, Program, card, program, spread
+
+Call = Callable[[int], Any]  # answers a batch for the i-th time, and waits for it
+DICTATE = 1e30  # more than any router's logits, those of an untrained ResNet-110 among them
+NUM_TRIALS = 3  # of each static arrangement, to find the fastest
+
+
+class Row(NamedTuple):
+    """One strategy at one batch size. `run_rate` is the share of blocks run; `ideal_ratio` is that of the MACs."""
+
+    strategy: str
+    batch_size: int
+    run_rate: float
+    median_seconds: float
+    images_per_second: float
+    ratio_to_static: float
+    ideal_ratio: float
+
+    @property
+    def kept(self) -> float | None:
+        """The share of the time that the MACs promise to save which was saved; None where they promise none."""
+        return (1 - self.ratio_to_static) / (1 - self.ideal_ratio) if self.ideal_ratio < 1 else None
+
+
+class Draws(NamedTuple):
+    """Batches of one size to be answered in turn, and the noise that dictates decisions where no router takes them."""
+
+    images: Sequence[np.ndarray]
+    noise: Sequence[np.ndarray] | None
+
+
+class Contest(NamedTuple):
+    """What came of one batch size; `arrangements` are the static ones that were tried, in seconds."""
+
+    rows: list[Row]
+    arrangements: dict[str, float]
+    programs: dict[str, 'Contestant']
+
+
+def random_draws(config: ConfigDict, batch_size: int, run_rate: float, num_draws: int) -> Draws:
+    """Random pixels; every image runs blocks of its own random choice, as many of them as the rate says."""
+    rng, about = np.random.default_rng(config.seed), card(config)
+    n = len(about.blocks_macs)
+    images, noise = [], []
+    for _ in range(num_draws):
+        images.append(rng.integers(0, 256, (batch_size, *about.image_shape), np.uint8))
+        u_Bxn = rng.permuted(np.tile(np.arange(n) < round(run_rate * n), (batch_size, 1)), axis=1)
+        noise.append(np.stack([np.zeros(u_Bxn.shape), np.where(u_Bxn, DICTATE, -DICTATE)], -1).astype(np.float32))
+    return Draws(images, noise)
+
+
+def real_draws(images_NxHxWxC: np.ndarray, batch_size: int, num_draws: int, seed: int) -> Draws:
+    """Batches of real images, at random; decisions are the routers'."""
+    rows = np.random.default_rng(seed).integers(0, len(images_NxHxWxC), (num_draws, batch_size))
+    return Draws([images_NxHxWxC[chosen] for chosen in rows], None)
+
+
+class Contestant:
+    """A program compiled for one batch size on the first so many devices.
+
+    `peak_bytes` is the most memory it holds at once on a device, weights and images among it.
+    """
+
+    def __init__(self, forward: Program, weights: Mapping[str, Any], num_devices: int, draws: Draws, threshold: float):
+        self.mesh, self.threshold = sharding.data_mesh(num_devices), np.float32(threshold)
+        self.weights = jax.device_put(weights, sharding.replicated(self.mesh))
+        started = time.perf_counter()
+        self.executable: Any = spread(forward, self.mesh).lower(self.weights, *self._inputs(draws, 0)).compile()
+        self.compile_seconds = time.perf_counter() - started
+        memory = self.executable.memory_analysis()
+        self.peak_bytes = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+
+    def on(self, draws: Draws) -> Call:
+        """Answers one batch of the draws after the other; they lie on the devices already."""
+        inputs = [self._inputs(draws, i) for i in range(len(draws.images))]
+        return lambda i: jax.block_until_ready(self.executable(self.weights, *inputs[i % len(inputs)]))
+
+    def _inputs(self, draws: Draws, i: int) -> tuple[Any, ...]:
+        arrays = sharding.put(self.mesh, draws.images[i], *([draws.noise[i]] if draws.noise else []))
+        return (arrays[0], self.threshold, *(arrays[1:] or [None]))
+
+
+def interleaved(calls: Mapping[Any, Call], repeats: int) -> dict[Any, float]:
+    """The median seconds of each call, all of them taken in turns, after one turn that is not counted."""
+    seconds: dict[Any, list[float]] = {name: [] for name in calls}
+    for i in range(repeats + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call(i)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+
+
+def contest(
+    config: ConfigDict,
+    variables: Mapping[str, Any],
+    draws: Sequence[Draws],
+    *,
+    repeats: int,
+    threshold: float = 0.5,
+    tile: int | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Contest:
+    """Times every strategy on every one of the draws, all of one batch size, against the fastest static arrangement.
+
+    `report` is told of what takes long.
+    """
+    weights, batch_size, about = fold(variables), len(draws[0].images[0]), card(config)
+    spread_over = max(d for d in range(1, jax.device_count() + 1) if batch_size % d == 0)
+
+    def ready(name: str, forward: Program, num_devices: int) -> Contestant:
+        contestant = Contestant(forward, weights, num_devices, draws[0], threshold)
+        report(f'compiled {name} in {contestant.compile_seconds:.1f} s')
+        return contestant
+
+    without_routers = config.copy_and_resolve_references()
+    without_routers.model.router = settings.STATIC
+    static = {
+        f'{num_devices} device(s), blocks {"in a loop" if unroll == 1 else "laid out"}': (num_devices, unroll)
+        for num_devices in sorted({1, spread_over})
+        for unroll in (1, len(about.blocks_macs))
+    }
+    candidates = {
+        name: ready(f'static, {name}', program(without_routers, 'masked', unroll=unroll), num_devices)
+        for name, (num_devices, unroll) in static.items()
+    }
+    arrangements = interleaved({name: each.on(draws[0]) for name, each in candidates.items()}, NUM_TRIALS)
+    programs = {'static': candidates[min(arrangements, key=arrangements.__getitem__)]}
+    for strategy in STRATEGIES:
+        options: dict[str, Any] = {'tile': tile} if strategy == 'compacted' else {}
+        programs[strategy] = ready(strategy, program(config, strategy, **options), spread_over)
+
+    calls = {('static', 0): programs['static'].on(draws[0])} | {
+        (strategy, i): programs[strategy].on(each) for i, each in enumerate(draws) for strategy in STRATEGIES
+    }
+    report(f'timing {len(calls)} programs and decisions at batch {batch_size}, {repeats} times in turns')
+    medians = interleaved(calls, repeats)
+    decided = [_decisions(calls['masked', i], len(each.images), threshold) for i, each in enumerate(draws)]
+    rows = []
+    for (strategy, i), seconds in medians.items():
+        is_static = strategy == 'static'
+        macs = about.fixed_macs + np.mean(decided[i] @ np.asarray(about.blocks_macs))
+        rows.append(
+            Row(
+                strategy=strategy,
+                batch_size=batch_size,
+                run_rate=1.0 if is_static else float(np.mean(decided[i])),
+                median_seconds=seconds,
+                images_per_second=batch_size / seconds,
+                ratio_to_static=seconds / medians['static', 0],
+                ideal_ratio=1.0 if is_static else float(macs / about.static_macs),
+            )
+        )
+    return Contest(rows, arrangements, programs)
+
+
+def readable(rows: Sequence[Row]) -> str:
+    """The rows as a table, and a sentence on every one whose skipping loses."""
+    lines = ['  batch  strategy     run rate   median ms    images/s  of static   of MACs   kept']
+    for row in rows:
+        kept = '' if row.kept is None else f'{row.kept:6.0%}'
+        lines.append(
+            f'  {row.batch_size:5}  {row.strategy:11}  {row.run_rate:8.2f}  {1e3 * row.median_seconds:10.2f}  '
+            f'{row.images_per_second:10.1f}  {row.ratio_to_static:9.3f}  {row.ideal_ratio:8.3f}  {kept:>5}'.rstrip()
+        )
+    lines += [
+        f'Skipping loses at batch {row.batch_size}, run rate {row.run_rate:.2f}: {row.strategy} takes '
+        f'{row.ratio_to_static:.2f} times as long as static.'
+        for row in rows
+        if row.strategy in ('conditional', 'compacted') and row.ratio_to_static > 1
+    ]
+    return '\n'.join(lines)
+
+
+def as_json(config: ConfigDict, contests: Sequence[Contest]) -> dict[str, Any]:
+    """All numbers of some contests: rows, and what they rest on."""
+    return {
+        'network': {'dataset': config.dataset, **config.model.to_dict()},
+        'rows': [row._asdict() for contest in contests for row in contest.rows],
+        'programs': [
+            {
+                'strategy': strategy,
+                'batch_size': contest.rows[0].batch_size,
+                'num_devices': contestant.mesh.size,
+                'compile_seconds': contestant.compile_seconds,
+                'peak_bytes': contestant.peak_bytes,
+            }
+            for contest in contests
+            for strategy, contestant in contest.programs.items()
+        ],
+        'static_seconds': {contest.rows[0].batch_size: contest.arrangements for contest in contests},
+    }
+
+
+def _decisions(call: Call, num_draws: int, threshold: float) -> np.ndarray:
+    """What was decided, over all draws: bool [draws * B, n]."""
+    return np.concatenate([np.asarray(call(i)[1]) >= np.float32(threshold) for i in range(num_draws)])

@@ -8,9 +8,9 @@ every image runs that share of the blocks. Static is the same backbone without r
 """
 
 import json
-import math
 import pathlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 from absl import flags
 from ml_collections import config_flags
@@ -32,11 +32,16 @@ TILE = flags.DEFINE_integer(
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
 OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers to.')
 
+N = TypeVar('N', int, float)
+
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    batch_sizes = [int(number) for number in _numbers('batch_sizes', BATCH_SIZES.value, 1, 1e9)]
-    run_rates = _numbers('run_rate', RUN_RATE.value or [], 0, 1)
+    batch_sizes = _numbers('batch_sizes', BATCH_SIZES.value, int, 1, 1_000_000)
+    run_rates = _numbers('run_rate', RUN_RATE.value or [], float, 0.0, 1.0)
+    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else None
+    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise InputError(f'{output} cannot be written: give --output a file in a directory that is there.')
     doors.start_devices()
 
     from codinet_jax import provenance
@@ -53,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
             images = datasets.load(config.dataset, 'test', DATA_DIR.value or config.data_dir).images_NxHxWxC
     else:
-        config = doors.read_config(CONFIG)
+        config = doors.read_config(CONFIG, 'what to time: --workdir=DIRECTORY, or ')
         variables, run_rates = program.untrained(config), run_rates or [0.25, 0.5, 1.0]
     contests = []
     for batch_size in batch_sizes:
@@ -75,19 +80,22 @@ def main(argv: Sequence[str]) -> None:
             )
         )
         print(timing.readable(contests[-1].rows), flush=True)
-    if OUTPUT.value:
+    if output:
         numbers = {'machine': provenance.machine(), 'repeats': REPEATS.value} | timing.as_json(config, contests)
-        pathlib.Path(OUTPUT.value).write_text(json.dumps(numbers, indent=2) + '\n')
-        print(f'written to {OUTPUT.value}; python -m experiments.plot_timing draws it.')
+        output.write_text(json.dumps(numbers, indent=2) + '\n')
+        print(f'written to {output}; draw it with: python -m experiments.plot_timing {output} FIGURE.png')
 
 
-def _numbers(name: str, texts: Sequence[str], low: float, high: float) -> list[float]:
+def _numbers(name: str, texts: Sequence[str], kind: type[N], low: N, high: N) -> list[N]:
     try:
-        numbers = [float(text) for text in texts]
-    except ValueError:
-        numbers = [math.nan]
-    if not all(low <= number <= high for number in numbers):
-        raise InputError(f'--{name} is {",".join(texts)}: give numbers from {low:g} to {high:g}, split by commas.')
+        numbers = [kind(text) for text in texts]
+        if not all(low <= number <= high for number in numbers):
+            raise ValueError
+    except ValueError as error:
+        what = 'whole numbers' if kind is int else 'numbers'
+        raise InputError(
+            f'--{name} is {",".join(texts)}: give {what} from {low} to {high}, split by commas.'
+        ) from error
     return numbers
 
 

@@ -28,8 +28,8 @@ def start_devices(batch_size: int = 0, *, distributed: bool = False) -> None:
         jax.config.update('jax_num_cpu_devices', max(d for d in range(1, cores + 1) if batch_size % d == 0))
 
 
-def read_config(flag: flags.FlagHolder[ConfigDict]) -> ConfigDict:
-    """The config that a flag of ml_collections names, overrides applied.
+def read_config(flag: flags.FlagHolder[ConfigDict], wanted: str = 'what to train: ') -> ConfigDict:
+    """The config that a flag of ml_collections names, overrides applied; `wanted` begins the sentence if it is missing.
 
     Raises:
       InputError: none is named, or its file is not there.
@@ -39,7 +39,7 @@ def read_config(flag: flags.FlagHolder[ConfigDict]) -> ConfigDict:
             return flag.value
     except OSError as error:
         raise InputError(f'{config_flags.get_config_filename(flags.FLAGS[flag.name])} cannot be read.') from error
-    raise InputError('Say what to train: --config=configs/digits_r14.py, or another file of that kind.')
+    raise InputError(f'Say {wanted}--config=configs/digits_r14.py, or another file of that kind.')
 
 
 def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False) -> None:

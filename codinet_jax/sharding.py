@@ -1,4 +1,8 @@
-"""Where arrays live: weights and states on every device, a batch spread over all of them."""
+"""Where arrays live, weights and states on every device, a batch spread over all of them; and programs beside them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,3 +27,42 @@ def put(mesh: Mesh, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
     """Spreads arrays of one global batch, the same on every host, over the mesh by their leading axis."""
     sharding = by_rows(mesh)
     return tuple(jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for array in arrays)
+
+
+def spread(forward: Callable[..., Any], mesh: Mesh) -> Any:
+    """Jits a program of weights, images, a scalar and anything else by rows, each device going by its own rows alone.
+
+    The mesh must divide the batch.
+    """
+    rows = PartitionSpec('data')
+
+    def everywhere(weights: Any, images: jax.Array, scalar: jax.Array, *by_rows: Any) -> Any:
+        in_specs = (PartitionSpec(), rows, PartitionSpec(), *(rows for _ in by_rows))
+        # Unchecked, because the check of what differs between devices does not know what loops carry.
+        mapped = jax.shard_map(forward, mesh=mesh, in_specs=in_specs, out_specs=rows, check_vma=False)
+        return mapped(weights, images, scalar, *by_rows)
+
+    return jax.jit(everywhere)
+
+
+def on_devices(
+    single: Callable[..., Any], several: Callable[..., Any], weights: Any
+) -> Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]:
+    """A function of images and a scalar: `single` on one device for one image, for more `several` over all devices.
+
+    The batch is filled up to a multiple of the devices, and what is added is cut off again.
+    """
+
+    @functools.cache
+    def compiled(is_single: bool) -> tuple[Mesh, Any, Any]:
+        mesh = data_mesh(1 if is_single else None)
+        return mesh, jax.device_put(weights, replicated(mesh)), spread(single if is_single else several, mesh)
+
+    def forward(images_BxHxWxC: np.ndarray, scalar: float) -> tuple[np.ndarray, np.ndarray]:
+        B = len(images_BxHxWxC)
+        mesh, placed, program = compiled(B == 1)
+        filled = images_BxHxWxC[np.minimum(np.arange(-(-B // mesh.size) * mesh.size), B - 1)]
+        logits, v = jax.device_get(program(placed, *put(mesh, filled), np.float32(scalar)))
+        return logits[:B], v[:B]
+
+    return forward

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from jax import export
 
+from codinet_jax import sharding
 from codinet_jax.errors import InputError
 from codinet_jax.inference.predictor import Card, Predictor
 
@@ -91,7 +92,7 @@ def write(
 
 
 def load(directory: str | os.PathLike[str]) -> Predictor:
-    """The network that `write` exported, on the default device; every new batch size compiles once.
+    """The network that `write` exported, on all devices; every new batch size compiles once.
 
     Raises:
       InputError: it is not there, is not whole, was altered, or was written by a newer version.
@@ -110,20 +111,16 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
         exported = export.deserialize(bytearray((directory / PROGRAM).read_bytes()))
         exported.mlir_module()  # reads the StableHLO, whose version may be too new as well
         with np.load(directory / WEIGHTS, allow_pickle=False) as file:
-            weights = jax.device_put({path: file[path] for path in file.files})
+            weights = {path: file[path] for path in file.files}
     except (ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
         raise InputError(
             f'{directory} was exported with {_versions(manifest)} and cannot be read by jax {jax.__version__} '
             f'({str(error).splitlines()[0]}): export it again.'
         ) from error
-    call = jax.jit(exported.call)
-
-    def forward(images_BxHxWxC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        return jax.device_get(call(weights, images_BxHxWxC, np.float32(threshold)))
-
     card: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in manifest['card'].items()
     }
+    forward = sharding.on_devices(exported.call, exported.call, weights)
     return Predictor(Card(**card), forward, manifest['threshold'])
 
 

@@ -1,16 +1,12 @@
 """The program of inference, one for predicting, exporting and timing: a folded network from pixels to logits and gates,
 under any of the executions that decide hard."""
 
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from flax import traverse_util
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from codinet_jax import settings, sharding
@@ -79,41 +75,14 @@ def untrained(config: ConfigDict) -> dict[str, Any]:
     return jax.jit(lambda: fresh_variables(settings.network(config), config.seed))()
 
 
-def spread(forward: Program, mesh: Mesh) -> Any:
-    """The program jitted over a mesh that divides the batch, each device skipping by the decisions of its own rows."""
-    rows = P('data')
-    # Without the check of what varies over devices, which does not know what a loop carries.
-    spread_out = jax.shard_map(
-        lambda variables, images, threshold, *noise: forward(variables, images, threshold, *noise),
-        mesh=mesh,
-        in_specs=(P(), rows, P(), rows),
-        out_specs=rows,
-        check_vma=False,
-    )
-    return jax.jit(spread_out)
-
-
 def on_devices(config: ConfigDict, variables: Mapping[str, Any], strategy: str | None) -> Forward:
-    """Forward over all devices, or on one for a single image; the batch is filled up to a multiple of the devices."""
-    folded = fold(variables)
-    if strategy:
-        program(config, strategy)
+    """The network on all devices, under 'conditional' for one image and 'compacted' for more unless told otherwise.
 
-    @functools.cache
-    def compiled(strategy: str, num_devices: int) -> Callable[..., Any]:
-        mesh = sharding.data_mesh(num_devices)
-        weights, forward = jax.device_put(folded, sharding.replicated(mesh)), spread(program(config, strategy), mesh)
-        return lambda images, threshold: forward(weights, *sharding.put(mesh, images), np.float32(threshold), None)
-
-    def forward(images_BxHxWxC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        B = len(images_BxHxWxC)
-        num_devices = 1 if B == 1 else jax.device_count()
-        filled = images_BxHxWxC[np.minimum(np.arange(-(-B // num_devices) * num_devices), B - 1)]
-        chosen = strategy or ('conditional' if B == 1 else 'compacted')
-        logits, v = jax.device_get(compiled(chosen, num_devices)(filled, threshold))
-        return logits[:B], v[:B]
-
-    return forward
+    Raises:
+      InputError: there is no such strategy.
+    """
+    single, several = (program(config, strategy or default) for default in ('conditional', 'compacted'))
+    return sharding.on_devices(single, several, fold(variables))
 
 
 def export(

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from codinet_jax import settings, sharding
 from codinet_jax.inference.folding import fold
-from codinet_jax.inference.program import STRATEGIES, Program, card, program, spread
+from codinet_jax.inference.program import STRATEGIES, Program, card, program
 
 Call = Callable[[int], Any]  # answers a batch for the i-th time, and waits for it
 DICTATE = 1e30  # more than any router's logits, those of an untrained ResNet-110 among them
@@ -83,7 +83,9 @@ class Contestant:
         self.mesh, self.threshold = sharding.data_mesh(num_devices), np.float32(threshold)
         self.weights = jax.device_put(weights, sharding.replicated(self.mesh))
         started = time.perf_counter()
-        self.executable: Any = spread(forward, self.mesh).lower(self.weights, *self._inputs(draws, 0)).compile()
+        self.executable: Any = (
+            sharding.spread(forward, self.mesh).lower(self.weights, *self._inputs(draws, 0)).compile()
+        )
         self.compile_seconds = time.perf_counter() - started
         memory = self.executable.memory_analysis()
         self.peak_bytes = (
@@ -100,7 +102,7 @@ class Contestant:
 
     def _inputs(self, draws: Draws, i: int) -> tuple[Any, ...]:
         arrays = sharding.put(self.mesh, draws.images[i], *([draws.noise[i]] if draws.noise else []))
-        return (arrays[0], self.threshold, *(arrays[1:] or [None]))
+        return (arrays[0], self.threshold, *arrays[1:])
 
 
 def interleaved(calls: Mapping[Any, Call], repeats: int) -> dict[Any, float]:

@@ -5,6 +5,7 @@ and S meet under it. F and S are functions of the same operands, arrays with a l
 its shortcut. All executions that decide hard give the same numbers; they differ in what they compute on the way.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -18,9 +19,9 @@ BlockFn = Callable[..., jax.Array]
 Operands = tuple[jax.Array, ...]
 Threshold = float | jax.Array
 
-# Rows at a time, as measured by codinet_jax.benchmark. A CPU core is as fast on one row as on many, and never idles.
-TILES = {'cpu': 1}
-TILE_ELSEWHERE = 64
+# Rows at a time, by codinet_jax.benchmark: a CPU core is as fast on one row as on many, once it has so many numbers.
+CPU_TILE_NUMBERS = 1024
+TILE_ELSEWHERE = 64  # not measured yet
 
 
 class Execution(NamedTuple):
@@ -82,8 +83,8 @@ def compacted(threshold: Threshold = 0.5, tile: int | None = None) -> Execution:
         if tile:
             return _run_in_tiles(run, skip, operands, u_B, tile)
         in_tiles = partial(_run_in_tiles, run, skip, operands, u_B)
-        by_platform = {platform: partial(in_tiles, size) for platform, size in TILES.items()}
-        return jax.lax.platform_dependent(**by_platform, default=partial(in_tiles, TILE_ELSEWHERE))
+        cpu_tile = max(1, CPU_TILE_NUMBERS // math.prod(operands[0].shape[1:]))
+        return jax.lax.platform_dependent(cpu=partial(in_tiles, cpu_tile), default=partial(in_tiles, TILE_ELSEWHERE))
 
     return Execution(_decide_hard, combine)
 

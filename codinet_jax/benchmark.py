@@ -46,13 +46,12 @@ def main(argv: Sequence[str]) -> None:
 
     from codinet_jax import provenance
     from codinet_jax.inference import program, timing
-    from codinet_jax.workdir import Workdir
 
     threshold, images = 0.5, None
     if WORKDIR.value is not None:
-        workdir = Workdir(WORKDIR.value)
+        workdir = doors.named_workdir(WORKDIR)
         config, variables = workdir.read_config(), workdir.read_weights()
-        threshold = workdir.read_budget(BUDGET.value) if BUDGET.value else threshold
+        threshold = workdir.read_budget(BUDGET.value)
         if not run_rates:
             from codinet_jax.data import datasets
 

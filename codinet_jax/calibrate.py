@@ -7,6 +7,7 @@ costs the wanted share of the static network. It is kept in the workdir under a 
 benchmark take as --budget. The accuracy-cost curve of the one trained network is printed on the way.
 """
 
+import re
 from collections.abc import Sequence
 
 from absl import flags
@@ -25,13 +26,15 @@ NUM_POINTS = flags.DEFINE_integer('num_points', 10, 'Points of the curve.', lowe
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if WORKDIR.value is None:
-        raise InputError('Say which run: --workdir=DIRECTORY.')
+    workdir = doors.named_workdir(WORKDIR)
     target = TARGET_COST.value
     if target is None or not 0 < target < 2:
         raise InputError(
             "Say what the mean image may cost, as a share of the static network's MACs: --target_cost=0.4."
         )
+    name = NAME.value or f'{target:g}'
+    if not re.fullmatch(r'[\w.-]+', name):
+        raise InputError(f'{name!r} cannot be a name: give --name letters, digits, dots, dashes and underscores.')
     doors.start_devices()
 
     import numpy as np
@@ -41,9 +44,7 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.data.datasets import ImageSet
     from codinet_jax.inference import calibration
     from codinet_jax.inference.predictor import Predictor
-    from codinet_jax.workdir import Workdir
 
-    workdir = Workdir(WORKDIR.value)
     config = workdir.read_config()
     if config.model.router == settings.STATIC:
         raise InputError(f'{workdir} holds a static network, whose cost is one: there is nothing to calibrate.')
@@ -64,7 +65,6 @@ def main(argv: Sequence[str]) -> None:
     print('measuring what thresholds cost ...')
     curve = calibration.trace_curve(measure, NUM_POINTS.value)
     found = calibration.find_threshold(measure, curve, target)
-    name = NAME.value or f'{target:g}'
     budget = {'target_cost': target, 'split': split, 'num_images': len(chosen)}
     workdir.write_budget(name, found._asdict() | budget | {'curve': [point._asdict() for point in curve]})
     print(calibration.readable(curve, found))

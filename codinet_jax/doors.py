@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from codinet_jax.errors import InputError
+from codinet_jax.workdir import Workdir
 
 
 def start_devices(batch_size: int = 0, *, distributed: bool = False) -> None:
@@ -40,6 +41,17 @@ def read_config(flag: flags.FlagHolder[ConfigDict], wanted: str = 'what to train
     except OSError as error:
         raise InputError(f'{config_flags.get_config_filename(flags.FLAGS[flag.name])} cannot be read.') from error
     raise InputError(f'Say {wanted}--config=configs/digits_r14.py, or another file of that kind.')
+
+
+def named_workdir(flag: flags.FlagHolder[str | None]) -> Workdir:
+    """The workdir that a flag names.
+
+    Raises:
+      InputError: it names none.
+    """
+    if flag.value is None:
+        raise InputError('Say which run: --workdir=DIRECTORY.')
+    return Workdir(flag.value)
 
 
 def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from absl import flags
 
 from codinet_jax import doors
-from codinet_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'The images to evaluate on.')
@@ -20,18 +19,15 @@ BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "Images at a time; the run
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if WORKDIR.value is None:
-        raise InputError('Say which run: --workdir=DIRECTORY.')
+    workdir = doors.named_workdir(WORKDIR)
 
     from codinet_jax import provenance
     from codinet_jax.training import evaluate, results
-    from codinet_jax.workdir import Workdir
 
-    workdir = Workdir(WORKDIR.value)
     config = workdir.read_config()
     config.data_dir = DATA_DIR.value or config.data_dir
     config.eval_batch_size = BATCH_SIZE.value or config.eval_batch_size
-    threshold = workdir.read_budget(BUDGET.value) if BUDGET.value else 0.5
+    threshold = workdir.read_budget(BUDGET.value)
     doors.start_devices(config.eval_batch_size)
     record, summary = evaluate.evaluate_weights(config, workdir.read_weights(), SPLIT.value, threshold)
     summary |= {'split': SPLIT.value, 'threshold': threshold} | {'seed': config.seed} | provenance.machine()

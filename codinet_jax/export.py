@@ -20,15 +20,14 @@ BUDGET = flags.DEFINE_string('budget', None, 'A threshold that codinet_jax.calib
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if WORKDIR.value is None or OUTPUT.value is None:
-        raise InputError('Say which run, and where to: --workdir=DIRECTORY --output=DIRECTORY.')
+    workdir = doors.named_workdir(WORKDIR)
+    if OUTPUT.value is None:
+        raise InputError('Say where to: --output=DIRECTORY.')
 
     from codinet_jax.inference import artefact, program
-    from codinet_jax.workdir import Workdir
 
-    workdir = Workdir(WORKDIR.value)
     config, weights = workdir.read_config(), workdir.read_weights()
-    threshold = workdir.read_budget(BUDGET.value) if BUDGET.value else 0.5
+    threshold = workdir.read_budget(BUDGET.value)
     program.export(OUTPUT.value, config, weights, threshold)
     megabytes = artefact.size(OUTPUT.value) / 1e6
     print(f'{OUTPUT.value}: {megabytes:.1f} MB, gates held to {threshold:g}, for {", ".join(artefact.PLATFORMS)}')

@@ -17,6 +17,7 @@ from absl import flags
 
 from codinet_jax import doors
 from codinet_jax.errors import InputError
+from codinet_jax.workdir import Workdir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,17 +38,16 @@ Answer = dict[str, Any] | InputError
 
 def main(argv: Sequence[str]) -> int:
     files = argv[1:]
-    if WORKDIR.value is None:
-        raise InputError('Say which run: --workdir=DIRECTORY.')
+    workdir = doors.named_workdir(WORKDIR)
     if bool(files) == bool(SPLIT.value):
         raise InputError('Say what to classify, image files or a split: IMAGE... or --split=test.')
     doors.start_devices()
 
     from codinet_jax.inference.predictor import Predictor
 
-    predictor = Predictor.from_workdir(WORKDIR.value, budget=BUDGET.value, strategy=STRATEGY.value)
+    predictor = Predictor.from_workdir(workdir.path, budget=BUDGET.value, strategy=STRATEGY.value)
     items, num_items = (
-        _of_split(WORKDIR.value, SPLIT.value) if SPLIT.value else (_of_files(files, predictor.card), len(files))
+        _of_split(workdir, SPLIT.value) if SPLIT.value else (_of_files(files, predictor.card), len(files))
     )
     is_whole = True
     for name, answer in _answered(predictor, items, min(BATCH_SIZE.value, num_items)):
@@ -66,11 +66,10 @@ def _of_files(files: Sequence[str], card: 'Card') -> Iterator[Item]:
             yield file, error
 
 
-def _of_split(path: str, split: str) -> tuple[Iterator[Item], int]:
+def _of_split(workdir: Workdir, split: str) -> tuple[Iterator[Item], int]:
     from codinet_jax.data import datasets
-    from codinet_jax.workdir import Workdir
 
-    config = Workdir(path).read_config()
+    config = workdir.read_config()
     images = datasets.load(config.dataset, split, DATA_DIR.value or config.data_dir, config.val_split).images_NxHxWxC
     return ((f'{split}[{i}]', image) for i, image in enumerate(images)), len(images)
 

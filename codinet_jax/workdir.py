@@ -118,12 +118,14 @@ class Workdir:
         except (ValueError, OSError, KeyError) as error:
             raise InputError(f'{path} cannot be read ({error}): restore it, or train again.') from error
 
-    def read_budget(self, name: str) -> float:
-        """The threshold that `codinet_jax.calibrate` found for a budget.
+    def read_budget(self, name: str | None) -> float:
+        """The threshold that `codinet_jax.calibrate` found for a budget; without a name that of Eq. 5, 0.5.
 
         Raises:
           InputError: there is no budget of that name.
         """
+        if name is None:
+            return 0.5
         budgets = self._budgets()
         if name not in budgets:
             known = f'it has {", ".join(budgets)}' if budgets else 'it has none'

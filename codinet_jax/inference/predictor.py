@@ -82,8 +82,7 @@ class Predictor:
 
         workdir = Workdir(path)
         config, weights = workdir.read_config(), workdir.read_weights()
-        threshold = workdir.read_budget(budget) if budget else 0.5
-        return cls(program.card(config), program.on_devices(config, weights, strategy), threshold)
+        return cls(program.card(config), program.on_devices(config, weights, strategy), workdir.read_budget(budget))
 
     def __call__(self, images_BxHxWxC: np.ndarray, threshold: float | None = None) -> Prediction:
         """Answers one batch; every new batch size compiles once.

@@ -1,6 +1,7 @@
 """What every command does before and around its own work: devices, hosts, and errors that are the user's to mend."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -70,6 +71,9 @@ def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: b
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # who was reading has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What several test files share: a config and a network small enough to compile in seconds, meshes, and the commands
 run as a person runs them."""
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from codinet_jax import sharding
+from codinet_jax import settings, sharding
 from codinet_jax.data import datasets
 from codinet_jax.data.datasets import ImageSet
 from codinet_jax.models import execution
@@ -26,7 +27,9 @@ from codinet_jax.models.routers import ROUTERS
 from codinet_jax.routing import budget
 from codinet_jax.training import stages
 from codinet_jax.training.state import TrainState
+from codinet_jax.workdir import Workdir
 from configs import digits_r14
+from reference_network import Tree
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -80,20 +83,53 @@ def tiny_stages(config: ConfigDict, router: str | None = 'linear', num_images: i
 def scattered_state(stage: stages.Stage, mesh: Mesh, gamma: float = 0.0) -> TrainState:
     """A state on every device of the mesh whose parameters are noise, drawn with no compilation; routes lie apart."""
     model, generator = stage.step.model, np.random.default_rng(0)
-    images_1xHxWxC = jnp.zeros((1, model.architecture.image_size, model.architecture.image_size, 1))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images_1xHxWxC, execution.masked(), train=False))
 
     def drawn(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
         centre = 1.0 if path[-1].key in ('scale', 'var') else 0.0
         spread = 0.0 if path[0].key == 'batch_stats' else 0.8
         return (centre + spread * generator.standard_normal(leaf.shape)).astype(np.float32)
 
-    variables = jax.tree_util.tree_map_with_path(drawn, shapes)
+    variables = jax.tree_util.tree_map_with_path(drawn, shapes(model))
     params = variables['params']
     state = TrainState(
         jnp.int32(0), params, variables['batch_stats'], stage.step.optimizer.init(params), budget.init(gamma)
     )
     return jax.device_put(state, sharding.replicated(mesh))
+
+
+def shapes(net: CoDiNet) -> Tree:
+    """Shapes and types of all variables, at no cost."""
+    arch = net.architecture
+    image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, arch.image_channels), jnp.float32)
+    return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, execution.masked(), train=False), image)
+
+
+def random_variables(net: CoDiNet, seed: int = 0) -> Tree:
+    """Variables as after training: norms that have seen data, routers with different minds about different images."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        names = [key.key for key in path]
+        if names[-1] in ('scale', 'var'):
+            values = rng.uniform(0.5, 1.5, shape.shape)
+        elif names[-1] == 'kernel':
+            fan_in = np.prod(shape.shape[-4:-1] if 'conv' in names[-2] else shape.shape[-2:-1])
+            values = rng.normal(size=shape.shape) * (4 if names[-2] == 'decide' else 1.4) / np.sqrt(fan_in)
+        else:
+            values = 0.3 * rng.normal(size=shape.shape)
+        return jnp.asarray(values, shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes(net))
+
+
+def random_images(arch: Architecture, count: int, seed: int = 1) -> jax.Array:
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(count, arch.image_size, arch.image_size, arch.image_channels))
+    return jnp.asarray(images * rng.uniform(0.3, 3, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1)), jnp.float32)
+
+
+# These networks run for milliseconds and compile for seconds: let XLA take it easy.
+quick_jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def noise_images(num_images: int, seed: int = 0) -> ImageSet:
@@ -108,6 +144,14 @@ def by_path(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a tree as numpy, by slash-separated path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf) for path, leaf in leaves}
+
+
+def write_workdir(path: Path, config: ConfigDict, seed: int = 6) -> Workdir:
+    """A finished run of a config, as far as those that use its network can tell; its routes and classes differ."""
+    workdir = Workdir(path)
+    workdir.claim(config)
+    workdir.write_weights(random_variables(settings.network(config), seed))
+    return workdir
 
 
 def hide_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:

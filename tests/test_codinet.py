@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import helpers
 from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, cifar_resnet
 from codinet_jax.models.blocks import Residual
 from codinet_jax.models.codinet import CoDiNet, GatedBlock, RoutedOutput
@@ -47,44 +48,9 @@ BOTTLENECKS = Architecture(
 
 
 @functools.cache
-def shapes(net: CoDiNet) -> Tree:
-    """Shapes and types of all variables, at no cost."""
-    arch = net.architecture
-    image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, arch.image_channels), jnp.float32)
-    return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, masked(), train=False), image)
-
-
-def random_variables(net: CoDiNet, seed: int = 0) -> Tree:
-    """Variables as after training: norms that have seen data, routers with different minds about different images."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path: Any, shape: jax.ShapeDtypeStruct) -> jax.Array:
-        names = [key.key for key in path]
-        if names[-1] in ('scale', 'var'):
-            values = rng.uniform(0.5, 1.5, shape.shape)
-        elif names[-1] == 'kernel':
-            fan_in = np.prod(shape.shape[-4:-1] if 'conv' in names[-2] else shape.shape[-2:-1])
-            values = rng.normal(size=shape.shape) * (4 if names[-2] == 'decide' else 1.4) / np.sqrt(fan_in)
-        else:
-            values = 0.3 * rng.normal(size=shape.shape)
-        return jnp.asarray(values, shape.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes(net))
-
-
-def random_images(arch: Architecture, count: int, seed: int = 1) -> jax.Array:
-    rng = np.random.default_rng(seed)
-    images = rng.normal(size=(count, arch.image_size, arch.image_size, arch.image_channels))
-    return jnp.asarray(images * rng.uniform(0.3, 3, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1)), jnp.float32)
-
-
-# These networks run for milliseconds and compile for seconds: let XLA take it easy.
-quick_jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
-
 @functools.cache
 def compiled(net: CoDiNet, execution: Execution) -> Any:
-    return quick_jit(applied(net, execution))
+    return helpers.quick_jit(applied(net, execution))
 
 
 def applied(net: CoDiNet, execution: Execution, train: bool = False) -> Any:
@@ -132,7 +98,7 @@ class Evaluated(NamedTuple):
 )
 def evaluated(request: pytest.FixtureRequest) -> Evaluated:
     net, seed = request.param
-    variables, images = random_variables(net, seed), random_images(net.architecture, 6)
+    variables, images = helpers.random_variables(net, seed), helpers.random_images(net.architecture, 6)
     return Evaluated(net, variables, images, compiled(net, MASKED)(variables, images, None))
 
 
@@ -183,9 +149,9 @@ def without_routers(tree: Tree) -> Tree:
 
 
 def test_relaxed_that_runs_everything_is_the_static_network_of_the_same_weights() -> None:
-    static, variables, images = CoDiNet(TINY, None), random_variables(LINEAR), random_images(TINY, 2)
+    static, variables, images = CoDiNet(TINY, None), helpers.random_variables(LINEAR), helpers.random_images(TINY, 2)
     backbone = without_routers(variables)
-    assert jax.tree.map(jnp.shape, backbone) == jax.tree.map(lambda x: x.shape, shapes(static))
+    assert jax.tree.map(jnp.shape, backbone) == jax.tree.map(lambda x: x.shape, helpers.shapes(static))
     expected = compiled(static, MASKED)(backbone, images, None)
     output = forced(LINEAR, variables, images, np.ones((2, 6)))
     np.testing.assert_allclose(output.logits_BxY, expected.logits_BxY, rtol=1e-5, atol=1e-5)
@@ -194,7 +160,7 @@ def test_relaxed_that_runs_everything_is_the_static_network_of_the_same_weights(
 
 
 def test_relaxed_at_zero_and_one_skips_and_runs() -> None:
-    variables, images = random_variables(LINEAR), random_images(TINY, 2)
+    variables, images = helpers.random_variables(LINEAR), helpers.random_images(TINY, 2)
     for seed in range(3):
         decisions_n = np.zeros(6, int) if seed == 0 else np.random.default_rng(seed).integers(0, 2, 6)
         v_Bxn = np.tile(decisions_n, (2, 1))
@@ -206,7 +172,7 @@ def test_relaxed_at_zero_and_one_skips_and_runs() -> None:
 
 def test_each_image_and_block_has_its_own_gate() -> None:
     v_Bxn = np.random.default_rng(0).uniform(size=(2, 6)).astype(np.float32)
-    output = forced(LINEAR, random_variables(LINEAR), random_images(TINY, 2), v_Bxn)
+    output = forced(LINEAR, helpers.random_variables(LINEAR), helpers.random_images(TINY, 2), v_Bxn)
     np.testing.assert_array_equal(output.run_probability_Bxn, v_Bxn)
 
 
@@ -218,7 +184,7 @@ def test_relaxed_mixes_run_and_skip_by_v() -> None:
 
 
 def test_relaxed_without_noise_is_refused() -> None:
-    arguments = shapes(LINEAR), jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.float32), None
+    arguments = helpers.shapes(LINEAR), jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.float32), None
     with pytest.raises(ValueError, match='relaxed execution needs noise: pass noise_Bxnx2'):
         jax.eval_shape(applied(LINEAR, RELAXED), *arguments)
 
@@ -236,7 +202,7 @@ class Trained(NamedTuple):
 
 
 def train_once(net: CoDiNet) -> Trained:
-    variables, images = random_variables(net), random_images(net.architecture, 3)
+    variables, images = helpers.random_variables(net), helpers.random_images(net.architecture, 3)
     noise_Bxnx2 = jax.random.gumbel(jax.random.key(0), (3, net.architecture.num_blocks, 2))
 
     def loss(params: Tree) -> tuple[jax.Array, tuple[RoutedOutput, Tree]]:
@@ -244,7 +210,7 @@ def train_once(net: CoDiNet) -> Trained:
         loss = jax.nn.logsumexp(output.logits_BxY) + jnp.sum(jnp.square(output.run_probability_Bxn))
         return loss, (output, mutated['batch_stats'])
 
-    gradient, (output, batch_stats) = quick_jit(jax.grad(loss, has_aux=True))(variables['params'])
+    gradient, (output, batch_stats) = helpers.quick_jit(jax.grad(loss, has_aux=True))(variables['params'])
     return Trained(variables, images, noise_Bxnx2, output, batch_stats, gradient)
 
 
@@ -282,13 +248,13 @@ def test_training_moves_the_running_statistics_a_tenth_of_the_way(trained: Train
 
 
 def test_evaluation_leaves_the_running_statistics_alone() -> None:
-    variables = random_variables(LINEAR)
+    variables = helpers.random_variables(LINEAR)
 
-    @quick_jit
+    @helpers.quick_jit
     def evaluate(variables: Tree, images_BxHxWxC: jax.Array) -> Tree:
         return LINEAR.apply(variables, images_BxHxWxC, MASKED, train=False, mutable=['batch_stats'])[1]['batch_stats']
 
-    after = evaluate(variables, random_images(TINY, 2))
+    after = evaluate(variables, helpers.random_images(TINY, 2))
     jax.tree.map(np.testing.assert_array_equal, after, variables['batch_stats'])
 
 
@@ -307,19 +273,21 @@ def test_evaluation_leaves_the_running_statistics_alone() -> None:
     ],
 )
 def test_networks_have_as_many_parameters_as_the_paper_says(depth: int, router: str | None, millions: float) -> None:
-    leaves = jax.tree.leaves(shapes(CoDiNet(cifar_resnet(depth), router))['params'])
+    leaves = jax.tree.leaves(helpers.shapes(CoDiNet(cifar_resnet(depth), router))['params'])
     assert sum(leaf.size for leaf in leaves) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
 @pytest.mark.parametrize('router', [None, *ROUTERS])
 def test_unrolling_does_not_change_the_parameters(router: str | None) -> None:
-    assert shapes(CoDiNet(SMALL, router)) == shapes(CoDiNet(SMALL, router, unroll=6))
+    assert helpers.shapes(CoDiNet(SMALL, router)) == helpers.shapes(CoDiNet(SMALL, router, unroll=6))
 
 
 def test_blocks_start_apart_and_at_he_s_scale() -> None:
     block = Block(1, 24, (Conv(3, 24),), 'identity')
     net = CoDiNet(Architecture(1, 3, 5, 'cifar', 24, (Stage(None, block, 2),)), 'linear')
-    params = quick_jit(lambda x: net.init(jax.random.key(0), x, MASKED, train=False))(jnp.ones((1, 1, 1, 3)))['params']
+    params = helpers.quick_jit(lambda x: net.init(jax.random.key(0), x, MASKED, train=False))(jnp.ones((1, 1, 1, 3)))[
+        'params'
+    ]
     kernels = params['stage1_blocks']['residual']['conv1']['kernel']
     assert not np.any(kernels[0] == kernels[1])
     np.testing.assert_allclose(np.std(kernels, axis=(1, 2, 3, 4)), np.sqrt(2 / (9 * 24)), rtol=0.05)
@@ -334,7 +302,7 @@ def program(net: CoDiNet, execution: Execution, train: bool) -> tuple[Any, Any]:
     arch = net.architecture
     images = jax.ShapeDtypeStruct((2, arch.image_size, arch.image_size, arch.image_channels), jnp.float32)
     noise = jax.ShapeDtypeStruct((2, arch.num_blocks, 2), jnp.float32)
-    return jax.make_jaxpr(applied(net, execution, train), return_shape=True)(shapes(net), images, noise)
+    return jax.make_jaxpr(applied(net, execution, train), return_shape=True)(helpers.shapes(net), images, noise)
 
 
 @pytest.mark.parametrize('execution', [MASKED, RELAXED], ids=['masked', 'relaxed'])
@@ -342,7 +310,7 @@ def program(net: CoDiNet, execution: Execution, train: bool) -> tuple[Any, Any]:
 def test_bfloat16_keeps_parameters_gates_and_logits_in_float32(router: str | None, execution: Execution) -> None:
     net = CoDiNet(TINY, router, jnp.bfloat16)
     jaxpr, outputs = program(net, execution, train=True)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves((shapes(net), outputs))} == {'float32'}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((helpers.shapes(net), outputs))} == {'float32'}
     assert 'bf16' in str(jaxpr)
 
 

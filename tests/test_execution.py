@@ -18,8 +18,8 @@ from codinet_jax.models import execution
 from codinet_jax.models.architecture import Architecture, Block, Conv, Stage
 from codinet_jax.models.codinet import CoDiNet, RoutedOutput
 from codinet_jax.models.execution import Execution, Threshold
+from helpers import quick_jit, random_images, random_variables
 from reference_network import Tree
-from test_codinet import quick_jit, random_images, random_variables
 
 TILES = (1, 2, 8, 64, 300, None)
 STRATEGIES: dict[str, Callable[[Threshold], Execution]] = {

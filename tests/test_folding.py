@@ -10,9 +10,8 @@ from flax import traverse_util
 from codinet_jax.inference.folding import fold
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.execution import masked
-from helpers import by_path
+from helpers import by_path, quick_jit, random_images, random_variables, shapes
 from reference_network import Tree, np_conv, np_norm
-from test_codinet import quick_jit, random_images, random_variables, shapes
 from test_execution import BASIC, BOTTLENECKS, answers, assert_alike, assert_no_decision_hangs_on_rounding
 
 NETWORKS = {

@@ -12,8 +12,8 @@ from codinet_jax.errors import InputError
 from codinet_jax.inference.predictor import Predictor
 
 TOLERANCE = 0.01  # of the static network's cost
-NUM_HALVINGS = 24  # what is left of an interval then lies below the resolution of v
-RUN_ALL, RUN_NONE = 0.0, math.nextafter(1.0, 2.0)
+NUM_HALVINGS = 24  # of the interval around each crossing
+RUN_ALL, RUN_NONE = 0.0, float(np.nextafter(np.float32(1), np.float32(2)))
 
 
 class Point(NamedTuple):
@@ -58,7 +58,7 @@ def find_threshold(measure: Measure, curve: Sequence[Point], target_cost: float)
     best = min(curve, key=lambda point: abs(point.cost - target_cost))
     # A block that is skipped may let later gates open, so the cost falls with the threshold only by and large.
     brackets = [pair for pair in itertools.pairwise(curve) if pair[0].cost >= target_cost > pair[1].cost]
-    for low, high in brackets[:1]:
+    for low, high in brackets:
         for _ in range(NUM_HALVINGS):
             if abs(best.cost - target_cost) <= TOLERANCE / 10:
                 break

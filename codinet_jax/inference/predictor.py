@@ -111,31 +111,32 @@ class Predictor:
         self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int, threshold: float | None = None
     ) -> Prediction:
         """Answers any number of images in batches of one size, the last filled up with copies that are not counted."""
-        images_NxHxWxC = np.asarray(images)
+        images_NxHxWxC = pixels(images, self.card.image_shape)
         num_images = len(images_NxHxWxC)
         parts = [
             self(images_NxHxWxC[np.minimum(np.arange(start, start + batch_size), num_images - 1)], threshold)
-            for start in range(0, max(num_images, 1), batch_size)
+            for start in range(0, num_images, batch_size)
         ]
         return Prediction(*(np.concatenate(arrays)[:num_images] for arrays in zip(*parts, strict=True)))
 
 
-def pixels(images_BxHxWxC: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+def pixels(images: Sequence[np.ndarray] | np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
     """The images as uint8 [B, H, W, C].
 
     Raises:
       InputError: they are none, of another shape, or neither uint8 nor finite floats in [0, 1].
     """
-    images = np.asarray(images_BxHxWxC)
-    shape = 'x'.join(map(str, image_shape))
-    if images.ndim != 4 or images.shape[1:] != tuple(image_shape):
-        raise InputError(f'Images of shape {list(images.shape)} cannot be read: the network takes [B, {shape}].')
     if not len(images):
         raise InputError('A batch of no images has no answer: pass at least one.')
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f'Images of type {images.dtype} cannot be read: pass uint8, or floats in [0, 1].')
-    if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+    wrong = sorted({np.shape(image) for image in images} - {tuple(image_shape)})
+    if wrong:
+        has, wants = ('x'.join(map(str, shape)) for shape in (wrong[0], image_shape))
+        raise InputError(f'An image of shape [{has}] cannot be read: the network takes [{wants}], and a batch of them.')
+    images_BxHxWxC = np.asarray(images)
+    if images_BxHxWxC.dtype == np.uint8:
+        return images_BxHxWxC
+    if not np.issubdtype(images_BxHxWxC.dtype, np.floating):
+        raise InputError(f'Images of type {images_BxHxWxC.dtype} cannot be read: pass uint8, or floats in [0, 1].')
+    if not (images_BxHxWxC.min() >= 0 and images_BxHxWxC.max() <= 1):  # NaN is neither
         raise InputError('Images in floats must lie in [0, 1], with no NaN: some pixels do not.')
-    return np.rint(images * 255).astype(np.uint8)
+    return np.rint(images_BxHxWxC * 255).astype(np.uint8)

@@ -21,6 +21,7 @@ from codinet_jax.inference.program import STRATEGIES, Program, card, program
 Call = Callable[[int], Any]  # answers a batch for the i-th time, and waits for it
 DICTATE = 1e30  # more than any router's logits, those of an untrained ResNet-110 among them
 NUM_TRIALS = 3  # of each static arrangement, to find the fastest
+BURST_SECONDS = 0.1  # a turn takes as many calls as fit, so that what is short is timed warm and over many decisions
 
 
 class Row(NamedTuple):
@@ -106,14 +107,21 @@ class Contestant:
 
 
 def interleaved(calls: Mapping[Any, Call], repeats: int) -> dict[Any, float]:
-    """The median seconds of each call, all of them taken in turns, after one turn that is not counted."""
+    """The median seconds of each call, all taken in turns, after one call each that tells how many make a turn."""
+    burst = {name: max(1, round(BURST_SECONDS / _seconds(call, range(1)))) for name, call in calls.items()}
     seconds: dict[Any, list[float]] = {name: [] for name in calls}
-    for i in range(repeats + 1):
+    for turn in range(repeats):
         for name, call in calls.items():
-            started = time.perf_counter()
-            call(i)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+            seconds[name].append(_seconds(call, range(turn * burst[name], (turn + 1) * burst[name])))
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def _seconds(call: Call, numbers: range) -> float:
+    """The mean time of a call over its i-th times."""
+    started = time.perf_counter()
+    for i in numbers:
+        call(i)
+    return (time.perf_counter() - started) / len(numbers)
 
 
 def contest(

@@ -1,0 +1,382 @@
+"""The budget dial finds the threshold that costs what it should, in few measurements, or says what can be had."""
+
+import concurrent.futures
+import json
+import math
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import helpers
+from codinet_jax.data import datasets
+from codinet_jax.data.datasets import ImageSet
+from codinet_jax.errors import InputError
+from codinet_jax.inference import calibration
+from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE, TOLERANCE, Point
+from codinet_jax.inference.predictor import Card, Predictor
+from codinet_jax.workdir import Workdir
+
+# --- The curve and the search, on costs known in closed form. ---
+
+Cost = Callable[[float], float]
+
+
+class Measured:
+    """A network whose cost is a function of the threshold; it keeps count."""
+
+    def __init__(self, cost: Cost):
+        self.cost = cost
+        self.thresholds: list[float] = []
+
+    def __call__(self, threshold: float) -> Point:
+        self.thresholds.append(threshold)
+        return Point(threshold, self.cost(threshold), 0.0, 0.0)
+
+
+def logit(threshold: float) -> float:
+    if threshold <= 0:
+        return -math.inf
+    return math.log(threshold / (1 - threshold)) if threshold < 1 else math.inf
+
+
+def gates_around(centre: float, spread: float) -> Cost:
+    """The cost of a network whose gates' logits are spread as a logistic distribution, between 0.1 and 1."""
+    return lambda threshold: 0.1 + 0.9 / (1 + math.exp(min((logit(threshold) - centre) / spread, 700)))
+
+
+CONTINUOUS: dict[str, Cost] = {
+    'straight': lambda threshold: 1 - 0.9 * min(threshold, 1),
+    'even': gates_around(0, 1),
+    'crowded at zero': gates_around(-11, 0.3),
+    'crowded at one': gates_around(11, 0.3),
+    'spread wide': gates_around(3, 4),
+    # Skipped blocks open later gates here and there: two humps.
+    'up and down': lambda threshold: 1 - 0.9 * min(threshold, 1) + 0.08 * math.sin(min(threshold, 1) * 4 * math.pi),
+}
+
+
+@pytest.mark.parametrize('name', CONTINUOUS)
+@pytest.mark.parametrize('num_points', [3, 4, 10])
+def test_a_curve_goes_from_all_to_none_and_measures_each_point_once(name: str, num_points: int) -> None:
+    measured = Measured(CONTINUOUS[name])
+    curve = calibration.trace_curve(measured, num_points)
+    thresholds = [point.threshold for point in curve]
+    assert (thresholds[0], thresholds[-1]) == (RUN_ALL, RUN_NONE) == (0, pytest.approx(1))
+    assert thresholds == sorted(set(thresholds)) and len(thresholds) == num_points
+    assert sorted(measured.thresholds) == thresholds
+    assert [point.cost for point in curve] == list(map(measured.cost, thresholds))
+
+
+@pytest.mark.parametrize('name', CONTINUOUS)
+def test_a_curve_leaves_no_wide_gap(name: str) -> None:
+    curve = calibration.trace_curve(Measured(CONTINUOUS[name]), 20)
+    assert np.abs(np.diff([point.cost for point in curve])).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ('costs', 'threshold'),
+    [((1.0, 0.9, 0.1), 1 - 1e-7**0.5), ((1.0, 0.2, 0.1), 1e-12**0.5), ((0.5, 0.3, 0.9), 1 - 1e-7**0.5)],
+    ids=['gap on the right', 'gap on the left', 'gap that rises'],
+)
+def test_the_next_point_is_put_into_the_widest_gap(costs: tuple[float, ...], threshold: float) -> None:
+    measured = Measured(lambda t: costs[0] if t == RUN_ALL else costs[1] if t <= 0.5 else costs[2])
+    calibration.trace_curve(measured, 4)
+    assert measured.thresholds[:3] == [RUN_ALL, 0.5, RUN_NONE]
+    # Odds are 1e-12 and 1 at the left, 1 and 1e7 at the right; halfway is their geometric mean.
+    odds = [t / (1 - t) for t in (measured.thresholds[3], threshold)]
+    assert odds[0] == pytest.approx(odds[1], rel=1e-3)
+
+
+@pytest.mark.parametrize('name', CONTINUOUS)
+@pytest.mark.parametrize('num_points', [3, 10])
+@pytest.mark.parametrize('target', [0.15, 0.3, 0.5, 0.62, 0.95])
+def test_a_cost_that_can_be_had_is_found_closely_in_few_measurements(name: str, num_points: int, target: float) -> None:
+    measured = Measured(CONTINUOUS[name])
+    curve = calibration.trace_curve(measured, num_points)
+    measured.thresholds.clear()
+    found = calibration.find_threshold(measured, curve, target)
+    assert found.cost == measured.cost(found.threshold) == pytest.approx(target, abs=TOLERANCE / 10)
+    assert RUN_ALL < found.threshold < RUN_NONE
+    assert len(measured.thresholds) <= 14
+
+
+@pytest.mark.parametrize('target', [0.1, 0.1 - 0.9 * TOLERANCE, 1.0, 1.0 + 0.9 * TOLERANCE])
+def test_the_ends_are_found_without_measuring(target: float) -> None:
+    measured = Measured(CONTINUOUS['even'])
+    curve = calibration.trace_curve(measured, 5)
+    measured.thresholds.clear()
+    found = calibration.find_threshold(measured, curve, target)
+    assert found == curve[0 if target > 0.5 else -1]
+    assert measured.thresholds == []
+
+
+@pytest.mark.parametrize('target', [0.1 - 1.1 * TOLERANCE, 1.0 + 1.1 * TOLERANCE, 0.02, 1.9])
+def test_what_lies_outside_the_range_is_refused_with_the_range(target: float) -> None:
+    measured = Measured(CONTINUOUS['even'])
+    nearest = '1.000' if target > 0.5 else '0.100'
+    with pytest.raises(InputError) as refusal:
+        calibration.find_threshold(measured, calibration.trace_curve(measured, 5), target)
+    assert f'costs {target:.3f}' in str(refusal.value)
+    assert f'from 0.100 to 1.000, and nearest at {nearest}' in str(refusal.value)
+
+
+def step(threshold: float) -> float:
+    """Every image takes one route, and changes it at one threshold."""
+    return 0.9 if threshold <= 0.37 else 0.25
+
+
+@pytest.mark.parametrize(('target', 'nearest'), [(0.6, '0.900'), (0.5, '0.250'), (0.25 + 1.1 * TOLERANCE, '0.250')])
+def test_a_step_that_jumps_over_the_target_is_told_of(target: float, nearest: str) -> None:
+    measured = Measured(step)
+    curve = calibration.trace_curve(measured, 6)
+    measured.thresholds.clear()
+    with pytest.raises(InputError) as refusal:
+        calibration.find_threshold(measured, curve, target)
+    assert f'from 0.250 to 0.900, and nearest at {nearest}' in str(refusal.value)
+    # The search closed in on the step before it gave up, and then it did.
+    assert min(measured.thresholds, key=lambda t: abs(t - 0.37)) == pytest.approx(0.37, abs=1e-5)
+    assert len(measured.thresholds) == calibration.NUM_HALVINGS < 30
+
+
+@pytest.mark.parametrize('target', [0.9 - 0.9 * TOLERANCE, 0.9, 0.9 + 0.9 * TOLERANCE, 0.25 + 0.9 * TOLERANCE])
+def test_a_step_near_the_target_will_do(target: float) -> None:
+    measured = Measured(step)
+    found = calibration.find_threshold(measured, calibration.trace_curve(measured, 6), target)
+    assert found.cost == (0.9 if target > 0.5 else 0.25)
+
+
+@pytest.mark.parametrize(('target', 'found'), [(0.5, 0.5), (0.507, 0.5), (0.518, 0.525), (0.5125, None)])
+def test_of_few_images_the_nearest_cost_is_found(target: float, found: float | None) -> None:
+    """Forty gates: costs lie 1/40 apart."""
+    gates_N = 1 / (1 + np.exp(-np.random.default_rng(0).normal(0, 4, 40)))
+    measured = Measured(lambda threshold: float(np.mean(gates_N >= threshold)))
+    curve = calibration.trace_curve(measured, 5)
+    if found is None:
+        with pytest.raises(InputError, match=r'nearest at 0\.5'):
+            calibration.find_threshold(measured, curve, target)
+    else:
+        assert calibration.find_threshold(measured, curve, target).cost == found
+
+
+def test_a_cost_is_found_where_the_curve_crosses_it_a_second_time() -> None:
+    measured = Measured(lambda t: 1.0 if t < 0.2 else 0.1 if t < 0.4 else max(0.05, 1.3 - t))
+    curve = [measured(threshold) for threshold in (RUN_ALL, 0.3, 0.5, 0.8, RUN_NONE)]
+    assert calibration.find_threshold(measured, curve, 0.6).cost == pytest.approx(0.6, abs=TOLERANCE / 10)
+
+
+@given(st.lists(st.floats(1e-9, 1 - 1e-6), min_size=2, max_size=2, unique=True), st.booleans(), st.booleans())
+def test_between_stays_inside(pair: Sequence[float], at_left_end: bool, at_right_end: bool) -> None:
+    low, high = RUN_ALL if at_left_end else min(pair), RUN_NONE if at_right_end else max(pair)
+    between = calibration._between(low, high)
+    if high - low > 1e-9 * low:
+        assert low < between < high
+    else:
+        assert between == pytest.approx(low)
+
+
+def test_between_is_halfway_in_logits() -> None:
+    assert calibration._between(0.2, 0.8) == pytest.approx(0.5)
+    assert calibration._between(0.5, 0.9) == pytest.approx(0.75)  # odds of 1, 9 and 3
+    assert calibration._between(0.01, 0.5) == pytest.approx(1 / (1 + 99**0.5))
+
+
+def test_a_point_is_what_numpy_counts() -> None:
+    card = Card(('a', 'b'), 1, 1, 1.0, (2,), (100, 20), 80, 250)
+    gates_Nx2 = np.array([[0.9, 0.9], [0.9, 0.4], [0.3, 0.6], [0.3, 0.1], [0.6, 0.4]], np.float32)
+
+    def forward(images_BxHxWxC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        numbers_B = images_BxHxWxC[:, 0, 0, 0]
+        # Below a threshold of 0.5 every image is a b, above it image 4 alone.
+        is_b_B = (numbers_B == 4) | (threshold < 0.5)
+        return np.eye(2)[is_b_B.astype(int)], gates_Nx2[numbers_B]
+
+    predictor = Predictor(card, forward, 0.9)
+    images = ImageSet(np.arange(5, dtype=np.uint8)[:, None, None, None], np.array([0, 0, 1, 0, 1], np.int32))
+    for batch_size in (2, 5):
+        assert calibration.measured(predictor, images, batch_size, 0.5) == Point(
+            threshold=0.5,
+            cost=pytest.approx(((200 + 180 + 100 + 80 + 180) / 5) / 250),
+            top1=pytest.approx(4 / 5),
+            mean_path_length=pytest.approx((2 + 1 + 1 + 0 + 1) / 5),
+        )
+        assert calibration.measured(predictor, images, batch_size, 0.35) == Point(
+            threshold=0.35,
+            cost=pytest.approx(((200 + 200 + 100 + 80 + 200) / 5) / 250),
+            top1=pytest.approx(2 / 5),
+            mean_path_length=pytest.approx((2 + 2 + 1 + 0 + 2) / 5),
+        )
+
+
+def test_the_table_runs_from_dear_to_cheap_and_points_at_what_was_found() -> None:
+    curve = [Point(0.0, 1.0, 0.9, 6.0), Point(0.5, 0.7, 0.95, 4.0), Point(0.9, 0.2, 0.5, 1.0)]
+    found = Point(0.75, 0.5, 0.925, 2.5)
+    head, *rows = calibration.readable(curve, found).splitlines()
+    assert head.split() == ['threshold', 'cost', 'K', 'top-1']
+    assert [row.split() for row in rows] == [
+        ['0.000000', '100.00%', '6.00', '90.00%'],
+        ['0.500000', '70.00%', '4.00', '95.00%'],
+        ['->', '0.750000', '50.00%', '2.50', '92.50%'],
+        ['0.900000', '20.00%', '1.00', '50.00%'],
+    ]
+    assert len({len(line) for line in rows}) == 1
+    assert [row[:2] for row in calibration.readable(curve, curve[0]).splitlines()[1:]] == ['->', '  ', '  ']
+
+
+# --- The command. ---
+
+TRAIN, HELD_OUT = 1442, 360  # images of digits; those that val_split=0.25 holds out
+TARGET = 0.5
+
+# Every command's flags, and what its sentence must say.
+REFUSED: dict[str, tuple[list[str], list[str]]] = {
+    'no workdir': (['--target_cost=0.5'], ['--workdir=DIRECTORY']),
+    'no target': (['--workdir={routed}'], ['--target_cost=0.4']),
+    'target of nothing': (['--workdir={routed}', '--target_cost=0'], ['--target_cost=0.4']),
+    'target too high': (['--workdir={routed}', '--target_cost=2.5'], ['--target_cost=0.4']),
+    'name of a directory': (['--workdir={routed}', '--target_cost=0.5', '--name=../a'], ["'../a'", '--name']),
+    'target is no number': (['--workdir={routed}', '--target_cost=half'], ['target_cost', 'half']),
+    'target out of reach': (
+        ['--workdir={routed}', '--target_cost=1.5', '--num_images=20', '--num_points=3'],
+        ['No threshold costs 1.500', 'nearest at 1.0'],
+    ),
+    'static network': (['--workdir={static}', '--target_cost=0.5'], ['{static}', 'static network']),
+    'no run': (['--workdir={empty}', '--target_cost=0.5'], ['{empty} holds no run']),
+    'unfinished run': (['--workdir={unfinished}', '--target_cost=0.5'], ['{unfinished}', 'unfinished']),
+}
+
+Done = dict[str, subprocess.CompletedProcess[str]]
+
+
+class Doors:
+    """Every command of this file, two at a time; what they said, and the workdirs they leave."""
+
+    def __init__(self, tmp: Path):
+        self.data_dir = tmp / 'tfds'
+        self.all = helpers.write_workdir(tmp / 'all', helpers.tiny_config())
+        self.held_out = helpers.write_workdir(tmp / 'held_out', helpers.tiny_config(val_split=0.25))
+        self.refused = tmp / 'refused'
+        self.paths = {name: str(self.refused / name) for name in ('routed', 'static', 'empty', 'unfinished')}
+        helpers.write_workdir(self.refused / 'routed', helpers.tiny_config())
+        helpers.write_workdir(self.refused / 'static', helpers.tiny_config(**{'model.router': 'static'}))
+        (self.refused / 'empty').mkdir()
+        Workdir(self.refused / 'unfinished').claim(helpers.tiny_config())
+        self.before = helpers.all_bytes(self.refused)
+        self.variables = {
+            'JAX_COMPILATION_CACHE_DIR': str(tmp / 'cache'),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'TFDS_DATA_DIR': str(self.data_dir),
+        }
+        target = f'--target_cost={TARGET}'
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            first = pool.submit(
+                self._one_after_another,
+                {
+                    'all': ('calibrate', f'--workdir={self.all}', target),
+                    'evaluate': ('evaluate', f'--workdir={self.all}', '--split=train', f'--budget={TARGET}'),
+                    'few': (
+                        'calibrate',
+                        f'--workdir={self.all}',
+                        '--target_cost=0.7',
+                        '--num_images=150',
+                        '--num_points=3',
+                        '--name=few',
+                    ),
+                },
+            )
+            second = pool.submit(
+                self._one_after_another,
+                {
+                    'held out': ('calibrate', f'--workdir={self.held_out}', target, '--name=half', '--batch_size=100'),
+                }
+                | {
+                    name: ('calibrate', *(flag.format(**self.paths) for flag in flags))
+                    for name, (flags, _) in REFUSED.items()
+                },
+            )
+            self.said: Done = first.result() | second.result()
+
+    def _one_after_another(self, commands: dict[str, tuple[str, ...]]) -> Done:
+        return {name: helpers.run_door(*command, **self.variables) for name, command in commands.items()}
+
+    def told(self, name: str) -> str:
+        said = self.said[name]
+        assert (said.returncode, said.stderr) == (0, ''), said.stderr
+        return said.stdout
+
+
+@pytest.fixture(scope='module')
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Doors:
+    return Doors(tmp_path_factory.mktemp('calibrate'))
+
+
+def budgets(workdir: Workdir) -> dict[str, Any]:
+    return json.loads((workdir.path / 'budgets.json').read_text())
+
+
+def test_a_budget_is_kept_under_its_target_and_told_of(doors: Doors) -> None:
+    lines = doors.told('all').splitlines()
+    budget = budgets(doors.all)[f'{TARGET}']
+    assert budget['cost'] == pytest.approx(TARGET, abs=TOLERANCE)
+    assert (budget['target_cost'], budget['split'], budget['num_images']) == (TARGET, 'train', TRAIN)
+    thresholds = [point['threshold'] for point in budget['curve']]
+    assert len(thresholds) == 10 and thresholds == sorted(thresholds)
+    assert budget['curve'][0]['cost'] > budget['cost'] > budget['curve'][-1]['cost']
+    (arrow,) = [line for line in lines if line.startswith('->')]
+    assert arrow.split()[1:3] == [f'{budget["threshold"]:.6f}', f'{budget["cost"]:.2%}']
+    assert 'held none out' in lines[1]
+    assert f'--budget={TARGET} ' in lines[-1]
+
+
+def test_evaluation_under_the_budget_costs_what_calibration_found(doors: Doors) -> None:
+    doors.told('evaluate')
+    budget = budgets(doors.all)[f'{TARGET}']
+    summary = json.loads((doors.all.path / f'evaluation_train_{TARGET}.json').read_text())
+    assert summary['threshold'] == budget['threshold'] != 0.5
+    assert summary['num_test_images'] == TRAIN
+    assert summary['macs_share'] == pytest.approx(budget['cost'], abs=1e-6)
+    assert summary['mean_path_length'] == pytest.approx(budget['mean_path_length'], abs=1e-6)
+    assert summary['top1'] == pytest.approx(budget['top1'], abs=1e-6)
+    with np.load(doors.all.path / 'routes' / f'train_{TARGET}.npz') as routes:
+        assert routes['decisions_Nxn'].mean(axis=0).tolist() == pytest.approx(summary['run_rate_per_block'])
+
+
+def test_a_second_budget_stands_beside_the_first(doors: Doors) -> None:
+    assert '150 images' in doors.told('few')
+    kept = budgets(doors.all)
+    assert list(kept) == [f'{TARGET}', 'few']
+    assert kept['few']['num_images'] == 150 and len(kept['few']['curve']) == 3
+    assert kept['few']['cost'] == pytest.approx(0.7, abs=TOLERANCE)
+    assert doors.all.read_budget('few') == kept['few']['threshold'] < kept[f'{TARGET}']['threshold']
+
+
+def test_a_run_that_held_images_out_is_calibrated_on_them(doors: Doors) -> None:
+    assert 'held none out' not in doors.told('held out')
+    (budget,) = budgets(doors.held_out).values()
+    assert (budget['split'], budget['num_images']) == ('validation', HELD_OUT)
+    assert budget['cost'] == pytest.approx(TARGET, abs=TOLERANCE)
+    predictor = Predictor.from_workdir(doors.held_out.path, budget='half', strategy='masked')
+    points = {
+        split: calibration.measured(
+            predictor, datasets.load('digits', split, doors.data_dir, 0.25), TRAIN, predictor.threshold
+        )
+        for split in ('validation', 'train')
+    }
+    for key, value in points['validation']._asdict().items():
+        assert budget[key] == pytest.approx(value, abs=1e-9), key
+    assert abs(points['train'].cost - budget['cost']) > 1e-4, 'the split would not show'
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_what_cannot_be_calibrated_is_said_in_a_sentence(doors: Doors, case: str) -> None:
+    said, words = doors.said[case], [word.format(**doors.paths) for word in REFUSED[case][1]]
+    assert said.returncode == 2
+    assert said.stderr.startswith('error: ') and said.stderr.count('\n') == 1, said.stderr
+    assert [word for word in words if word not in said.stderr] == [], said.stderr
+    assert ('No threshold' in said.stderr) or said.stdout == ''
+    assert helpers.all_bytes(doors.refused) == doors.before

@@ -13,6 +13,7 @@ budgets.json        thresholds on the gates that meet a wanted cost, by name
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -113,9 +114,9 @@ class Workdir:
         if not path.exists():
             raise InputError(f'{self} has no weights yet: its run is unfinished, go on with codinet_jax.main.')
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return traverse_util.unflatten_dict({key: file[key] for key in file.files}, sep='/')
-        except (ValueError, OSError, KeyError) as error:
+            with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+                return traverse_util.unflatten_dict({key: arrays[key] for key in arrays.files}, sep='/')
+        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f'{path} cannot be read ({error}): restore it, or train again.') from error
 
     def read_budget(self, name: str | None) -> float:

@@ -517,6 +517,18 @@ def test_garbage_under_a_right_hash_is_refused_in_a_sentence(
     gc.collect()  # a file that was left open is a warning here, and not in another test
 
 
+def test_a_reader_that_stumbles_without_a_word_is_a_sentence_too(
+    exported: dict[str, Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As JAX's asserts do, on some programs of which one bit was changed."""
+
+    def stumble(serialized: bytearray) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(jax_export, 'deserialize', stumble)
+    assert_refused(exported['static'].directory, 'cannot be read by jax')
+
+
 def test_objects_among_the_weights_are_refused_and_not_made(exported: dict[str, Exported], tmp_path: Path) -> None:
     made = tmp_path / 'made'
 

@@ -476,7 +476,7 @@ class Doors(NamedTuple):
         return said, numbers
 
 
-@pytest.fixture(scope='module', autouse=True)
+@pytest.fixture(scope='module')
 def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     root = tmp_path_factory.mktemp('benchmark')
     (root / 'file').write_text('a file')

@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,7 +53,7 @@ def write(
     Raises:
       InputError: the directory holds something, or cannot be written.
     """
-    directory = pathlib.Path(directory).expanduser()
+    directory = pathlib.Path(directory).expanduser().absolute()
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise InputError(f'{directory} is there already: give --output a new or an empty directory.')
     batch = export.symbolic_shape('batch')[0]
@@ -110,12 +109,12 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
     try:
         exported = export.deserialize(bytearray((directory / PROGRAM).read_bytes()))
         exported.mlir_module()  # reads the StableHLO, whose version may be too new as well
-        with np.load(directory / WEIGHTS, allow_pickle=False) as file:
-            weights = {path: file[path] for path in file.files}
-    except (ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+        with open(directory / WEIGHTS, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+            weights = {path: arrays[path] for path in arrays.files}
+    except Exception as error:  # readers of flatbuffers, MLIR and zip files raise whatever they stumble over
         raise InputError(
             f'{directory} was exported with {_versions(manifest)} and cannot be read by jax {jax.__version__} '
-            f'({str(error).splitlines()[0]}): export it again.'
+            f'({" ".join(str(error).split()) or type(error).__name__}): export it again.'
         ) from error
     card: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in manifest['card'].items()
@@ -135,7 +134,8 @@ def _read_manifest(directory: pathlib.Path) -> dict[str, Any]:
             raise InputError(f'{directory} holds no exported network (no {name}): make one with codinet_jax.export.')
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
-        [manifest[name] for name in ('format', 'calling_convention', 'versions', 'card', 'threshold', 'sha256')]
+        [manifest[name] for name in ('versions', 'card', 'threshold', 'sha256')]
+        [manifest[name] > 0 for name in ('format', 'calling_convention')]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{directory / MANIFEST} cannot be read ({error}): copy or export it again.') from error
     return manifest

@@ -117,7 +117,10 @@ def _run_in_tiles(run: BlockFn, skip: BlockFn, operands: Operands, u_B: jax.Arra
         rows_T = jax.lax.dynamic_slice_in_dim(rows_B, i * tile, tile)
         # A row is read before it is written, so that where skipping changes nothing the block works in place.
         sources = (output if x is skipped else x for x in operands)
+        if tile == 1:  # which is then a row that runs, and a slice costs less than a gather
+            ran = run(*(jax.lax.dynamic_slice_in_dim(x, rows_T[0], 1) for x in sources))
+            return jax.lax.dynamic_update_slice_in_dim(output, ran, rows_T[0], 0)
         tiles = (x.at[rows_T].get(mode='clip') for x in sources)
-        return output.at[rows_T].set(run(*tiles), mode='drop', unique_indices=False)
+        return output.at[rows_T].set(run(*tiles), mode='drop')
 
     return jax.lax.fori_loop(0, -(-num_run // tile), run_tile, skipped)

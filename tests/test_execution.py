@@ -30,12 +30,13 @@ STRATEGIES: dict[str, Callable[[Threshold], Execution]] = {
 COMPACTED = [f'compacted-{tile}' for tile in TILES]
 
 
-def rows_at_a_time(strategy: str, numbers_per_row: int) -> int:
+def rows_at_a_time(strategy: str, num_rows: int, numbers_per_row: int) -> int:
     """How many rows one call of F computes."""
     if strategy == 'conditional':
         return 1
     tile = strategy.removeprefix('compacted-')
-    return max(1, execution.CPU_TILE_NUMBERS // numbers_per_row) if tile == 'None' else int(tile)
+    by_default = min(num_rows, max(1, execution.CPU_TILE_NUMBERS // numbers_per_row))
+    return by_default if tile == 'None' else int(tile)
 
 
 # --- Arrays: `combine` alone. ---
@@ -134,7 +135,7 @@ def compiled_and_counted(hard: Execution, changes_shape: bool = False) -> tuple[
 def test_only_rows_that_run_are_computed(strategy: str, changes_shape: bool) -> None:
     counter, compiled = compiled_and_counted(STRATEGIES[strategy](0.5), changes_shape)
     a = inputs(13, 4 if changes_shape else 2)
-    tile = rows_at_a_time(strategy, a[0].size)
+    tile = rows_at_a_time(strategy, len(a), a[0].size)
     for name, decisions in DECISIONS.items():
         _, calls = counter.during(compiled, a, np.array(decisions, np.float32))
         ran = a[np.flatnonzero(decisions), 0, 0, 0]
@@ -411,7 +412,7 @@ def test_folded_and_without_noise_the_answers_are_the_same(network: str, strateg
     ],
 )
 def test_each_device_computes_what_its_own_rows_run(network: str, strategy: str, num_devices: int) -> None:
-    net, num_blocks, tile = NETWORKS[network][0], num_blocks_of(network), rows_at_a_time(strategy, 1)
+    net, num_blocks, tile = NETWORKS[network][0], num_blocks_of(network), rows_at_a_time(strategy, 64, 1)
     counter = Counter()
     counted = counter.counted(execution.with_noise(STRATEGIES[strategy](0.5)))
     mesh = jax.make_mesh((num_devices,), ('data',), (AxisType.Auto,), devices=jax.devices()[:num_devices])

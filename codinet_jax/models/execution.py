@@ -83,8 +83,10 @@ def compacted(threshold: Threshold = 0.5, tile: int | None = None) -> Execution:
         if tile:
             return _run_in_tiles(run, skip, operands, u_B, tile)
         in_tiles = partial(_run_in_tiles, run, skip, operands, u_B)
-        cpu_tile = max(1, CPU_TILE_NUMBERS // math.prod(operands[0].shape[1:]))
-        return jax.lax.platform_dependent(cpu=partial(in_tiles, cpu_tile), default=partial(in_tiles, TILE_ELSEWHERE))
+        cpu, elsewhere = max(1, CPU_TILE_NUMBERS // math.prod(operands[0].shape[1:])), TILE_ELSEWHERE
+        if isinstance(u_B.shape[0], int):  # and not the symbolic batch of an export
+            cpu, elsewhere = min(cpu, u_B.shape[0]), min(elsewhere, u_B.shape[0])
+        return jax.lax.platform_dependent(cpu=partial(in_tiles, cpu), default=partial(in_tiles, elsewhere))
 
     return Execution(_decide_hard, combine)
 

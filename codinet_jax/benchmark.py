@@ -32,6 +32,8 @@ TILE = flags.DEFINE_integer(
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
 OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers to.')
 
+MOST_IMAGES = 2_000  # of a test set, held in memory to be drawn from
+
 N = TypeVar('N', int, float)
 
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'{output} cannot be written: give --output a file in a directory that is there.')
     doors.start_devices()
 
-    from codinet_jax import provenance
+    from codinet_jax import provenance, settings
     from codinet_jax.inference import program, timing
 
     threshold, images = 0.5, None
@@ -53,9 +55,8 @@ def main(argv: Sequence[str]) -> None:
         config, variables = workdir.read_config(), workdir.read_weights()
         threshold = workdir.read_budget(BUDGET.value)
         if not run_rates:
-            from codinet_jax.data import datasets
-
-            images = datasets.load(config.dataset, 'test', DATA_DIR.value or config.data_dir).images_NxHxWxC
+            config.data_dir = DATA_DIR.value or config.data_dir
+            images = settings.split(config, 'test').sample(MOST_IMAGES, config.seed).images_NxHxWxC
     else:
         config = doors.read_config(CONFIG, 'what to time: --workdir=DIRECTORY, or ')
         variables, run_rates = program.untrained(config), run_rates or [0.25, 0.5, 1.0]

@@ -37,11 +37,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'{name!r} cannot be a name: give --name letters, digits, dots, dashes and underscores.')
     doors.start_devices()
 
-    import numpy as np
-
     from codinet_jax import settings
-    from codinet_jax.data import datasets
-    from codinet_jax.data.datasets import ImageSet
     from codinet_jax.inference import calibration
     from codinet_jax.inference.predictor import Predictor
 
@@ -50,10 +46,9 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'{workdir} holds a static network, whose cost is one: there is nothing to calibrate.')
     predictor = Predictor.from_workdir(workdir.path, strategy='compacted')
     split = 'validation' if config.val_split else 'train'
-    images = datasets.load(config.dataset, split, DATA_DIR.value or config.data_dir, config.val_split)
-    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(images.labels_N))[: NUM_IMAGES.value])
-    images = ImageSet(images.images_NxHxWxC[chosen], images.labels_N[chosen])
-    print(f'{len(chosen)} images of {config.dataset} {split}')
+    config.data_dir = DATA_DIR.value or config.data_dir
+    images = settings.split(config, split).sample(NUM_IMAGES.value, config.seed)
+    print(f'{images.num_images} images of {config.dataset} {split}')
     if not config.val_split:
         print('This run held none out (val_split=0): costs are true of new images too, but it has seen these labels.')
 
@@ -65,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     print('measuring what thresholds cost ...')
     curve = calibration.trace_curve(measure, NUM_POINTS.value)
     found = calibration.find_threshold(measure, curve, target)
-    budget = {'target_cost': target, 'split': split, 'num_images': len(chosen)}
+    budget = {'target_cost': target, 'split': split, 'num_images': images.num_images}
     workdir.write_budget(name, found._asdict() | budget | {'curve': [point._asdict() for point in curve]})
     print(calibration.readable(curve, found))
     print(f'budget {name} is kept in {workdir}: give --budget={name} to predict, evaluate, export or benchmark.')

@@ -67,11 +67,15 @@ def _of_files(files: Sequence[str], card: 'Card') -> Iterator[Item]:
 
 
 def _of_split(workdir: Workdir, split: str) -> tuple[Iterator[Item], int]:
-    from codinet_jax.data import datasets
+    from codinet_jax import settings
+    from codinet_jax.data.order import Host
 
     config = workdir.read_config()
-    images = datasets.load(config.dataset, split, DATA_DIR.value or config.data_dir, config.val_split).images_NxHxWxC
-    return ((f'{split}[{i}]', image) for i, image in enumerate(images)), len(images)
+    config.data_dir = DATA_DIR.value or config.data_dir
+    images = settings.split(config, split)
+    batches = images.evaluation_batches(BATCH_SIZE.value, Host())
+    rows = (row for batch, _, positions in batches for row in zip(batch, positions, strict=True))
+    return ((f'{split}[{i}]', image) for image, i in rows if i >= 0), images.num_images
 
 
 def _answered(predictor: 'Predictor', items: Iterable[Item], batch_size: int) -> Iterator[tuple[str, Answer]]:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from codinet_jax.data import datasets
+from codinet_jax.data.datasets import DatasetSpec
+from codinet_jax.data.split import Split
 from codinet_jax.errors import InputError
 from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
 from codinet_jax.models.codinet import CoDiNet
@@ -21,9 +23,19 @@ STATIC = 'static'
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
+def dataset(config: ConfigDict) -> DatasetSpec:
+    """What is to be known of the config's data set."""
+    return datasets.dataset_spec(config.dataset, config.image_size)
+
+
+def split(config: ConfigDict, name: str) -> Split:
+    """'train', 'validation' or 'test' of the config's data set; see `datasets.load`."""
+    return datasets.load(config.dataset, name, config.data_dir, config.val_split, config.image_size)
+
+
 def architecture(config: ConfigDict) -> Architecture:
     """The backbone for the config's data set."""
-    spec, model = datasets.dataset_spec(config.dataset), config.model
+    spec, model = dataset(config), config.model
     shape = {
         'image_size': spec.image_size,
         'image_channels': spec.num_channels,
@@ -41,7 +53,15 @@ def network(config: ConfigDict) -> CoDiNet:
     arch = architecture(config)
     # XLA:CPU runs the backward pass of a convolution inside a loop about thirty times slower than outside one.
     unroll = config.model.unroll or (arch.num_blocks if jax.default_backend() == 'cpu' else 1)
-    return CoDiNet(arch, _router(config), DTYPES[config.model.dtype], unroll)
+    _one_of('model.batch_norm', config.model.batch_norm, ('global', 'device'))
+    return CoDiNet(
+        arch,
+        _router(config),
+        DTYPES[config.model.dtype],
+        unroll,
+        norm_groups=jax.device_count() if config.model.batch_norm == 'device' else 1,
+        remat=config.model.remat,
+    )
 
 
 def costs(config: ConfigDict) -> CostTable:
@@ -63,10 +83,21 @@ def check(config: ConfigDict) -> None:
         _at_least(f'loss.{name}', config.loss[name], 0)
     _at_least('loss.gamma_window', config.loss.gamma_window, 1)
     _at_least('loss.gamma_max', config.loss.gamma_max, config.loss.gamma)
-    for name in ('batch_size', 'num_views', 'eval_batch_size', 'log_every_steps', 'checkpoint_every_steps'):
+    for name in (
+        'batch_size',
+        'num_views',
+        'accumulate_steps',
+        'eval_batch_size',
+        'log_every_steps',
+        'checkpoint_every_steps',
+    ):
         _at_least(name, config[name], 1)
     for name in ('momentum', 'weight_decay'):
         _at_least(f'optimizer.{name}', config.optimizer[name], 0)
+    if config.optimizer.base_batch_size is not None:
+        _at_least('optimizer.base_batch_size', config.optimizer.base_batch_size, 1)
+    _share('optimizer.ema_decay', config.optimizer.ema_decay)
+    _share('loss.label_smoothing', config.loss.label_smoothing)
     _at_least('eval_every_epochs', config.eval_every_epochs, 0)
     if not 0 <= config.seed < 2**32:
         raise InputError(f'seed is {config.seed}; give a number from 0 to {2**32 - 1}.')
@@ -80,23 +111,25 @@ def check(config: ConfigDict) -> None:
             raise InputError(f'{stage}.decay_epochs is {epochs}; write epochs above 0 in rising order.')
     if not 0 < config.routing.temperature < math.inf:
         raise InputError(f'routing.temperature is {config.routing.temperature}; it must be above 0.')
-    if not 0 <= config.val_split < 1:
-        raise InputError(f'val_split is {config.val_split}; give a share of train in [0, 1).')
+    _share('val_split', config.val_split)
     if config.model.unroll is not None:
         _at_least('model.unroll', config.model.unroll, 1)
     _check_target(config.loss.target_cost, table)
 
 
-def check_devices(batch_size: int, num_devices: int) -> None:
+def check_devices(config: ConfigDict, num_devices: int) -> None:
     """Refuses a batch that cannot be spread evenly.
 
     Raises:
-      InputError: `num_devices` does not divide `batch_size`.
+      InputError: devices, times the parts it is worked through in, do not divide the batch.
     """
-    if batch_size % num_devices:
-        nearest = max(num_devices, batch_size // num_devices * num_devices)
+    if config.batch_size % (num_devices * config.accumulate_steps):
+        unit = num_devices * config.accumulate_steps
+        parts = f', in {config.accumulate_steps} parts' if config.accumulate_steps > 1 else ''
+        nearest = max(unit, config.batch_size // unit * unit)
         raise InputError(
-            f'batch_size {batch_size} cannot be divided evenly among {num_devices} devices: try batch_size={nearest}.'
+            f'batch_size {config.batch_size} cannot be divided evenly among {num_devices} devices{parts}: '
+            f'try batch_size={nearest}.'
         )
 
 
@@ -119,6 +152,11 @@ def _at_least(name: str, value: float, bound: float) -> None:
     # Written so that NaN is refused as well.
     if not bound <= value < math.inf:
         raise InputError(f'{name} is {value}; it must be finite and at least {bound}.')
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise InputError(f'{name} is {value}; give a share in [0, 1).')
 
 
 def _one_of(name: str, value: str, known: Iterable[str]) -> None:

@@ -8,11 +8,18 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from codinet_jax.data.order import Host
+
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
-    """The first so many devices, all if not said, in a row along the axis 'data'."""
-    devices = jax.devices()[:num_devices]
-    return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+    """The first so many devices, all if not said, in a row along the axis 'data'; those of a host lie side by side."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))[:num_devices]
+    return Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
+
+
+def host() -> Host:
+    """Which rows of a global batch this process is to supply."""
+    return Host(jax.process_index(), jax.process_count())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -24,9 +31,9 @@ def by_rows(mesh: Mesh) -> NamedSharding:
 
 
 def put(mesh: Mesh, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
-    """Spreads arrays of one global batch, the same on every host, over the mesh by their leading axis."""
+    """Spreads a batch over the mesh by its leading axis; every host brings its own rows of each array."""
     sharding = by_rows(mesh)
-    return tuple(jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for array in arrays)
+    return tuple(jax.make_array_from_process_local_data(sharding, array) for array in arrays)
 
 
 def spread(forward: Callable[..., Any], mesh: Mesh) -> Any:

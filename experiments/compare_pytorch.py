@@ -123,9 +123,10 @@ class TorchNetwork:
     def _images(self, config: Any, pixels: np.ndarray) -> Any:
         import jax.numpy as jnp
 
-        from codinet_jax.data import augment, datasets
+        from codinet_jax import settings
+        from codinet_jax.data import augment
 
-        dataset = datasets.dataset_spec(config.dataset)
+        dataset = settings.dataset(config)
         normalised = np.asarray(augment.normalise(jnp.asarray(pixels), dataset.mean, dataset.std)).transpose(0, 3, 1, 2)
         return self.torch.from_numpy(normalised.copy()).contiguous(memory_format=self.torch.channels_last)
 

@@ -55,14 +55,14 @@ def _stepper(config: ConfigDict) -> Callable[[], None]:
     import jax
 
     from codinet_jax import settings, sharding
-    from codinet_jax.data import datasets
+    from codinet_jax.models.codinet import fresh_variables
     from codinet_jax.training import stages
     from codinet_jax.training import state as train_state
 
     settings.check(config)
     mesh = sharding.data_mesh()
-    settings.check_devices(config.batch_size, mesh.size)
-    model, spec = settings.network(config), datasets.dataset_spec(config.dataset)
+    settings.check_devices(config, mesh.size)
+    model, spec = settings.network(config), settings.dataset(config)
     stage = stages.plan(config, model, settings.costs(config), spec, num_images=50_000)[0]
     rng = np.random.default_rng(config.seed)
     batch = sharding.put(
@@ -71,11 +71,12 @@ def _stepper(config: ConfigDict) -> Callable[[], None]:
         rng.integers(0, spec.num_classes, config.batch_size, np.int32),
     )
     step = stages.compiled(stage.step, mesh)
-    create = jax.jit(
-        lambda: train_state.create(model, stage.step.optimizer, config.loss.gamma, config.seed),
-        out_shardings=sharding.replicated(mesh),
-    )
-    state = create()
+
+    def fresh() -> train_state.TrainState:
+        variables = fresh_variables(model, config.seed)
+        return train_state.create(variables, stage.step.optimizer, config.loss.gamma, is_averaged=False)
+
+    state = jax.jit(fresh, out_shardings=sharding.replicated(mesh))()
 
     def take_step() -> None:
         nonlocal state

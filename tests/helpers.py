@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from codinet_jax import settings, sharding
 from codinet_jax.data import datasets
-from codinet_jax.data.datasets import ImageSet
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import Architecture, Block, Conv, Stage
 from codinet_jax.models.codinet import CoDiNet

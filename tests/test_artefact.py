@@ -27,7 +27,7 @@ import codinet_jax
 import helpers
 from codinet_jax import settings, sharding, workdir
 from codinet_jax.data import datasets
-from codinet_jax.data.datasets import ImageSet
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.errors import InputError
 from codinet_jax.inference import artefact, program
 from codinet_jax.inference.folding import fold

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import helpers
 from codinet_jax.data import datasets
-from codinet_jax.data.datasets import ImageSet
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.errors import InputError
 from codinet_jax.inference import calibration
 from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE, TOLERANCE, Point

@@ -1,12 +1,14 @@
 """The order of training images is arithmetic, and evaluation meets each image exactly once."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codinet_jax.data.datasets import ImageSet
-from codinet_jax.data.in_memory import batch_indices, evaluation_batches, train_batch
+from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.data.order import Host, batch_indices
 from codinet_jax.errors import InputError
 
 NUM_IMAGES = 23
@@ -59,11 +61,22 @@ def test_writing_into_a_batch_leaves_the_order_alone() -> None:
     np.testing.assert_array_equal(batch_indices(0, NUM_IMAGES, NUM_IMAGES, seed=0), expected)
 
 
-def test_a_train_batch_keeps_images_and_labels_together() -> None:
-    images, labels = train_batch(numbered_images(), step=2, batch_size=10, seed=5)
-    assert images.shape == (10, 2, 2, 1) and images.dtype == np.uint8 and labels.dtype == np.int32
-    np.testing.assert_array_equal(labels, batch_indices(2, 10, NUM_IMAGES, seed=5))
-    np.testing.assert_array_equal(images[:, 1, 1, 0], labels)
+@pytest.mark.parametrize('first_step', [0, 2, 7])
+def test_train_batches_keep_images_and_labels_together_from_any_step_on(first_step: int) -> None:
+    batches = numbered_images().train_batches(first_step, 10, num_views=2, seed=5, host=Host())
+    for step, (images, labels) in zip(range(first_step, first_step + 5), batches, strict=False):
+        assert images.shape == (10, 2, 2, 1) and images.dtype == np.uint8 and labels.dtype == np.int32
+        np.testing.assert_array_equal(labels, batch_indices(step, 10, NUM_IMAGES, seed=5))
+        np.testing.assert_array_equal(images[:, 1, 1, 0], labels)
+
+
+def test_hosts_share_a_batch_and_its_order_is_that_of_one_host() -> None:
+    whole = numbered_images().train_batches(3, 12, 1, seed=5, host=Host())
+    shares = [numbered_images().train_batches(3, 12, 1, seed=5, host=Host(index, 3)) for index in range(3)]
+    for (images, labels), *parts in itertools.islice(zip(whole, *shares, strict=True), 4):
+        assert all(len(part) == 4 for _, part in parts)
+        np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), images)
+        np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), labels)
 
 
 @pytest.mark.parametrize(
@@ -74,19 +87,38 @@ def test_nonsense_is_refused(batch_size: int, num_images: int, step: int, seed: 
         batch_indices(step, batch_size, num_images, seed)
 
 
-@pytest.mark.parametrize('batch_size', [1, 5, 22, 23, 24, 64])
-def test_evaluation_meets_every_image_once_in_order(batch_size: int) -> None:
-    batches = list(evaluation_batches(numbered_images(), batch_size))
-    assert len(batches) == -(-NUM_IMAGES // batch_size)
-    assert all(images.shape == (batch_size, 2, 2, 1) for images, _, _ in batches)
-    assert all(labels.shape == is_real.shape == (batch_size,) for _, labels, is_real in batches)
-    images, labels, is_real = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    assert images.dtype == np.uint8 and labels.dtype == np.int32 and is_real.dtype == np.bool_
-    np.testing.assert_array_equal(labels[is_real], np.arange(NUM_IMAGES))
-    np.testing.assert_array_equal(images[is_real][:, 0, 0, 0], np.arange(NUM_IMAGES))
-    assert not is_real[NUM_IMAGES:].any() and not labels[NUM_IMAGES:].any(), 'padding is image 0, and masked'
+@pytest.mark.parametrize('num_hosts', [1, 2, 3])
+@pytest.mark.parametrize('batch_size', [6, 12, 24, 66])
+def test_evaluation_meets_every_image_once_over_all_hosts(batch_size: int, num_hosts: int) -> None:
+    hosts = [list(numbered_images().evaluation_batches(batch_size, Host(h, num_hosts))) for h in range(num_hosts)]
+    assert all(len(batches) == -(-NUM_IMAGES // batch_size) for batches in hosts)
+    share = batch_size // num_hosts
+    for images, labels, positions in itertools.chain(*hosts):
+        assert images.shape == (share, 2, 2, 1) and labels.shape == positions.shape == (share,)
+        assert images.dtype == np.uint8 and labels.dtype == positions.dtype == np.int32
+    images, labels, positions = (np.concatenate(parts) for parts in zip(*itertools.chain(*hosts), strict=True))
+    np.testing.assert_array_equal(np.sort(positions[positions >= 0]), np.arange(NUM_IMAGES))
+    np.testing.assert_array_equal(labels[positions >= 0], positions[positions >= 0])
+    np.testing.assert_array_equal(images[positions >= 0][:, 0, 0, 0], positions[positions >= 0])
+    assert (positions == -1).sum() == -NUM_IMAGES % batch_size
+
+
+@pytest.mark.parametrize('batch_size', [1, 5, 22, 23, 64])
+def test_one_host_evaluates_in_order(batch_size: int) -> None:
+    batches = numbered_images().evaluation_batches(batch_size, Host())
+    positions = np.concatenate([positions for _, _, positions in batches])
+    np.testing.assert_array_equal(positions[:NUM_IMAGES], np.arange(NUM_IMAGES))
+    assert (positions[NUM_IMAGES:] == -1).all()
 
 
 def test_evaluation_in_batches_of_none_is_refused() -> None:
     with pytest.raises(InputError, match='batch_size'):
-        next(evaluation_batches(numbered_images(), 0))
+        next(numbered_images().evaluation_batches(0, Host()))
+
+
+def test_a_sample_is_some_of_the_images_in_order_and_at_most_all() -> None:
+    sample = numbered_images().sample(9, seed=4)
+    assert len(set(sample.labels_N)) == 9 and (np.diff(sample.labels_N) > 0).all()
+    np.testing.assert_array_equal(sample.images_NxHxWxC[:, 0, 0, 0], sample.labels_N)
+    assert sample.labels_N.tolist() != numbered_images().sample(9, seed=5).labels_N.tolist()
+    np.testing.assert_array_equal(numbered_images().sample(99, seed=4).labels_N, np.arange(NUM_IMAGES))

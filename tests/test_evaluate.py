@@ -11,7 +11,7 @@ import pytest
 import helpers
 from codinet_jax import sharding
 from codinet_jax.data import datasets
-from codinet_jax.data.datasets import ImageSet
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.training import evaluate
 from codinet_jax.training.evaluate import Record
 

@@ -143,11 +143,14 @@ def test_values_at_the_edge_of_what_is_allowed_pass() -> None:
     settings.check(changed(**edge, stage1__decay_epochs=(), stage2__epochs=0.0, loss__target_cost=1.0))
 
 
-@pytest.mark.parametrize(('batch_size', 'num_devices', 'near'), [(64, 3, 63), (2, 8, 8), (100, 8, 96)])
-def test_a_batch_that_cannot_be_spread_is_refused(batch_size: int, num_devices: int, near: int) -> None:
+@pytest.mark.parametrize(
+    ('batch_size', 'num_devices', 'num_parts', 'near'), [(64, 3, 1, 63), (2, 8, 1, 8), (100, 8, 1, 96), (64, 4, 3, 60)]
+)
+def test_a_batch_that_cannot_be_spread_is_refused(batch_size: int, num_devices: int, num_parts: int, near: int) -> None:
+    parts = {'accumulate_steps': num_parts}
     with pytest.raises(InputError, match=rf'batch_size {batch_size} .*batch_size={near}\.'):
-        settings.check_devices(batch_size, num_devices)
-    settings.check_devices(near, num_devices)
+        settings.check_devices(changed(batch_size=batch_size, **parts), num_devices)
+    settings.check_devices(changed(batch_size=near, **parts), num_devices)
 
 
 def test_blocks_are_laid_out_whole_on_cpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,11 +69,6 @@ def taken(
     return before, jax.device_get(state), jax.device_get(metrics)
 
 
-def program(number: int) -> str:
-    """The compiled step on eight devices, as the HLO that one of them runs."""
-    return executable(number, 8, 'linear', 0.7).as_text()
-
-
 @pytest.mark.parametrize('number', [1, 2])
 def test_loss_gradient_and_metrics_are_the_same_on_one_and_on_eight_devices(number: int) -> None:
     (_, one, metrics_one), (_, eight, metrics_eight) = taken(number), taken(number, num_devices=8)
@@ -111,17 +106,8 @@ def test_the_views_of_an_image_are_made_on_its_device() -> None:
 
 
 @pytest.mark.parametrize('number', [1, 2])
-def test_no_image_travels_between_devices(number: int) -> None:
-    moved = re.findall(r'= (.*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(', program(number))
-    assert moved, 'routes are counted over the whole batch, so something must be gathered'
-    shapes = [shape for shapes, _ in moved for shape in re.findall(r'(\w+)\[([\d,]*)\]', shapes)]
-    # Routes and their centres are gathered, at most [L, M, n]; pixels and activations have rank 4, and pixels are u8.
-    assert [shape for shape in shapes if shape[0] == 'u8' or shape[1].count(',') > 2] == []
-
-
-@pytest.mark.parametrize('number', [1, 2])
 def test_a_device_convolves_its_own_rows_and_no_more(number: int) -> None:
-    activations = re.findall(r'f32\[(\d+),8,8,4\]', program(number))
+    activations = re.findall(r'f32\[(\d+),8,8,4\]', executable(number, 8, 'linear', 0.7).as_text())
     assert max(map(int, activations)) == L * M // 8
 
 
@@ -257,7 +243,7 @@ def test_no_step_waits_for_the_metrics_of_the_one_before(monkeypatch: pytest.Mon
     monkeypatch.setattr(settings, 'network', lambda _: helpers.tiny_network())
     monkeypatch.setattr(settings, 'costs', lambda _: helpers.tiny_costs())
     state = jax.device_get(helpers.scattered_state(stages()[0], sharding.data_mesh(1)))
-    monkeypatch.setattr(train_state, 'create', lambda *_: state)
+    monkeypatch.setattr(train_state, 'create', lambda *_, **__: state)
     monkeypatch.setattr(datasets, 'load', lambda *_: helpers.noise_images(80))
     changes = {'stage1.epochs': 1.0, 'stage2.epochs': 1.0, 'checkpoint_every_steps': 1000}
     loop.train(config(**changes), Workdir(tmp_path))

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import helpers
 from codinet_jax import settings, sharding
 from codinet_jax.data import datasets
-from codinet_jax.data.datasets import ImageSet
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.inference import program, timing
 from codinet_jax.inference.folding import fold
 from codinet_jax.inference.timing import Contest, Contestant, Draws, Row

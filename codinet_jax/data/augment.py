@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 
 
-def make_views(images_LxHxWxC: jax.Array, key: jax.Array, num_views: int, crop_padding: int, flip: bool) -> jax.Array:
+def make_views(images: jax.Array, key: jax.Array, num_views: int, crop_padding: int, flip: bool) -> jax.Array:
     """Draws M views of each image: padded with zeros, cropped back at a random place, mirrored half the time.
+
+    Of photographs the host has cropped views already, and they are only mirrored.
 
     Every view of every image is drawn on its own, from its place in the global batch: the views do not depend on how
     many devices hold the batch, and no image leaves its device.
 
     Args:
-      images_LxHxWxC: uint8 pixels, sharded along L or not at all.
+      images: uint8 pixels [L, H, W, C] or views [L, M, H, W, C], sharded along L or not at all.
       key: of this step; the same key gives the same views.
       num_views: M.
       crop_padding: pixels added on each of the four sides; 0 crops nothing.
@@ -28,11 +30,11 @@ def make_views(images_LxHxWxC: jax.Array, key: jax.Array, num_views: int, crop_p
     if num_views < 1 or crop_padding < 0:
         raise ValueError(f'num_views {num_views} must be at least 1 and crop_padding {crop_padding} at least 0')
     crop_key, flip_key = jax.random.split(key)
-    num_images = images_LxHxWxC.shape[0]
-    views_LxMxHxWxC = _random_crops(images_LxHxWxC, crop_key, num_views, crop_padding)
+    is_cropped = images.ndim == 5
+    views_LxMxHxWxC = images if is_cropped else _random_crops(images, crop_key, num_views, crop_padding)
     if not flip:
         return views_LxMxHxWxC
-    is_mirrored_LxM = jax.random.bernoulli(flip_key, 0.5, (num_images, num_views))
+    is_mirrored_LxM = jax.random.bernoulli(flip_key, 0.5, views_LxMxHxWxC.shape[:2])
     return jnp.where(is_mirrored_LxM[:, :, None, None, None], views_LxMxHxWxC[:, :, :, ::-1], views_LxMxHxWxC)
 
 

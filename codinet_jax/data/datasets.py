@@ -1,15 +1,17 @@
 """The image sets we know, and their splits: train, validation held out of it, test."""
 
+import dataclasses
 import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from etils import epath  # TFDS's own paths, so that gs:// is a data_dir too
 
 from codinet_jax.data import tfds_files
+from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.data.split import Split
 from codinet_jax.errors import InputError
 
 
@@ -17,6 +19,7 @@ from codinet_jax.errors import InputError
 class DatasetSpec:
     """What is to be known of a data set; `mean` and `std` are per channel, of pixels in [0, 1].
 
+    A set `is_streamed` if it is too large to be held in memory: photographs of all sizes, which the host crops.
     `center_crop` is the share of a photograph's shorter side that evaluation sees; `classes` are their names, where
     they are few enough to be listed here.
     """
@@ -30,6 +33,7 @@ class DatasetSpec:
     std: tuple[float, ...]
     crop_padding: int
     flip: bool
+    is_streamed: bool = False
     center_crop: float = 1.0
     classes: tuple[str, ...] = ()
 
@@ -37,13 +41,6 @@ class DatasetSpec:
     def image_shape(self) -> tuple[int, int, int]:
         """[H, W, C] of one image."""
         return (self.image_size, self.image_size, self.num_channels)
-
-
-class ImageSet(NamedTuple):
-    """A split held in memory: uint8 pixels [N, H, W, C] and int32 classes [N]."""
-
-    images_NxHxWxC: np.ndarray
-    labels_N: np.ndarray
 
 
 DIGITS = tuple('0123456789')
@@ -108,26 +105,42 @@ DATASETS: dict[str, DatasetSpec] = {
         std=(0.229, 0.224, 0.225),
         crop_padding=0,
         flip=True,
+        is_streamed=True,
         center_crop=0.875,
     ),
 }
 
 
-def dataset_spec(name: str) -> DatasetSpec:
-    """The entry of `DATASETS` called `name`.
+def dataset_spec(name: str, image_size: int | None = None) -> DatasetSpec:
+    """The entry of `DATASETS` called `name`; photographs can be had in another size than its own.
 
     Raises:
-      InputError: there is none.
+      InputError: there is none, or it cannot be had in this size.
     """
-    if name in DATASETS:
-        return DATASETS[name]
-    close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
-    hint = f', did you mean {close[0]!r}' if close else ''
-    raise InputError(f'Data set {name!r} is unknown{hint}: the known ones are {", ".join(DATASETS)}.')
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
+        hint = f', did you mean {close[0]!r}' if close else ''
+        raise InputError(f'Data set {name!r} is unknown{hint}: the known ones are {", ".join(DATASETS)}.')
+    spec = DATASETS[name]
+    if image_size in (None, spec.image_size):
+        return spec
+    if not spec.is_streamed:
+        raise InputError(
+            f'image_size is {image_size}, but images of {name} are {spec.image_size} pixels: leave it out.'
+        )
+    if not 32 <= image_size <= 1024:
+        raise InputError(f'image_size is {image_size}: give pixels a side from 32 to 1024.')
+    return dataclasses.replace(spec, image_size=image_size)
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None, val_split: float = 0.0) -> ImageSet:
-    """Reads one split from disk into memory. Nothing is downloaded, and nothing but digits is ever written.
+def load(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    val_split: float = 0.0,
+    image_size: int | None = None,
+) -> Split:
+    """Opens one split on disk: into memory, or to be streamed. Nothing is downloaded, and only digits are ever written.
 
     Args:
       name: a key of `DATASETS`.
@@ -135,32 +148,34 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None, 
       data_dir: where TFDS prepared the set; None is TFDS's default, TFDS_DATA_DIR or ~/tensorflow_datasets.
       val_split: fraction of the training images held out, in [0, 1); always the same images for the same fraction.
         'validation' is those, 'train' the others.
-
-    Returns:
-      ImageSet of uint8 [N, H, W, C] and int32 [N], in the order of the files.
+      image_size: pixels a side, as in `dataset_spec`.
 
     Raises:
-      InputError: the name or the split is unknown, val_split leaves the split empty, or the set is missing,
-        half-written or in a format that cannot be read here.
+      InputError: the name or the split is unknown, val_split leaves it empty, or the set is missing, half-written or in
+        a format that cannot be read here.
     """
-    spec = dataset_spec(name)
-    if name == 'imagenet2012':
-        raise InputError('imagenet2012 is too large to be held in memory, and cannot be trained on yet.')
+    spec = dataset_spec(name, image_size)
     if split not in ('train', 'validation', 'test'):
         raise InputError(f"Split {split!r} is unknown: ask for 'train', 'validation' or 'test'.")
     if not 0.0 <= val_split < 1.0:
         raise InputError(f'val_split is {val_split}: give the fraction of train to hold out, at least 0 and below 1.')
-    root: Path = epath.Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
-    if split == 'test':
-        return ImageSet(*tfds_files.read(spec.tfds_name, spec.test_split, spec.image_shape, root))
     if split == 'validation' and val_split == 0.0:
         raise InputError("Split 'validation' is empty while val_split is 0: give the fraction of train to hold out.")
-    train_set = ImageSet(*tfds_files.read(spec.tfds_name, 'train', spec.image_shape, root))
-    held_out_N = _held_out(len(train_set.labels_N), val_split)
+    root: Path = epath.Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+    tfds_split = spec.test_split if split == 'test' else 'train'
+    if spec.is_streamed:
+        from codinet_jax.data import imagenet
+
+        shares = {'train': (val_split, 1.0), 'validation': (0.0, val_split), 'test': (0.0, 1.0)}[split]
+        return imagenet.open_split(spec.tfds_name, tfds_split, root, spec.image_size, spec.center_crop, shares)
+    images = ImageSet(*tfds_files.read(spec.tfds_name, tfds_split, spec.image_shape, root))
+    if split == 'test':
+        return images
+    held_out_N = _held_out(images.num_images, val_split)
     chosen_N = held_out_N if split == 'validation' else ~held_out_N
     if not chosen_N.any():
         raise InputError(f'val_split {val_split} of {len(chosen_N)} training images leaves none to {split}: change it.')
-    return ImageSet(train_set.images_NxHxWxC[chosen_N], train_set.labels_N[chosen_N])
+    return ImageSet(images.images_NxHxWxC[chosen_N], images.labels_N[chosen_N])
 
 
 def _held_out(num_images: int, val_split: float) -> np.ndarray:

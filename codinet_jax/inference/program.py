@@ -10,7 +10,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from codinet_jax import settings, sharding
-from codinet_jax.data import augment, datasets
+from codinet_jax.data import augment
 from codinet_jax.errors import InputError
 from codinet_jax.inference import artefact
 from codinet_jax.inference.folding import fold
@@ -30,7 +30,7 @@ Program = Callable[..., tuple[jax.Array, jax.Array]]
 
 def card(config: ConfigDict) -> Card:
     """What is to be known of a config's network."""
-    dataset, arch, costs = datasets.dataset_spec(config.dataset), settings.architecture(config), settings.costs(config)
+    dataset, arch, costs = settings.dataset(config), settings.architecture(config), settings.costs(config)
     return Card(
         classes=dataset.classes or tuple(map(str, range(dataset.num_classes))),
         image_size=dataset.image_size,
@@ -54,7 +54,7 @@ def program(config: ConfigDict, strategy: str, *, unroll: int = 1, **options: An
     """
     if strategy not in STRATEGIES:
         raise InputError(f'There is no strategy {strategy!r}: take one of {", ".join(STRATEGIES)}.')
-    dataset = datasets.dataset_spec(config.dataset)
+    dataset = settings.dataset(config)
     model = settings.network(config).clone(folded=True, unroll=unroll)
 
     def forward(
@@ -93,7 +93,7 @@ def export(
     Raises:
       InputError: the directory holds something, or cannot be written.
     """
-    dataset, forward = datasets.dataset_spec(config.dataset), program(config, 'compacted')
+    dataset, forward = settings.dataset(config), program(config, 'compacted')
     artefact.write(
         directory,
         lambda weights, *inputs: forward(traverse_util.unflatten_dict(weights, sep='/'), *inputs),

@@ -1,6 +1,6 @@
 """The network: stem, stages of gated blocks, head; it returns the logits and every gate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from codinet_jax.models.architecture import Architecture, Block, Stage
 from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut
 from codinet_jax.models.execution import Execution, masked
+from codinet_jax.models.norms import GroupedBatchNorm
 from codinet_jax.models.routers import ROUTERS
 
 EPSILON = 1e-5  # of batch norm
@@ -81,6 +82,8 @@ class CoDiNet(nn.Module):
       dtype: of convolutions and norms; parameters, routers, gates and logits are float32 whatever it is.
       unroll: how many equal blocks are laid out at a time in the compiled program. Their parameters are stacked
         either way; more is faster to train on CPU and slower to compile.
+      norm_groups: equal parts of a training batch, each normalised by its own statistics.
+      remat: whether training computes a block again in the backward pass and keeps only its input.
       folded: whether batch norm is part of the convolutions, whose weights are then `inference.folding`'s.
     """
 
@@ -88,6 +91,8 @@ class CoDiNet(nn.Module):
     router: str | None = 'linear'
     dtype: Any = jnp.float32
     unroll: int = 1
+    norm_groups: int = 1
+    remat: bool = False
     folded: bool = False
 
     @nn.compact
@@ -99,11 +104,8 @@ class CoDiNet(nn.Module):
         With `train`, norms use the batch's statistics and update their running ones.
         """
         conv: ModuleDef = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=he_normal)
-        norm: ModuleDef = partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=EPSILON, dtype=self.dtype
-        )
-        if self.folded:
-            norm = _no_norm
+        gated_block = nn.remat(GatedBlock) if self.remat and train else GatedBlock
+        norm = self._norm(train)
         gated: dict[str, Any] = {'router': self.router, 'execution': execution, 'conv': conv, 'norm': norm}
 
         a_BxHxWxC = self._stem(images_BxHxWxC.astype(self.dtype), conv, norm)
@@ -116,7 +118,7 @@ class CoDiNet(nn.Module):
             if stage.transition:
                 noise_Bx2 = None if noise_nxBx2 is None else noise_nxBx2[k]
                 name = f'stage{i}_transition'
-                state, gate = GatedBlock(stage.transition, name=name, **gated)(
+                state, gate = gated_block(stage.transition, name=name, **gated)(
                     state, noise_Bx2, shared, self._residuals(name, train), None
                 )
                 gates.append(jax.tree.map(lambda x: x[None], gate))
@@ -124,7 +126,7 @@ class CoDiNet(nn.Module):
             if stage.repeats:
                 noise = None if noise_nxBx2 is None else noise_nxBx2[k : k + stage.repeats]
                 name = f'stage{i}_blocks'
-                state, gate = self._stack(stage)(stage.block, name=name, **gated)(
+                state, gate = self._stack(gated_block, stage)(stage.block, name=name, **gated)(
                     state, noise, shared, self._residuals(name, train), jnp.arange(stage.repeats)
                 )
                 gates.append(gate)
@@ -154,10 +156,18 @@ class CoDiNet(nn.Module):
             return None
         return {collection: tree[name]['residual'] for collection, tree in self.variables.items()}
 
-    def _stack(self, stage: Stage) -> ModuleDef:
+    def _norm(self, train: bool) -> ModuleDef:
+        settings: dict[str, Any] = {'momentum': 0.9, 'epsilon': EPSILON, 'dtype': self.dtype}
+        if self.folded:
+            return _no_norm
+        if train and self.norm_groups > 1:
+            return partial(GroupedBatchNorm, groups=self.norm_groups, **settings)
+        return partial(nn.BatchNorm, use_running_average=not train, **settings)
+
+    def _stack(self, block: type[nn.Module], stage: Stage) -> ModuleDef:
         """A stage's equal blocks, one after another, parameters stacked along a leading block axis."""
         return nn.scan(
-            GatedBlock,
+            block,
             variable_axes={'params': 0, 'batch_stats': 0},
             split_rngs={'params': True},
             in_axes=(0, nn.broadcast, nn.broadcast, 0),
@@ -172,6 +182,11 @@ def fresh_variables(model: CoDiNet, seed: int) -> dict[str, Any]:
     images_1xHxWxC = jnp.zeros((1, arch.image_size, arch.image_size, arch.image_channels))
     rolled = model.clone(unroll=1)  # the same parameters, in a fraction of the compile time
     return dict(rolled.init(jax.random.key(seed), images_1xHxWxC, masked(), train=False))
+
+
+def is_router(path: Sequence[str]) -> bool:
+    """Whether a variable of this path is a router's, or one that routers share."""
+    return not {'router', 'router_start'}.isdisjoint(path)
 
 
 def _no_norm(name: str) -> Callable[[jax.Array], jax.Array]:

@@ -1,5 +1,6 @@
 """Exact evaluation, and the record of every route taken: each image counted once, whatever batch and devices are."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from codinet_jax import settings, sharding
-from codinet_jax.data import augment, datasets, in_memory
-from codinet_jax.data.datasets import DatasetSpec, ImageSet
+from codinet_jax.data import augment
+from codinet_jax.data.ahead import ahead
+from codinet_jax.data.datasets import DatasetSpec
+from codinet_jax.data.split import Split
 from codinet_jax.models import execution
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable
@@ -48,14 +51,18 @@ def make_forward(model: CoDiNet, dataset: DatasetSpec, mesh: Mesh, threshold: fl
     return jax.jit(forward, in_shardings=(everywhere, rows), out_shardings=everywhere)
 
 
-def evaluate(forward: Forward, variables: Any, images: ImageSet, batch_size: int, mesh: Mesh) -> Record:
+def evaluate(forward: Forward, variables: Any, split: Split, batch_size: int, mesh: Mesh) -> Record:
     """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
+    to_all_hosts = jax.jit(lambda *arrays: arrays, out_shardings=sharding.replicated(mesh))
+    batches = (sharding.put(mesh, *batch) for batch in split.evaluation_batches(batch_size, sharding.host()))
     parts = []
-    for images_BxHxWxC, _, is_real_B in in_memory.evaluation_batches(images, batch_size):
-        answers = jax.device_get(forward(variables, *sharding.put(mesh, images_BxHxWxC)))
-        parts.append([answer[is_real_B] for answer in answers])
-    return Record(images.labels_N, *map(np.concatenate, zip(*parts, strict=True)))
+    with contextlib.closing(ahead(batches)) as ready:
+        for images_BxHxWxC, *of_each_image in ready:
+            parts.append(jax.device_get((*to_all_hosts(*of_each_image), *forward(variables, images_BxHxWxC))))
+    labels, positions, *answers = map(np.concatenate, zip(*parts, strict=True))
+    in_order = np.argsort(positions, kind='stable')[np.sum(positions < 0) :]
+    return Record(*(array[in_order] for array in (labels, *answers)))
 
 
 def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
@@ -87,8 +94,8 @@ def evaluate_weights(
       InputError: the split cannot be read, or is the validation split of a run that held none out.
     """
     mesh = sharding.data_mesh()
-    forward = make_forward(settings.network(config), datasets.dataset_spec(config.dataset), mesh, threshold)
-    images = datasets.load(config.dataset, split, config.data_dir, config.val_split)
+    forward = make_forward(settings.network(config), settings.dataset(config), mesh, threshold)
+    images = settings.split(config, split)
     variables = jax.device_put(variables, sharding.replicated(mesh))
     record = evaluate(forward, variables, images, config.eval_batch_size, mesh)
     return record, summarise(record, settings.costs(config))

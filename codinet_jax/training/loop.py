@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from codinet_jax import provenance, settings, sharding
-from codinet_jax.data import datasets, in_memory
-from codinet_jax.data.datasets import ImageSet
+from codinet_jax.data.ahead import ahead
+from codinet_jax.data.split import Split
+from codinet_jax.models import pretrained
+from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.evaluate import Record, evaluate, make_forward, summarise
@@ -22,7 +24,7 @@ from codinet_jax.training.metrics import MetricWriter, ProgressLines, RunningMea
 from codinet_jax.training.stages import Stage, compiled, plan
 from codinet_jax.training.state import TrainState
 from codinet_jax.training.step import Metrics
-from codinet_jax.workdir import Workdir
+from codinet_jax.workdir import Workdir, read_weights_file
 
 
 class Stopped(Exception):
@@ -56,20 +58,19 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """
     settings.check(config)
     mesh = sharding.data_mesh()
-    settings.check_devices(config.batch_size, mesh.size)
+    settings.check_devices(config, mesh.size)
     is_first_host = jax.process_index() == 0
     workdir.check(config)
     if finished := workdir.read_results():
         say(f'{workdir} holds a finished run.')
         return finished
     test_split = 'validation' if config.val_split else 'test'
-    train_set, test_set = (
-        datasets.load(config.dataset, split, config.data_dir, config.val_split) for split in ('train', test_split)
-    )
+    train_set, test_set = settings.split(config, 'train'), settings.split(config, test_split)
+    imported = _imported(config)
     if is_first_host:
         workdir.claim(config)
     with contextlib.ExitStack() as open_files:
-        run = Run(config, mesh, train_set, test_set, workdir, open_files)
+        run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
         record, outcome = run.both_stages()
     outcome |= {'split': test_split}
     if is_first_host:
@@ -89,10 +90,11 @@ class Run:
         self,
         config: ConfigDict,
         mesh: Mesh,
-        train_set: ImageSet,
-        test_set: ImageSet,
+        train_set: Split,
+        test_set: Split,
         workdir: Workdir,
         open_files: contextlib.ExitStack,
+        imported: dict[str, Any] | None,
     ):
         self.config, self.mesh, self.train_set, self.test_set = config, mesh, train_set, test_set
         self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints))
@@ -101,11 +103,17 @@ class Run:
         self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
         self.signals = open_files.enter_context(stop_signals())
         self.model, self.costs = settings.network(config), settings.costs(config)
-        dataset = datasets.dataset_spec(config.dataset)
+        dataset = settings.dataset(config)
         self.forward = make_forward(self.model, dataset, mesh)
-        self.stages = plan(config, self.model, self.costs, dataset, len(train_set.labels_N))
+        self.stages = plan(config, self.model, self.costs, dataset, train_set.num_images)
         self.window = RunningMeans(**self.progress.window)
-        self.state: TrainState = self._restored() if saved else self._created()
+        self.state: TrainState = self._restored() if saved else self._created(imported)
+        batches = train_set.train_batches(
+            self.progress.step, config.batch_size, config.num_views, config.seed, sharding.host()
+        )
+        self.batches = open_files.enter_context(
+            contextlib.closing(ahead(sharding.put(mesh, *batch) for batch in batches))
+        )
         self._started = time.monotonic() - self.progress.seconds
         self._last_read: float | None = None
         self._last_warning: str | None = None
@@ -136,11 +144,10 @@ class Run:
     def _train(self, stage: Stage) -> None:
         config, step_fn = self.config, compiled(stage.step, self.mesh)
         lines = ProgressLines(stage.number, self.stages[-1].end, config.batch_size)
-        evaluate_every = round(config.eval_every_epochs * len(self.train_set.labels_N) / config.batch_size)
+        evaluate_every = round(config.eval_every_epochs * self.train_set.num_images / config.batch_size)
         unread = None
         for done in range(self.progress.step + 1, stage.end + 1):
-            batch = in_memory.train_batch(self.train_set, done - 1, config.batch_size, config.seed)
-            self.state, metrics = step_fn(self.state, *sharding.put(self.mesh, *batch))
+            self.state, metrics = step_fn(self.state, *next(self.batches))
             # Those of the step before, now that the next one is on its way: no device waits for the host.
             self._read(unread, stage, lines)
             unread, is_stopping = metrics, bool(self.signals) or self.checkpoints.is_preempted(done)
@@ -200,25 +207,32 @@ class Run:
         self.progress.window = self.window.as_json()
         self.checkpoints.save(self.progress.step, self.state, dataclasses.asdict(self.progress))
 
-    def _fresh(self) -> TrainState:
-        stage = self.stages[self.progress.stage - 1]
-        return train_state.create(self.model, stage.step.optimizer, self.config.loss.gamma, self.config.seed)
+    def _first(self, variables: dict[str, Any]) -> TrainState:
+        stage, is_averaged = self.stages[self.progress.stage - 1], self.config.optimizer.ema_decay > 0
+        return train_state.create(variables, stage.step.optimizer, self.config.loss.gamma, is_averaged=is_averaged)
 
-    def _created(self) -> TrainState:
-        return jax.jit(self._fresh, out_shardings=sharding.replicated(self.mesh))()
+    def _fresh(self) -> dict[str, Any]:
+        return fresh_variables(self.model, self.config.seed)
+
+    def _created(self, imported: dict[str, Any] | None) -> TrainState:
+        variables = jax.device_get(jax.jit(self._fresh)())
+        if imported is not None:
+            variables = pretrained.into(variables, imported, self.config.init_from)
+        return jax.jit(self._first, out_shardings=sharding.replicated(self.mesh))(variables)
 
     def _restored(self) -> TrainState:
         everywhere = sharding.replicated(self.mesh)
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), jax.eval_shape(self._fresh)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+            jax.eval_shape(lambda: self._first(self._fresh())),
         )
         return self.checkpoints.state(abstract)
 
     def _greet(self, *, resumed: bool) -> None:
         config, macs = self.config, self.costs.static_macs / 1e6
         say(
-            f'{config.dataset}: {len(self.train_set.labels_N)} images to train on, '
-            f'{len(self.test_set.labels_N)} to evaluate on\n'
+            f'{config.dataset}: {self.train_set.num_images} images to train on, '
+            f'{self.test_set.num_images} to evaluate on\n'
             f'{config.model.backbone} {config.model.depth}, router {config.model.router}: '
             f'{self.costs.num_blocks} blocks, {train_state.num_params(self.state.params):,} parameters, '
             f'{macs:.2f} MMACs static\n'
@@ -227,6 +241,16 @@ class Run:
             f'{" and ".join(str(stage.end - stage.start) for stage in self.stages)} steps'
         )
         say(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
+
+
+def _imported(config: ConfigDict) -> dict[str, Any] | None:
+    """The weights of `config.init_from`, which fit the network, or it is said before anything is written."""
+    if config.init_from is None:
+        return None
+    variables = read_weights_file(config.init_from)
+    model = settings.network(config)
+    pretrained.into(jax.eval_shape(lambda: fresh_variables(model, config.seed)), variables, config.init_from)
+    return variables
 
 
 @contextlib.contextmanager

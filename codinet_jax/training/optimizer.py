@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import optax
 
+from codinet_jax.models.codinet import is_router
+
 
 def schedule(
     learning_rate: float,
@@ -43,6 +45,6 @@ def label_routers(params: Any) -> Any:
     """'router' for every parameter of a router or of what routers share, 'backbone' for the rest."""
 
     def label(path: tuple[Any, ...], _: jax.Array) -> str:
-        return 'router' if any(key.key in ('router', 'router_start') for key in path) else 'backbone'
+        return 'router' if is_router([key.key for key in path]) else 'backbone'
 
     return jax.tree_util.tree_map_with_path(label, params)

@@ -39,10 +39,11 @@ def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetS
         1: (execution.relaxed(relax, config.routing.temperature), None if model.router is None else objective),
         2: (execution.masked(), None),
     }
+    base = config.optimizer.base_batch_size or config.batch_size
     stages, start = [], 0
     for number, setting in ((1, config.stage1), (2, config.stage2)):
         schedule = optimizer.schedule(
-            setting.learning_rate,
+            setting.learning_rate * config.batch_size / base,
             [steps(epoch) for epoch in setting.decay_epochs],
             setting.decay_factor,
             steps(setting.warmup_epochs),
@@ -54,7 +55,21 @@ def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetS
             freeze_routers=number == 2,
         )
         gates, terms = under[number]
-        step = Step(model, gates, sgd, schedule, start, dataset, config.num_views, costs, terms, key)
+        step = Step(
+            model,
+            gates,
+            sgd,
+            schedule,
+            start,
+            dataset,
+            config.num_views,
+            costs,
+            terms,
+            key,
+            accumulate_steps=config.accumulate_steps,
+            label_smoothing=config.loss.label_smoothing,
+            ema_decay=config.optimizer.ema_decay,
+        )
         stages.append(Stage(number, start, start + steps(setting.epochs), step))
         start = stages[-1].end
     return stages

@@ -8,34 +8,40 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from codinet_jax.models.codinet import CoDiNet, fresh_variables
 from codinet_jax.routing import budget
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step changes. `step` counts through both stages."""
+    """Everything a step changes. `step` counts through both stages.
+
+    `averages` are the variables averaged over steps; None if none are kept.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
     budget: budget.Budget
+    averages: dict[str, Any] | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        return {'params': self.params, 'batch_stats': self.batch_stats}
+        """What is evaluated and kept: the averages if there are any."""
+        return self.averages or {'params': self.params, 'batch_stats': self.batch_stats}
 
 
-def create(model: CoDiNet, optimizer: optax.GradientTransformation, gamma: float, seed: int) -> TrainState:
-    """A fresh state; a pure function of its arguments, to be jitted with the sharding it should have."""
-    variables = fresh_variables(model, seed)
+def create(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, gamma: float, *, is_averaged: bool
+) -> TrainState:
+    """The state before the first step; a pure function, to be jitted with the sharding the state should have."""
     return TrainState(
         step=jnp.int32(0),
         params=variables['params'],
         batch_stats=variables['batch_stats'],
         opt_state=optimizer.init(variables['params']),
         budget=budget.init(gamma),
+        averages=variables if is_averaged else None,
     )
 
 

@@ -37,7 +37,8 @@ class Step:
     """What a stage's step is made of, apart from the state and the batch.
 
     `objective` None leaves cross-entropy alone: stage 2, and static networks. `schedule`, the optimiser's own, is only
-    told of here; it counts from `start`, the stage's first step.
+    told of here; it counts from `start`, the stage's first step. The batch is worked through in `accumulate_steps`
+    parts, whose gradients are averaged; each part has its own batch statistics and its own pairs of images.
     """
 
     model: CoDiNet
@@ -50,41 +51,30 @@ class Step:
     costs: CostTable
     objective: Objective | None
     key: jax.Array
+    accumulate_steps: int = 1
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
 
-    def __call__(self, state: TrainState, images_LxHxWxC: jax.Array, labels_L: jax.Array) -> tuple[TrainState, Metrics]:
-        """uint8 images and int labels in; the next state and the metrics of this step out.
+    def __call__(self, state: TrainState, images: jax.Array, labels_L: jax.Array) -> tuple[TrainState, Metrics]:
+        """uint8 images [L, H, W, C], or views [L, M, H, W, C], and int labels in; the next state and metrics out.
 
         All randomness is a function of the key and the step's number, so that a resumed run draws the same.
         """
         view_key, noise_key = jax.random.split(jax.random.fold_in(self.key, state.step))
         spec, n = self.dataset, self.model.architecture.num_blocks
-        views_LxMxHxWxC = augment.make_views(images_LxHxWxC, view_key, self.num_views, spec.crop_padding, spec.flip)
-        images_BxHxWxC = augment.normalise(views_LxMxHxWxC.reshape(-1, *views_LxMxHxWxC.shape[2:]), spec.mean, spec.std)
-        labels_B = jnp.repeat(labels_L, self.num_views)
-        noise_Bxnx2 = jax.random.gumbel(noise_key, (len(labels_B), n, 2))
-
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[RoutedOutput, Any, Metrics]]:
-            output, mutated = self.model.apply(
-                {'params': params, 'batch_stats': state.batch_stats},
-                images_BxHxWxC,
-                self.execution,
-                noise_Bxnx2,
-                train=True,
-                mutable=['batch_stats'],
-            )
-            loss, terms = self.loss(output, labels_B, state.budget.gamma)
-            return loss, (output, mutated['batch_stats'], terms)
-
-        gradient, (output, batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+        views_LxMxHxWxC = augment.make_views(images, view_key, self.num_views, spec.crop_padding, spec.flip)
+        noise_LxMxnx2 = jax.random.gumbel(noise_key, (*views_LxMxHxWxC.shape[:2], n, 2))
+        gradient, batch_stats, metrics, router_logits_Bxnx2 = self.gradient(
+            state, views_LxMxHxWxC, labels_L, noise_LxMxnx2
+        )
         updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
         metrics |= {
-            'accuracy': jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B),
             'gradient_norm': optax.tree.norm(gradient),
             'learning_rate': jnp.asarray(self.schedule(state.step - self.start)),
         }
         gamma_budget = state.budget
-        if output.router_logits_Bxnx2 is not None:
-            metrics |= self.route_metrics(output.router_logits_Bxnx2) | {'gamma': state.budget.gamma}
+        if router_logits_Bxnx2 is not None:
+            metrics |= self.route_metrics(router_logits_Bxnx2) | {'gamma': state.budget.gamma}
             if self.objective and self.objective.target_cost is not None:
                 gamma_budget = budget.update(
                     state.budget,
@@ -95,22 +85,68 @@ class Step:
                     window=self.objective.gamma_window,
                     gamma_max=self.objective.gamma_max,
                 )
+        variables = {'params': optax.apply_updates(state.params, updates), 'batch_stats': batch_stats}
         return (
             TrainState(
                 step=state.step + 1,
-                params=optax.apply_updates(state.params, updates),
-                batch_stats=batch_stats,
+                **variables,
                 opt_state=opt_state,
                 budget=gamma_budget,
+                averages=state.averages and self.average(state.averages, variables, state.step),
             ),
             metrics,
         )
 
+    def gradient(
+        self, state: TrainState, views_LxMxHxWxC: jax.Array, labels_L: jax.Array, noise_LxMxnx2: jax.Array
+    ) -> tuple[Any, Any, Metrics, jax.Array | None]:
+        """Gradient and metrics averaged over the parts of a batch; batch statistics after it; its router outputs."""
+        num_parts = self.accumulate_steps
+
+        def loss_fn(
+            params: Any, batch_stats: Any, views_lxMxHxWxC: jax.Array, labels_l: jax.Array, noise_lxMxnx2: jax.Array
+        ) -> tuple[jax.Array, tuple[Any, tuple[Metrics, jax.Array | None]]]:
+            views_BxHxWxC, noise_Bxnx2 = (x.reshape(-1, *x.shape[2:]) for x in (views_lxMxHxWxC, noise_lxMxnx2))
+            output, mutated = self.model.apply(
+                {'params': params, 'batch_stats': batch_stats},
+                augment.normalise(views_BxHxWxC, self.dataset.mean, self.dataset.std),
+                self.execution,
+                noise_Bxnx2,
+                train=True,
+                mutable=['batch_stats'],
+            )
+            loss, metrics = self.loss(output, jnp.repeat(labels_l, self.num_views), state.budget.gamma)
+            return loss, (mutated['batch_stats'], (metrics, output.router_logits_Bxnx2))
+
+        def add_part(carry: tuple[Any, Any], part: tuple[jax.Array, ...]) -> tuple[tuple[Any, Any], Any]:
+            total, batch_stats = carry
+            gradient, (batch_stats, seen) = jax.grad(loss_fn, has_aux=True)(state.params, batch_stats, *part)
+            return (jax.tree.map(lambda x, y: x + y / num_parts, total, gradient), batch_stats), seen
+
+        # Every num_parts-th image, so that each device goes on working on images of its own.
+        parts = (
+            jnp.swapaxes(x.reshape(-1, num_parts, *x.shape[1:]), 0, 1)
+            for x in (views_LxMxHxWxC, labels_L, noise_LxMxnx2)
+        )
+        (gradient, batch_stats), (metrics, router_logits) = jax.lax.scan(
+            add_part,
+            (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats),
+            tuple(parts),
+            unroll=num_parts if self.model.unroll > 1 else 1,  # a loop is slow where one over blocks is
+        )
+        metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+        if router_logits is not None:
+            router_logits = router_logits.reshape(-1, *router_logits.shape[2:])
+        return gradient, batch_stats, metrics, router_logits
+
+    def average(self, averages: Any, variables: Any, step: jax.Array) -> Any:
+        """The exponential moving average; over few steps it forgets faster, or it would hold on to the first ones."""
+        decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
+        return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, averages, variables)
+
     def loss(self, output: RoutedOutput, labels_B: jax.Array, gamma: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Eq. 12, and its terms before they are weighted."""
-        terms = {
-            'cross_entropy': optax.losses.softmax_cross_entropy_with_integer_labels(output.logits_BxY, labels_B).mean()
-        }
+        """Eq. 12; its terms before they are weighted, and the accuracy."""
+        terms = {'cross_entropy': self.cross_entropy(output.logits_BxY, labels_B)}
         total = terms['cross_entropy']
         if self.objective:
             paths_LxMxn = output.run_probability_Bxn.reshape(-1, self.num_views, output.run_probability_Bxn.shape[-1])
@@ -124,7 +160,14 @@ class Step:
                 + self.objective.beta * terms['diversity']
                 + gamma * terms['cost']
             )
-        return total, {'loss': total} | terms
+        accuracy = jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B)
+        return total, {'loss': total} | terms | {'accuracy': accuracy}
+
+    def cross_entropy(self, logits_BxY: jax.Array, labels_B: jax.Array) -> jax.Array:
+        if not self.label_smoothing:
+            return optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxY, labels_B).mean()
+        targets_BxY = optax.smooth_labels(jax.nn.one_hot(labels_B, logits_BxY.shape[-1]), self.label_smoothing)
+        return optax.losses.softmax_cross_entropy(logits_BxY, targets_BxY).mean()
 
     def route_metrics(self, router_logits_Bxnx2: jax.Array) -> Metrics:
         """What the noise-free decisions of this batch say; `macs_share` is a share of the static network's MACs.

@@ -13,7 +13,6 @@ budgets.json        thresholds on the gates that meet a wanted cost, by name
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -99,10 +98,7 @@ class Workdir:
         _write(self.path / 'routes' / f'{split}.npz', lambda file: np.savez_compressed(file, **arrays))
 
     def write_weights(self, variables: Mapping[str, Any]) -> None:
-        flat: dict[str, Any] = {
-            key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()
-        }
-        _write(self.path / 'weights.npz', lambda file: np.savez(file, **flat))
+        write_weights_file(self.path / 'weights.npz', variables)
 
     def read_weights(self) -> dict[str, Any]:
         """The final variables, as the network's `apply` takes them.
@@ -113,11 +109,7 @@ class Workdir:
         path = self.path / 'weights.npz'
         if not path.exists():
             raise InputError(f'{self} has no weights yet: its run is unfinished, go on with codinet_jax.main.')
-        try:
-            with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-                return traverse_util.unflatten_dict({key: arrays[key] for key in arrays.files}, sep='/')
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f'{path} cannot be read ({error}): restore it, or train again.') from error
+        return read_weights_file(path)
 
     def read_budget(self, name: str | None) -> float:
         """The threshold that `codinet_jax.calibrate` found for a budget; without a name that of Eq. 5, 0.5.
@@ -140,6 +132,29 @@ class Workdir:
     def _budgets(self) -> dict[str, Any]:
         path = self.path / 'budgets.json'
         return _read_json(path) if path.exists() else {}
+
+
+def write_weights_file(path: pathlib.Path, variables: Mapping[str, Any]) -> None:
+    """Writes variables by path, so that `read_weights_file` and `numpy.load` can read them."""
+    flat: dict[str, Any] = {
+        key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()
+    }
+    _write(path, lambda file: np.savez(file, **flat))
+
+
+def read_weights_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Variables as the network's `apply` takes them, from a run's weights.npz or what `import_weights` wrote.
+
+    Raises:
+      InputError: the file cannot be read, or is none of these.
+    """
+    try:
+        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+            return traverse_util.unflatten_dict({key: arrays[key] for key in arrays.files}, sep='/')
+    except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
+        raise InputError(
+            f'{path} cannot be read as weights ({error}): restore it, or train or import it again.'
+        ) from error
 
 
 def _refuse_other(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) -> None:

@@ -1,0 +1,140 @@
+"""Weights from elsewhere: torchvision's and timm's bottleneck ResNets under our names, and a file's in a new network.
+
+What they call `layer2.3.conv1.weight` is block 2 of our `params/stage2_blocks/residual/conv1/kernel`: a stage's first
+block is its transition, and those after it are stacked along a leading axis. Every tensor is accounted for.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from codinet_jax.errors import InputError
+from codinet_jax.models.architecture import BOTTLENECKS_PER_STAGE, imagenet_resnet
+from codinet_jax.models.codinet import CoDiNet, fresh_variables, is_router
+
+Path = tuple[str, ...]
+
+_LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
+_MODULES = {'stem_conv': 'conv1', 'stem_norm': 'bn1', 'head': 'fc'}
+_SHORTCUT = {'conv': 'downsample.0', 'norm': 'downsample.1'}
+# Axes by the number of them: convolutions are OIHW there and HWIO here, a dense layer's kernel is transposed.
+_TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
+_FROM_TORCH = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+_FLOATS = ('bfloat16', 'float16', 'float32', 'float64')
+_ADVICE = "give the weights of a plain ResNet of torchvision's or timm's"
+
+
+def find_depth(tensors: Mapping[str, Any], source: str) -> int:
+    """The depth of the ResNet whose tensors bear these names.
+
+    Raises:
+      InputError: it is none that we have.
+    """
+    blocks = {tuple(name.split('.')[:2]) for name in tensors if name.count('.') > 2}
+    counts = tuple(sum(stage == f'layer{i}' for stage, _ in blocks) for i in range(1, 5))
+    for depth, wanted in BOTTLENECKS_PER_STAGE.items():
+        if counts == wanted:
+            return depth
+    known = ', '.join(f'{depth} {wanted}' for depth, wanted in BOTTLENECKS_PER_STAGE.items())
+    raise InputError(f'{source} has {counts} blocks in layer1 to layer4, and the depths known are {known}: {_ADVICE}.')
+
+
+def from_torch(tensors: Mapping[str, np.ndarray], depth: int, source: str) -> dict[str, Any]:
+    """The variables of our static network, in float32, from a state dict of torchvision's or timm's of this depth.
+
+    Args:
+      tensors: by name, in PyTorch's layouts; there are as many classes as `fc.bias` has values.
+      depth: see `find_depth`.
+      source: what to call the tensors in an error.
+
+    Raises:
+      InputError: a tensor is unknown, missing, of another shape, not of floating point, or not finite.
+    """
+    num_classes = max(1, tensors['fc.bias'].size) if 'fc.bias' in tensors else 1000
+    network = CoDiNet(imagenet_resnet(depth, num_classes=num_classes), router=None)
+    leaves = traverse_util.flatten_dict(jax.eval_shape(lambda: fresh_variables(network, 0)))
+    names = {path: _torch_names(path, leaf.shape) for path, leaf in leaves.items()}
+    _account_for(tensors, {name for of_leaf in names.values() for name in of_leaf}, depth, source)
+    variables = {}
+    for path, leaf in leaves.items():
+        shape = leaf.shape[1:] if _is_stack(path) else leaf.shape
+        parts = [_converted(tensors[name], shape, f'{source}: {name}', depth) for name in names[path]]
+        variables[path] = np.stack(parts) if _is_stack(path) else np.ascontiguousarray(parts[0])
+    return traverse_util.unflatten_dict(variables)
+
+
+def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A network's fresh variables with a file's in their place.
+
+    Routers stay fresh where the file has none, and are left in the file where the network is static. All else must be
+    in both.
+
+    Args:
+      variables: of the network; only routers' values are looked at.
+      imported: as `from_torch` gives them or a workdir's weights hold them.
+      source: what to call the file in an error.
+
+    Raises:
+      InputError: the two differ in a leaf, its shape or its type.
+    """
+    ours, theirs = traverse_util.flatten_dict(variables), traverse_util.flatten_dict(imported)
+    wanted = ours if any(map(is_router, theirs)) else _without_routers(ours)
+    given = theirs if any(map(is_router, ours)) else _without_routers(theirs)
+    for path in wanted | given:
+        here, there = (_described(leaves.get(path)) for leaves in (wanted, given))
+        if here != there:
+            raise InputError(
+                f'{source} does not fit this network: {"/".join(path)} is {there} in the file and {here} in the '
+                'network; give weights of the same backbone, classes and routers.'
+            )
+    return traverse_util.unflatten_dict(ours | given)
+
+
+def _torch_names(path: Path, shape: tuple[int, ...]) -> list[str]:
+    """What a leaf of ours is called there; of a stack, every block's name in order."""
+    _, module, *inner, leaf = path
+    if not inner:
+        return [f'{_MODULES[module]}.{_LEAVES[leaf]}']
+    part, layer = inner
+    name = _SHORTCUT[layer] if part == 'shortcut' else layer.replace('norm', 'bn')
+    stage = module.removeprefix('stage').partition('_')[0]
+    blocks = range(1, 1 + shape[0]) if _is_stack(path) else [0]
+    return [f'layer{stage}.{block}.{name}.{_LEAVES[leaf]}' for block in blocks]
+
+
+def _account_for(tensors: Mapping[str, Any], known: set[str], depth: int, source: str) -> None:
+    counters = {name.replace('running_mean', 'num_batches_tracked') for name in known if 'running_mean' in name}
+    for name in tensors:
+        if name not in known | counters:
+            raise InputError(f'{source} has {name}, which is no part of a plain ResNet-{depth}: {_ADVICE}.')
+    if missing := sorted(known - tensors.keys()):
+        raise InputError(f'{source} has no {missing[0]}, which is part of every ResNet-{depth}: {_ADVICE}.')
+
+
+def _converted(tensor: np.ndarray, shape: tuple[int, ...], name: str, depth: int) -> np.ndarray:
+    """One tensor in float32 and our layout."""
+    torch_shape = tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
+    if tensor.shape != torch_shape:
+        raise InputError(f'{name} has shape {tensor.shape} where a plain ResNet-{depth} has {torch_shape}: {_ADVICE}.')
+    if tensor.dtype.name not in _FLOATS:
+        raise InputError(f'{name} is of type {tensor.dtype.name}: give weights of type {", ".join(_FLOATS)}.')
+    with np.errstate(over='ignore'):  # what is too large for float32 is told of below
+        values = tensor.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f'{name} has values that are not finite in float32: fetch the file again, or give another.')
+    return values.transpose(_FROM_TORCH[values.ndim])
+
+
+def _is_stack(path: Path) -> bool:
+    return path[1].endswith('_blocks')
+
+
+def _without_routers(leaves: Mapping[Path, Any]) -> dict[Path, Any]:
+    return {path: leaf for path, leaf in leaves.items() if not is_router(path)}
+
+
+def _described(leaf: Any) -> str:
+    return 'missing' if leaf is None else f'{leaf.dtype.name} {tuple(leaf.shape)}'

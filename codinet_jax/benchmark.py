@@ -8,7 +8,6 @@ every image runs that share of the blocks. Static is the same backbone without r
 """
 
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -41,9 +40,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     batch_sizes = _numbers('batch_sizes', BATCH_SIZES.value, int, 1, 1_000_000)
     run_rates = _numbers('run_rate', RUN_RATE.value or [], float, 0.0, 1.0)
-    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else None
-    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise InputError(f'{output} cannot be written: give --output a file in a directory that is there.')
+    output = doors.output_file(OUTPUT)
     doors.start_devices()
 
     from codinet_jax import provenance, settings

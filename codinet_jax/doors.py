@@ -1,6 +1,7 @@
 """What every command does before and around its own work: devices, hosts, and errors that are the user's to mend."""
 
 import os
+import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -53,6 +54,20 @@ def named_workdir(flag: flags.FlagHolder[str | None]) -> Workdir:
     if flag.value is None:
         raise InputError('Say which run: --workdir=DIRECTORY.')
     return Workdir(flag.value)
+
+
+def output_file(flag: flags.FlagHolder[str | None]) -> pathlib.Path | None:
+    """The file that a flag names, which can be written as far as one sees now; None if it names none.
+
+    Raises:
+      InputError: it is a directory, or in one that is not there.
+    """
+    if flag.value is None:
+        return None
+    path = pathlib.Path(flag.value).expanduser()
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f'{path} cannot be written: give --{flag.name} a file in a directory that is there.')
+    return path
 
 
 def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False) -> None:

@@ -73,3 +73,14 @@ def on_devices(
         return logits[:B], v[:B]
 
     return forward
+
+
+def peak_bytes(executable: Any) -> int:
+    """The most memory that a compiled program holds at once on a device, what it is given included."""
+    memory = executable.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )

@@ -88,13 +88,7 @@ class Contestant:
             sharding.spread(forward, self.mesh).lower(self.weights, *self._inputs(draws, 0)).compile()
         )
         self.compile_seconds = time.perf_counter() - started
-        memory = self.executable.memory_analysis()
-        self.peak_bytes = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            + memory.temp_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
+        self.peak_bytes = sharding.peak_bytes(self.executable)
 
     def on(self, draws: Draws) -> Call:
         """Answers one batch of the draws after the other; they lie on the devices already."""

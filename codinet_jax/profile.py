@@ -1,0 +1,53 @@
+"""Tells where the time of a training step goes:
+
+    python -m codinet_jax.profile --config=configs/imagenet_r50.py --config.data_dir=DIR
+    python -m codinet_jax.profile --config=configs/cifar10_r110.py --trace=DIRECTORY
+
+Steps are taken as training takes them, on its data. The trace opens in https://ui.perfetto.dev (perfetto_trace.json.gz)
+and in TensorBoard's profiler. Nothing else is kept.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from codinet_jax import doors
+from codinet_jax.errors import InputError
+
+CONFIG = config_flags.DEFINE_config_file('config', help_string='Config file, as configs/cifar10_r110.py[:variant].')
+STAGE = flags.DEFINE_integer('stage', 1, 'The stage whose step is taken.', lower_bound=1, upper_bound=2)
+STEPS = flags.DEFINE_integer('steps', 20, 'Steps that are timed.', lower_bound=1)
+PEAK_TFLOPS = flags.DEFINE_float(
+    'peak_tflops', None, "A device's peak, if it is not known here or not the one in bfloat16.", lower_bound=1e-3
+)
+TRACE = flags.DEFINE_string('trace', None, 'A directory to write a trace of three steps to.')
+OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers to.')
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    config = doors.read_config(CONFIG, 'what to profile: ')
+    output, trace = doors.output_file(OUTPUT), TRACE.value and pathlib.Path(TRACE.value).expanduser()
+    if trace and trace.exists() and not trace.is_dir():
+        raise InputError(f'{trace} is a file: give --trace a directory.')
+    doors.start_devices(config.batch_size // max(1, config.accumulate_steps))
+
+    from codinet_jax import provenance
+    from codinet_jax.training import profiling
+
+    found = profiling.profile(
+        config, STAGE.value, STEPS.value, trace, PEAK_TFLOPS.value, lambda line: print(line, flush=True)
+    )
+    print(profiling.readable(found))
+    if trace:
+        print(f'trace in {trace}')
+    if output:
+        output.write_text(json.dumps({'machine': provenance.machine()} | found, indent=2) + '\n')
+        print(f'written to {output}')
+
+
+if __name__ == '__main__':
+    doors.open_door(main)

@@ -1,0 +1,190 @@
+"""Where the time of a training step goes: waiting for input, on the host, on the devices."""
+
+import contextlib
+import functools
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from codinet_jax import settings, sharding
+from codinet_jax.data.ahead import ahead
+from codinet_jax.models.codinet import fresh_variables
+from codinet_jax.training import stages
+from codinet_jax.training import state as train_state
+from codinet_jax.training.stages import Stage
+
+WARM_UP = 3
+TRACED = 3
+
+# TFLOP/s of a device in dense bfloat16, from the makers' data sheets, by how JAX's name for it begins.
+PEAK_TFLOPS = {
+    'NVIDIA A100': 312.0,
+    'NVIDIA H100 PCIe': 756.0,
+    'NVIDIA H100': 989.0,
+    'NVIDIA H200': 989.0,
+    'TPU v4': 275.0,
+    'TPU v5 lite': 197.0,
+    'TPU v5': 459.0,
+    'TPU v6 lite': 918.0,
+}
+
+Batch = tuple[jax.Array, ...]
+
+
+class StepTimes(NamedTuple):
+    """Seconds of one turn of the loop: it waits for a batch, dispatches step s, and waits for step s - 1."""
+
+    input: float
+    host: float
+    device: float
+
+
+def profile(
+    config: ConfigDict,
+    number: int = 1,
+    num_steps: int = 20,
+    trace: pathlib.Path | None = None,
+    peak_tflops: float | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Takes steps of a stage of a config's training, as training takes them, and times them.
+
+    Args:
+      config: what would be trained; nothing of it is kept.
+      number: of the stage, 1 or 2.
+      num_steps: that are timed, after some that are not.
+      trace: a directory for a trace of a few steps more; None for none.
+      peak_tflops: of one device; None looks it up.
+      report: is told of progress.
+
+    Returns:
+      Medians, and what follows from them: seconds, images a second, the share of the devices' peak, bytes a device.
+
+    Raises:
+      InputError: the config or its data cannot be used.
+    """
+    settings.check(config)
+    mesh = sharding.data_mesh()
+    settings.check_devices(config, mesh.size)
+    train_set, costs = settings.split(config, 'train'), settings.costs(config)
+    plan = stages.plan(config, settings.network(config), costs, settings.dataset(config), train_set.num_images)
+    stage = plan[number - 1]
+    batches = train_set.train_batches(0, config.batch_size, config.num_views, config.seed, sharding.host())
+    with contextlib.closing(ahead(sharding.put(mesh, *batch) for batch in batches)) as ready:
+        state, batch = _first_state(config, stage, mesh), next(ready)
+        report('compiling the step ...')
+        started = time.perf_counter()
+        step_fn: Any = stages.compiled(stage.step, mesh)
+        executable = step_fn.lower(state, *batch).compile()
+        compile_seconds = time.perf_counter() - started
+        report(f'compiled in {compile_seconds:.1f} s; taking {WARM_UP + num_steps} steps as training does ...')
+        state, times = _in_training(executable, state, ready, WARM_UP + num_steps)
+        report(f'{num_steps} steps on one batch, and {num_steps} batches with no step ...')
+        state, device_alone = _devices_alone(executable, state, batch, num_steps)
+        input_alone = _input_alone(ready, num_steps)
+        if trace:
+            with jax.profiler.trace(trace, create_perfetto_trace=True):
+                _in_training(executable, state, ready, TRACED)
+    times = times[WARM_UP:]
+    seconds = {'step': statistics.median(map(sum, times))}
+    seconds |= {part: statistics.median(getattr(t, part) for t in times) for part in StepTimes._fields}
+    seconds |= {'devices_alone': device_alone, 'input_alone': input_alone, 'compile': compile_seconds}
+    peak = peak_tflops or peak_of(jax.devices()[0].device_kind)
+    # Backward costs twice what forward does. All blocks run: relaxed and masked gates compute both branches.
+    flops = 3 * 2 * costs.mean_macs([1.0] * costs.num_blocks) * config.batch_size * config.num_views
+    rate = flops / seconds['step'] / mesh.size / 1e12
+    return {
+        'stage': number,
+        'steps': num_steps,
+        'platform': jax.default_backend(),
+        'num_devices': mesh.size,
+        'batch_size': config.batch_size,
+        'num_views': config.num_views,
+        'seconds': seconds,
+        'images_per_second': config.batch_size / seconds['step'],
+        'tflops_per_device': rate,
+        'peak_tflops': peak,
+        'model_flops_utilisation': rate / peak if peak else None,
+        'peak_bytes': (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use'),
+        'compiled_bytes': sharding.peak_bytes(executable),
+    }
+
+
+def readable(found: Mapping[str, Any]) -> str:
+    """What `profile` found, for a person."""
+    seconds, views = found['seconds'], found['num_views']
+    lines = [
+        f'step {seconds["step"] * 1e3:.1f} ms (median of {found["steps"]}), '
+        f'{found["images_per_second"]:.1f} images/s, {views * found["images_per_second"]:.1f} views/s'
+    ]
+    host = 'dispatching, which on a CPU is computing' if found['platform'] == 'cpu' else 'dispatching'
+    what = {'input': 'waiting for the next batch', 'host': host, 'device': 'waiting for the devices'}
+    lines += [f'  {seconds[part] * 1e3:9.1f} ms  {text}' for part, text in what.items()]
+    alone = {'devices_alone': 'the devices, were there no input', 'input_alone': 'the input, were there no step'}
+    for part, text in alone.items():
+        rate = found['batch_size'] / seconds[part]
+        lines.append(f'alone {seconds[part] * 1e3:8.1f} ms  {text}: {rate:.1f} images/s')
+    utilisation = (
+        f'{found["model_flops_utilisation"]:.1%} of {found["peak_tflops"]:g}'
+        if found['model_flops_utilisation'] is not None
+        else 'of a peak not known here: give --peak_tflops'
+    )
+    lines.append(f'model FLOPs  {found["tflops_per_device"]:.3f} TFLOP/s a device, {utilisation}')
+    measured = f'{found["peak_bytes"] / 2**20:.0f} MiB a device at the peak; ' if found['peak_bytes'] else ''
+    lines.append(f'memory  {measured}{found["compiled_bytes"] / 2**20:.0f} MiB a device as compiled')
+    return '\n'.join(lines)
+
+
+def peak_of(device_kind: str) -> float | None:
+    """TFLOP/s in bfloat16 of a device by JAX's name for it; None if it is not known."""
+    known = [kind for kind in PEAK_TFLOPS if device_kind.startswith(kind)]
+    return PEAK_TFLOPS[max(known, key=len)] if known else None
+
+
+def _first_state(config: ConfigDict, stage: Stage, mesh: Mesh) -> train_state.TrainState:
+    variables = jax.device_get(jax.jit(lambda: fresh_variables(stage.step.model, config.seed))())
+    create = functools.partial(
+        train_state.create,
+        optimizer=stage.step.optimizer,
+        gamma=config.loss.gamma,
+        is_averaged=config.optimizer.ema_decay > 0,
+    )
+    return jax.jit(create, out_shardings=sharding.replicated(mesh))(variables)
+
+
+def _in_training(executable: Any, state: Any, ready: Iterator[Batch], num_steps: int) -> tuple[Any, list[StepTimes]]:
+    times, unread = [], None
+    for _ in range(num_steps):
+        started = time.perf_counter()
+        batch = next(ready)
+        has_batch = time.perf_counter()
+        state, metrics = executable(state, *batch)
+        dispatched = time.perf_counter()
+        jax.device_get(unread)
+        unread = metrics
+        times.append(StepTimes(has_batch - started, dispatched - has_batch, time.perf_counter() - dispatched))
+    jax.block_until_ready(state)
+    return state, times
+
+
+def _devices_alone(executable: Any, state: Any, batch: Batch, num_steps: int) -> tuple[Any, float]:
+    started = time.perf_counter()
+    for _ in range(num_steps):
+        state, _ = executable(state, *batch)
+    jax.block_until_ready(state)
+    return state, (time.perf_counter() - started) / num_steps
+
+
+def _input_alone(ready: Iterator[Batch], num_batches: int) -> float:
+    for _ in range(WARM_UP):  # what was made ahead, meanwhile
+        next(ready)
+    started = time.perf_counter()
+    for _ in range(num_batches):
+        jax.block_until_ready(next(ready))
+    return (time.perf_counter() - started) / num_batches

@@ -2,16 +2,24 @@
 
 import contextlib
 import importlib.util
+import os
+from typing import Any
 
 
 def is_installed() -> bool:
     return importlib.util.find_spec('tensorflow') is not None
 
 
-def keep_off_accelerators() -> None:
-    """To be called before TensorFlow first computes."""
+def load() -> Any:
+    """TensorFlow, kept off accelerators; call this before anything else imports it.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')  # or it tells of oneDNN at every start
     import tensorflow as tf
 
     # A program that has already used it on a GPU has made its own choice, and may keep it.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], 'GPU')
+    return tf

@@ -52,35 +52,45 @@ def read_image(
         with open(path, 'rb') as file:
             if not file.peek(1):
                 raise InputError(f'{path} is empty: fetch it or save it again.')
-            image = _decode(file, path, _MODES[num_channels])
+            # Pillow only warns of pixels so many that they are feared to be an attack.
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                warnings.simplefilter('error', Image.DecompressionBombWarning)
+                image = decode(file, path, num_channels)
     except FileNotFoundError as error:
         raise InputError(f'{path} does not exist: give the path of an image.') from error
     except IsADirectoryError as error:
         raise InputError(f'{path} is a directory: give the path of one image.') from error
     except OSError as error:
         raise InputError(f'{path} cannot be opened ({error.strerror}): make it readable, or give another.') from error
-    square = _central_square(image, image_size, crop_fraction)
-    return np.array(square).reshape(image_size, image_size, num_channels)
+    return central_square(image, image_size, crop_fraction)
 
 
-def _decode(file: BinaryIO, path: str | os.PathLike[str], mode: str) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        warnings.simplefilter('error', Image.DecompressionBombWarning)
-        try:
-            upright = ImageOps.exif_transpose(Image.open(file))
-            return _on_white(_in_bytes(upright, path), mode)
-        except InputError:
-            raise
-        except UnidentifiedImageError as error:
-            raise InputError(f'{path} is not an image that Pillow can read: save it as PNG or JPEG.') from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            limit = f'more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be safe to read'
-            raise InputError(f'{path} has {limit}: save it smaller.') from error
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and many others
-            reason = str(error).rstrip('.') or type(error).__name__
-            mend = 'fetch it again if it was cut short, or save it as PNG or JPEG'
-            raise InputError(f'{path} cannot be decoded ({reason}): {mend}.') from error
+def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> Image.Image:
+    """Decodes one image, upright and on white as `read_image` says; Python's warning filters are left as they are.
+
+    Args:
+      file: open for reading.
+      name: what errors call the image.
+      num_channels: 1 for grey, 3 for red, green and blue.
+
+    Raises:
+      InputError: it is no image, cut short or damaged, too large, or its pixels are out of range.
+    """
+    try:
+        upright = ImageOps.exif_transpose(Image.open(file))
+        return _on_white(_in_bytes(upright, name), _MODES[num_channels])
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InputError(f'{name} is not an image that Pillow can read: save it as PNG or JPEG.') from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = f'more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be safe to read'
+        raise InputError(f'{name} has {limit}: save it smaller.') from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and many others
+        reason = str(error).rstrip('.') or type(error).__name__
+        mend = 'fetch it again if it was cut short, or save it as PNG or JPEG'
+        raise InputError(f'{name} cannot be decoded ({reason}): {mend}.') from error
 
 
 def _in_bytes(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
@@ -104,7 +114,8 @@ def _on_white(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _central_square(image: Image.Image, image_size: int, crop_fraction: float) -> Image.Image:
+def central_square(image: Image.Image, image_size: int, crop_fraction: float) -> np.ndarray:
+    """The network's square out of an image, cut as `read_image` says: uint8 [image_size, image_size, C], writable."""
     shorter = round(image_size / crop_fraction)
     box = []
     for side in image.size:
@@ -113,4 +124,5 @@ def _central_square(image: Image.Image, image_size: int, crop_fraction: float) -
         box.append((start * side / resized, (start + image_size) * side / resized))
     (left, right), (top, bottom) = box
     # Pillow resizes what is in the box alone: 1 x 5000 pixels are never enlarged whole.
-    return image.resize((image_size, image_size), Image.Resampling.BICUBIC, (left, top, right, bottom))
+    square = image.resize((image_size, image_size), Image.Resampling.BICUBIC, (left, top, right, bottom))
+    return np.array(square).reshape(image_size, image_size, -1)

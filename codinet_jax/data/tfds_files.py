@@ -1,7 +1,8 @@
-"""A split that TFDS prepared on disk, read whole into memory; what is missing or damaged is said in a sentence."""
+"""Splits that TFDS prepared on disk: opened, or read whole; what is missing or damaged is said in a sentence."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,35 @@ READ_BATCH = 1000
 Batch = tuple[np.ndarray, np.ndarray]
 
 
-def read(tfds_name: str, split: str, image_shape: tuple[int, int, int], root: Path) -> Batch:
-    """One split of a prepared set, in the order of its files: uint8 [N, H, W, C] and int32 [N].
+@dataclass(frozen=True)
+class PreparedSplit:
+    """A split on disk, its description checked; `mend` says what to do if its N images are not as described."""
+
+    builder: Any
+    name: str
+    num_images: int
+    directory: Path
+    mend: str
+
+    @property
+    def file_format(self) -> str:
+        return self.builder.info.file_format.value
+
+    def damaged(self, reason: Exception | str) -> InputError:
+        """To be raised when the files do not hold what they promise."""
+        return InputError(f'Split {self.name} of {self.directory} is damaged ({_summary(reason)}): {self.mend}.')
+
+
+def open_split(
+    tfds_name: str, split: str, image_shape: tuple[int | None, int | None, int], root: Path
+) -> PreparedSplit:
+    """Finds a prepared set and checks that it is one of labelled images, and in files that can be read here.
+
+    Args:
+      tfds_name: of the set.
+      split: its name in TFDS.
+      image_shape: [H, W, C] of every image; None is any size.
+      root: the directory that TFDS prepared it in.
 
     Raises:
       InputError: the set is missing, half-written, of other images, or in a format that cannot be read here.
@@ -35,17 +63,34 @@ def read(tfds_name: str, split: str, image_shape: tuple[int, int, int], root: Pa
         features, num_images = dict(builder.info.features), builder.info.splits[split].num_examples
     except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
         raise InputError(f'{directory} is half-written ({_summary(error)}): {mend}.') from error
-    if not {'image', 'label'} <= features.keys() or features['image'].shape != image_shape:
-        shape = features['image'].shape if 'image' in features else None
-        raise InputError(f'{directory} holds images of shape {shape}: only {image_shape} can be read into memory.')
-    read_batches = _reader(builder.info.file_format.value, tfds_name, directory)
+    _check_features(features, image_shape, directory)
+    _check_readable(builder.info.file_format.value, tfds_name, directory)
+    return PreparedSplit(builder, split, num_images, directory, mend)
+
+
+def _check_features(features: dict[str, Any], image_shape: tuple[int | None, int | None, int], directory: Path) -> None:
+    if missing := {'image', 'label'} - features.keys():
+        raise InputError(f'{directory} holds examples without {" and ".join(sorted(missing))}: name a set of those.')
+    shape = features['image'].shape
+    if len(shape) != 3 or any(wanted not in (None, size) for size, wanted in zip(shape, image_shape, strict=True)):
+        raise InputError(f'{directory} holds images of shape {shape}: only {image_shape} can be read.')
+
+
+def read(tfds_name: str, split: str, image_shape: tuple[int, int, int], root: Path) -> Batch:
+    """One split of a prepared set, in the order of its files: uint8 [N, H, W, C] and int32 [N].
+
+    Raises:
+      InputError: as `open_split`, or the files are damaged.
+    """
+    prepared = open_split(tfds_name, split, image_shape, root)
+    read_batches = _read_array_record if prepared.file_format == 'array_record' else _read_tfrecord
     try:
-        images, labels = zip(*read_batches(builder, split), strict=True)
+        images, labels = zip(*read_batches(prepared.builder, split), strict=True)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise InputError(f'Split {split} of {directory} is damaged ({_summary(error)}): {mend}.') from error
+        raise prepared.damaged(error) from error
     images_NxHxWxC, labels_N = np.concatenate(images), np.concatenate(labels).astype(np.int32)
-    if len(labels_N) != num_images:
-        raise InputError(f'Split {split} of {directory} holds {len(labels_N)} images, not {num_images}: {mend}.')
+    if len(labels_N) != prepared.num_images:
+        raise prepared.damaged(f'it holds {len(labels_N)} images, not {prepared.num_images}')
     return images_NxHxWxC, labels_N
 
 
@@ -61,22 +106,27 @@ def _newest_version(tfds_name: str, root: Path) -> Path:
     return max(versions, key=lambda path: [int(number) for number in path.name.split('.')])
 
 
-def _reader(file_format: str, tfds_name: str, directory: Path) -> Callable[[Any, str], Iterator[Batch]]:
+def _check_readable(file_format: str, tfds_name: str, directory: Path) -> None:
     if file_format == 'array_record':
-        return _read_array_record
+        return
     elsewhere = f'prepare the set in another data_dir with {_preparation(tfds_name, Path("DATA_DIR"))}'
     if file_format != 'tfrecord':
         raise InputError(f'{directory} holds {file_format} files, which are not read here: {elsewhere}.')
     try:
-        import tensorflow  # noqa: F401
+        optional_tensorflow.load()
     except ImportError as error:
         raise InputError(
             f'{directory} holds tfrecord files, which need TensorFlow: pip install tensorflow-cpu, or {elsewhere}.'
         ) from error
-    return _read_tfrecord
 
 
-def _read_array_record(builder: Any, split: str) -> Iterator[Batch]:
+def check_array_record_lengths(builder: Any, split: str) -> None:
+    """Compares what the files of a split hold with what its description promises.
+
+    Raises:
+      ValueError: a file holds more or fewer images.
+      OSError: a file is missing or no array_record file; as RuntimeError.
+    """
     from array_record.python.array_record_module import ArrayRecordReader
 
     for path, num_expected in zip(
@@ -86,6 +136,10 @@ def _read_array_record(builder: Any, split: str) -> Iterator[Batch]:
         num_records = ArrayRecordReader(str(path)).num_records()
         if num_records != num_expected:
             raise ValueError(f'{path.name} holds {num_records} images, not {num_expected}')
+
+
+def _read_array_record(builder: Any, split: str) -> Iterator[Batch]:
+    check_array_record_lengths(builder, split)
     source = builder.as_data_source(split)
     for start in range(0, len(source), READ_BATCH):
         examples = source.__getitems__(range(start, min(start + READ_BATCH, len(source))))
@@ -93,10 +147,9 @@ def _read_array_record(builder: Any, split: str) -> Iterator[Batch]:
 
 
 def _read_tfrecord(builder: Any, split: str) -> Iterator[Batch]:
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    optional_tensorflow.keep_off_accelerators()
+    tf = optional_tensorflow.load()
     # One shard after another: the order is that of array_record files, so both formats hold out the same images.
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     try:
@@ -113,5 +166,5 @@ def _preparation(tfds_name: str, root: Path) -> str:
     return f'`python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"`'
 
 
-def _summary(error: Exception) -> str:
+def _summary(error: Exception | str) -> str:
     return str(error).strip().split('\n')[0].rstrip('.') or type(error).__name__

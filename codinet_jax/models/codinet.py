@@ -172,7 +172,7 @@ class CoDiNet(nn.Module):
             split_rngs={'params': True},
             in_axes=(0, nn.broadcast, nn.broadcast, 0),
             length=stage.repeats,
-            unroll=min(self.unroll, stage.repeats),
+            unroll=self.unroll,  # more than there are, too: of one block and an unroll of one JAX makes a loop
         )
 
 

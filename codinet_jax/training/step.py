@@ -128,11 +128,14 @@ class Step:
             jnp.swapaxes(x.reshape(-1, num_parts, *x.shape[1:]), 0, 1)
             for x in (views_LxMxHxWxC, labels_L, noise_LxMxnx2)
         )
+        nothing = jax.tree.map(jnp.zeros_like, state.params)
         (gradient, batch_stats), (metrics, router_logits) = jax.lax.scan(
             add_part,
-            (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats),
+            (nothing, state.batch_stats),
             tuple(parts),
-            unroll=num_parts if self.model.unroll > 1 else 1,  # a loop is slow where one over blocks is
+            # Laid out where blocks are, for a loop is slow there, and one of a single turn stays a loop unless it is
+            # told to do two at a time.
+            unroll=num_parts + 1 if num_parts == 1 or self.model.unroll > 1 else 1,
         )
         metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
         if router_logits is not None:

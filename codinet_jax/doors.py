@@ -1,4 +1,4 @@
-"""What every command does before and around its own work: devices, hosts, and errors that are the user's to mend."""
+"""What every command does before and around its own work: devices, and errors that are the user's to mend."""
 
 import os
 import pathlib
@@ -14,19 +14,14 @@ from codinet_jax.errors import InputError
 from codinet_jax.workdir import Workdir
 
 
-def start_devices(batch_size: int = 0, *, distributed: bool = False) -> None:
-    """Readies the devices; to be called before anything touches one.
+def start_devices(batch_size: int = 0) -> None:
+    """Readies the devices of a process alone; to be called before anything touches one.
 
     A machine without an accelerator gets one host device per core, as many as divide the batch if there is one size of
     it, because XLA:CPU runs elementwise work inside loops on a single thread. JAX_NUM_CPU_DEVICES asks for another
     number.
     """
-    if distributed:
-        try:
-            jax.distributed.initialize()
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f'--distributed finds no cluster ({error}): leave it out on one machine.') from error
-    if 'JAX_NUM_CPU_DEVICES' not in os.environ and not distributed:
+    if 'JAX_NUM_CPU_DEVICES' not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
         jax.config.update('jax_num_cpu_devices', max(d for d in range(1, cores + 1) if batch_size % d == 0))
 

@@ -30,7 +30,7 @@ OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers t
 def main(argv: Sequence[str]) -> None:
     del argv
     config = doors.read_config(CONFIG, 'what to profile: ')
-    output, trace = doors.output_file(OUTPUT), TRACE.value and pathlib.Path(TRACE.value).expanduser()
+    output, trace = doors.output_file(OUTPUT), pathlib.Path(TRACE.value).expanduser() if TRACE.value else None
     if trace and trace.exists() and not trace.is_dir():
         raise InputError(f'{trace} is a file: give --trace a directory.')
     doors.start_devices(config.batch_size // max(1, config.accumulate_steps))

@@ -68,6 +68,7 @@ class Demand(NamedTuple):
 def demand(config: ConfigDict) -> Demand:
     """From the network's own table and shapes."""
     import jax
+    import numpy as np
 
     from codinet_jax import settings
     from codinet_jax.models.codinet import fresh_variables
@@ -77,7 +78,7 @@ def demand(config: ConfigDict) -> Demand:
     width = 2 if config.model.dtype == 'bfloat16' else 4
     values, norms = activations(arch)
     return Demand(
-        flops_per_view=6 * costs.mean_macs([1.0] * costs.num_blocks),
+        flops_per_view=6 * costs.mean_macs(np.ones(costs.num_blocks)),
         bytes_per_view=PASSES * width * values,
         pixels_per_view=arch.image_size**2 * arch.image_channels,
         gradient_bytes=4 * sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -98,7 +99,7 @@ def activations(arch: Architecture) -> tuple[int, int]:
     return sum(layers), len(layers)
 
 
-def page(pod: Pod, asks: Demand, num_views: int, global_norms: bool) -> list[tuple[str, str]]:
+def page(pod: Pod, asks: Demand, num_views: int, images_per_core: float, global_norms: bool) -> list[tuple[str, str]]:
     """The lines of one pod."""
     views = IMAGES_PER_CHIP.value * num_views
     compute, memory = views * asks.flops_per_view / pod.flops, views * asks.bytes_per_view / pod.memory
@@ -109,7 +110,7 @@ def page(pod: Pod, asks: Demand, num_views: int, global_norms: bool) -> list[tup
     norms = 2 * asks.num_norms * pod.longest_way * HOP_SECONDS if global_norms else 0.0
     step = chip + gradients + norms
     images_per_host = IMAGES_PER_CHIP.value * pod.chips_per_host / step
-    cores = images_per_host / IMAGES_PER_CORE.value
+    cores = images_per_host / images_per_core
     network = images_per_host * IMAGE_BYTES.value
     of_cores, of_network = cores / pod.host_vcpus, network / pod.host_network
     shares = {
@@ -139,15 +140,16 @@ def page(pod: Pod, asks: Demand, num_views: int, global_norms: bool) -> list[tup
 def main(argv: Sequence[str]) -> None:
     del argv
     config = doors.read_config(CONFIG)
-    if IMAGES_PER_CORE.value is None or not 0 < IMAGES_PER_CORE.value < math.inf:
+    rate = IMAGES_PER_CORE.value
+    if rate is None or not 0 < rate < math.inf:
         raise InputError('Say what a core does: --images_per_core=RATE, from python -m experiments.input_rate.')
     doors.start_devices()
     asks, is_global = demand(config), config.model.batch_norm == 'global'
-    pages = {pod.name: page(pod, asks, config.num_views, is_global) for pod in PODS}
+    pages = {pod.name: page(pod, asks, config.num_views, rate, is_global) for pod in PODS}
     print(
         f'{config.model.backbone} {config.model.depth}, {config.num_views} views of each image: a view takes '
         f'{asks.flops_per_view / 1e9:.1f} GFLOP and moves {asks.bytes_per_view / 1e6:.0f} MB; '
-        f'{IMAGES_PER_CHIP.value} images a chip, {IMAGES_PER_CORE.value:g} images/s a core\n'
+        f'{IMAGES_PER_CHIP.value} images a chip, {rate:g} images/s a core\n'
     )
     print(f'| | {" | ".join(pages)} |')
     print(f'|---|{"---|" * len(pages)}')

@@ -5,22 +5,23 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from codinet_jax import provenance, settings, sharding
+from codinet_jax import hosts, provenance, settings, sharding
 from codinet_jax.data.ahead import ahead
 from codinet_jax.data.split import Split
+from codinet_jax.errors import InputError
 from codinet_jax.models import pretrained
 from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.evaluate import Record, evaluate, make_forward, summarise
 from codinet_jax.training.metrics import MetricWriter, ProgressLines, RunningMeans, routing_warning, say
+from codinet_jax.training.signals import stop_signals
 from codinet_jax.training.stages import Stage, compiled, plan
 from codinet_jax.training.state import TrainState
 from codinet_jax.training.step import Metrics
@@ -49,34 +50,42 @@ class Progress:
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-    """Trains, or goes on with, the run of a workdir and returns its results.
+def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
+    """Trains, or goes on with, the run of a workdir and returns its results, on the first host alone.
 
     Raises:
       InputError: the config, the data or the workdir cannot be used; nothing has been written then.
       Stopped: a signal came; the state is saved.
     """
-    settings.check(config)
-    mesh = sharding.data_mesh()
-    settings.check_devices(config, mesh.size)
-    is_first_host = jax.process_index() == 0
-    workdir.check(config)
-    if finished := workdir.read_results():
+    mesh, is_first_host = sharding.data_mesh(), jax.process_index() == 0
+
+    def look() -> dict[str, Any] | None:
+        settings.check(config)
+        settings.check_devices(config, mesh.size)
+        if not is_first_host:
+            # A network drive goes on hiding for a while what a host has once looked for in vain: these look later.
+            return None
+        workdir.check(config)
+        return workdir.read_results()
+
+    finished = hosts.together(look)
+    if hosts.of_first(finished is not None):
         say(f'{workdir} holds a finished run.')
         return finished
     test_split = 'validation' if config.val_split else 'test'
-    train_set, test_set = settings.split(config, 'train'), settings.split(config, test_split)
-    imported = _imported(config)
-    if is_first_host:
-        workdir.claim(config)
-    with contextlib.ExitStack() as open_files:
+    train_set, test_set = hosts.together(lambda: (settings.split(config, 'train'), settings.split(config, test_split)))
+    imported = hosts.together(lambda: _imported(config))
+    hosts.together(lambda: workdir.claim(config) if is_first_host else None)
+    hosts.together(lambda: _check_claimed(workdir, config))
+    with contextlib.ExitStack() as open_files, hosts.none_alone(Stopped):
         run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
         record, outcome = run.both_stages()
     outcome |= {'split': test_split}
-    if is_first_host:
-        workdir.write_routes(test_split, record._asdict())
-        workdir.write_weights(jax.device_get(run.state.variables))
-        workdir.write_results(outcome)
+    if not is_first_host:
+        return None
+    workdir.write_routes(test_split, record._asdict())
+    workdir.write_weights(jax.device_get(run.state.variables))
+    workdir.write_results(outcome)
     return outcome
 
 
@@ -243,6 +252,17 @@ class Run:
         say(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
 
 
+def _check_claimed(workdir: Workdir, config: ConfigDict) -> None:
+    """Refuses hosts that do not share their workdir, or were given different configs."""
+    try:
+        workdir.read_config()
+    except InputError as error:
+        raise InputError(
+            f'{workdir} is not the same directory on every host: give --workdir one they share.'
+        ) from error
+    workdir.check(config)
+
+
 def _imported(config: ConfigDict) -> dict[str, Any] | None:
     """The weights of `config.init_from`, which fit the network, or it is said before anything is written."""
     if config.init_from is None:
@@ -251,31 +271,3 @@ def _imported(config: ConfigDict) -> dict[str, Any] | None:
     model = settings.network(config)
     pretrained.into(jax.eval_shape(lambda: fresh_variables(model, config.seed)), variables, config.init_from)
     return variables
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second one kills as usual.
-
-    Of several hosts none may stop alone: there the checkpoints tell when to, together.
-    """
-    received: list[int] = []
-    if jax.process_count() > 1:
-        yield received
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.getsignal(number) for number in numbers]
-
-    def receive(number: int, _: Any) -> None:
-        received.append(number)
-        say('stopping after this step; once more stops at once.')
-        for each, handler in zip(numbers, previous, strict=True):
-            signal.signal(each, handler)
-
-    for number in numbers:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)

@@ -47,9 +47,9 @@ class MetricWriter:
         self._file.truncate(min(keep_bytes, self._file.seek(0, os.SEEK_END)))
         self._file.seek(0, os.SEEK_END)
         if optional_tensorflow.is_installed() and importlib.util.find_spec('tensorboard'):
+            optional_tensorflow.load()
             from clu import metric_writers
 
-            optional_tensorflow.keep_off_accelerators()
             self._board = metric_writers.SummaryWriter(str(workdir.tensorboard))
 
     def __enter__(self) -> Self:

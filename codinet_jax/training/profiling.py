@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -97,7 +98,7 @@ def profile(
     seconds |= {'devices_alone': device_alone, 'input_alone': input_alone, 'compile': compile_seconds}
     peak = peak_tflops or peak_of(jax.devices()[0].device_kind)
     # Backward costs twice what forward does. All blocks run: relaxed and masked gates compute both branches.
-    flops = 3 * 2 * costs.mean_macs([1.0] * costs.num_blocks) * config.batch_size * config.num_views
+    flops = 3 * 2 * costs.mean_macs(np.ones(costs.num_blocks)) * config.batch_size * config.num_views
     rate = flops / seconds['step'] / mesh.size / 1e12
     return {
         'stage': number,

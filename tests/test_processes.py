@@ -1,0 +1,279 @@
+"""Two real processes that train one run: the same numbers as one process, and no end of one that the other waits for.
+
+All of them train one tiny network on two devices, and share a compilation cache.
+"""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import helpers
+from codinet_jax import hosts
+from codinet_jax.data import digits
+from codinet_jax.errors import InputError
+from codinet_jax.training import loop, signals
+
+STEPS = 54
+CHANGES: dict[str, Any] = {
+    'stage1.epochs': 0.6,
+    'stage1.decay_epochs': (0.3,),
+    'stage2.epochs': 0.0,  # its steps would be compiled by every process, and are spread as those of stage 1
+    'stage2.decay_epochs': (),
+    'loss.gamma': 0.5,
+    'loss.target_cost': 0.4,
+    'checkpoint_every_steps': 10,
+    'log_every_steps': 3,
+}
+OF_THE_CLOCK = ('seconds_train', 'images_per_second')
+GOES_ON = 'The same command on all hosts goes on from the last checkpoint.'
+# Heartbeats alone take half a minute; a closed connection tells at once.
+SECONDS_TO_MISS_A_HOST = 60
+
+# Importing TensorFlow takes longer than the training.
+NO_TENSORFLOW = """
+from importlib.machinery import PathFinder
+
+find_spec = PathFinder.find_spec
+hidden = ('tensorflow', 'tensorboard')
+PathFinder.find_spec = lambda name, *rest: None if name.partition('.')[0] in hidden else find_spec(name, *rest)
+"""
+
+Process = subprocess.Popen[str]
+
+
+class Processes:
+    """Starts the same training in any workdir under one root, in one process or in two; ends what is left over."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._started: list[Process] = []
+        digits.prepare(root / 'tfds')
+        (root / 'sitecustomize.py').write_text(NO_TENSORFLOW)
+
+    def alone(self, name: str) -> Process:
+        return self._start(f'--workdir={self.root / name}', JAX_NUM_CPU_DEVICES='2')
+
+    def pair(self, *names: str, **changes: Any) -> tuple[Process, Process]:
+        """Processes 0 and 1, each in the workdir of its name, or both in that of the only one."""
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            cluster = [f'--coordinator=127.0.0.1:{free.getsockname()[1]}', '--num_processes=2']
+        first, second = (
+            self._start(f'--workdir={self.root / name}', *cluster, f'--process_id={index}', **changes)
+            for index, name in enumerate((names[0], names[-1]))
+        )
+        return first, second
+
+    def _start(self, *flags: str, **variables: str) -> Process:
+        cached = {
+            'JAX_COMPILATION_CACHE_DIR': str(self.root / 'cache'),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'PYTHONPATH': str(self.root),
+        }
+        process = subprocess.Popen(
+            helpers.command('main', *helpers.tiny_flags(**CHANGES, data_dir=self.root / 'tfds'), *flags),
+            cwd=helpers.REPOSITORY,
+            env=helpers.environment(**cached, **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def kill_all(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
+def ended(process: Process, returncode: int, seconds: float = 300) -> tuple[str, str]:
+    """What a process said on stdout and on stderr, once it has ended."""
+    stdout, stderr = process.communicate(timeout=seconds)
+    assert process.returncode == returncode, stdout + stderr
+    return stdout, stderr
+
+
+def wait_for(processes: tuple[Process, ...], is_reached: Callable[[], bool]) -> None:
+    while not is_reached():
+        assert all(process.poll() is None for process in processes), [each.communicate() for each in processes]
+        time.sleep(0.01)
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl, without what the clock says."""
+    text = (workdir / 'metrics.jsonl').read_text() if (workdir / 'metrics.jsonl').exists() else ''
+    whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith('\n')]
+    return [{name: value for name, value in row.items() if name not in OF_THE_CLOCK} for row in whole]
+
+
+def newest_step(workdir: Path) -> int:
+    return rows(workdir)[-1]['step'] if rows(workdir) else 0
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
+
+
+@pytest.fixture(scope='module')
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    started = Processes(tmp_path_factory.mktemp('processes'))
+    yield started
+    started.kill_all()
+
+
+@pytest.fixture(scope='module')
+def together(processes: Processes) -> tuple[Path, list[str]]:
+    """A run of two processes, never disturbed; and what each of them said."""
+    pair = processes.pair('together')
+    return processes.root / 'together', [ended(process, 0)[0] for process in pair]
+
+
+class Disturbed:
+    """One run of two processes that is stopped, loses its first host, then its second, and gets to its end."""
+
+    def __init__(self, processes: Processes):
+        self.workdir = processes.root / 'disturbed'
+        self.stopped = self._disturb(processes, 8, 1, signal.SIGTERM)
+        self.stopped_at = saved_steps(self.workdir)[-1]
+        self.lost_first = self._disturb(processes, self.stopped_at + 16, 0, signal.SIGKILL)
+        self.saved_by_both = saved_steps(self.workdir)[-1]
+        self.lost_second = self._disturb(processes, 39, 1, signal.SIGKILL)
+        self.last_saved = saved_steps(self.workdir)[-1]
+        self.finished = [ended(process, 0) for process in processes.pair('disturbed')]
+
+    def _disturb(
+        self, processes: Processes, at_step: int, victim: int, number: signal.Signals
+    ) -> tuple[list[tuple[int, str, str]], float]:
+        """Sends one of two processes a signal; the status and words of both, and how long they took to end."""
+        pair = processes.pair('disturbed')
+        wait_for(pair, lambda: newest_step(self.workdir) >= at_step)
+        pair[victim].send_signal(number)
+        start = time.monotonic()
+        outcomes = []
+        for process in pair:
+            stdout, stderr = process.communicate(timeout=300)
+            outcomes.append((process.returncode, stdout, stderr))
+        return outcomes, time.monotonic() - start
+
+
+@pytest.fixture(scope='module')
+def disturbed(processes: Processes, together: tuple[Path, list[str]]) -> Disturbed:
+    del together  # only for the cache that it fills
+    return Disturbed(processes)
+
+
+def assert_same_run(workdir: Path, expected: Path) -> None:
+    """To the bit, where the clock has no say."""
+    for name in ('weights.npz', 'routes/test.npz'):
+        with np.load(expected / name) as ours, np.load(workdir / name) as theirs:
+            assert sorted(theirs.files) == sorted(ours.files) and ours.files
+            for key in ours.files:
+                np.testing.assert_array_equal(theirs[key], ours[key], err_msg=key)
+    assert rows(workdir) == rows(expected)
+    results = [json.loads((path / 'results.json').read_text()) for path in (workdir, expected)]
+    assert all(result.pop(name) > 0 for result in results for name in OF_THE_CLOCK)
+    assert results[0] == results[1]
+
+
+def test_two_processes_compute_what_one_does(processes: Processes, together: tuple[Path, list[str]]) -> None:
+    workdir, said = together
+    ended(processes.alone('alone'), 0)
+    # A sum of two does not depend on their order; of more devices the last bits would differ.
+    assert_same_run(workdir, processes.root / 'alone')
+    assert [row['step'] for row in rows(workdir) if row['kind'] == 'train'] == list(range(3, STEPS + 1, 3))
+    assert 'on 2 cpu device(s)' in said[0] and 'top-1' in said[0]
+
+
+def test_only_the_first_host_speaks_and_writes(together: tuple[Path, list[str]]) -> None:
+    workdir, said = together
+    assert not [line for line in said[1].splitlines() if line and 'Gloo' not in line]
+    files = {path.name for path in workdir.iterdir()}
+    assert files == {'config.json', 'metrics.jsonl', 'checkpoints', 'weights.npz', 'results.json', 'routes'}
+
+
+def test_sigterm_to_one_stops_both_at_the_same_saved_step(disturbed: Disturbed) -> None:
+    outcomes, seconds = disturbed.stopped
+    assert [status for status, _, _ in outcomes] == [128 + signal.SIGTERM] * 2, outcomes
+    assert f'stopped and saved at step {disturbed.stopped_at}; the same command goes on' in outcomes[0][1]
+    assert all('error:' not in stderr for _, _, stderr in outcomes)
+    assert 8 <= disturbed.stopped_at < STEPS and seconds < SECONDS_TO_MISS_A_HOST
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_host_killed_ends_the_other_with_a_sentence(disturbed: Disturbed, victim: int) -> None:
+    outcomes, seconds = (disturbed.lost_first, disturbed.lost_second)[victim]
+    assert outcomes[victim][0] == -signal.SIGKILL
+    status, _, stderr = outcomes[1 - victim]
+    assert status not in (0, 2) and seconds < SECONDS_TO_MISS_A_HOST
+    assert stderr.rstrip().endswith(GOES_ON) and 'another host died' in stderr
+
+
+def test_a_run_that_lost_hosts_goes_on_and_ends_with_the_same_bits(
+    disturbed: Disturbed, together: tuple[Path, list[str]]
+) -> None:
+    assert f'going on from step {disturbed.stopped_at}\n' in disturbed.lost_first[0][0][1]
+    assert f'going on from step {disturbed.saved_by_both}\n' in disturbed.lost_second[0][0][1]
+    assert f'going on from step {disturbed.last_saved}\n' in disturbed.finished[0][0]
+    assert disturbed.stopped_at < disturbed.last_saved < STEPS
+    assert_same_run(disturbed.workdir, together[0])
+
+
+def test_a_finished_run_is_told_by_the_first_and_ends_both(processes: Processes, together: Any) -> None:
+    said = [ended(process, 0)[0] for process in processes.pair('together')]
+    assert 'finished run' in said[0] and 'top-1' in said[0] and 'finished run' not in said[1]
+
+
+@pytest.mark.parametrize(
+    ('names', 'sentence'),
+    [(('taken',), 'another config'), (('mine', 'yours'), 'not the same directory on every host')],
+    ids=['another config', 'workdir not shared'],
+)
+def test_what_is_wrong_for_one_host_is_said_by_both(
+    processes: Processes, names: tuple[str, ...], sentence: str
+) -> None:
+    (processes.root / 'taken').mkdir(exist_ok=True)
+    (processes.root / 'taken' / 'config.json').write_text(helpers.tiny_config(**{'loss.beta': 0.125}).to_json())
+    for process in processes.pair(*names):
+        _, stderr = ended(process, 2, SECONDS_TO_MISS_A_HOST)
+        assert stderr.startswith('error: ') and stderr.count('\n') == 1 and sentence in stderr
+    assert not (processes.root / names[-1] / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize(
+    ('cluster', 'sentence'),
+    [
+        (('localhost:1234', None, 0), 'together'),
+        ((None, 2, 0), 'together'),
+        (('localhost', 2, 0), 'HOST:PORT'),
+        (('localhost:1234', 2, 2), 'number the 2 processes from 0'),
+    ],
+)
+def test_half_a_cluster_is_refused(cluster: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence), hosts.joined(*cluster):
+        raise AssertionError('joined')
+
+
+def test_an_interrupt_of_one_of_several_hosts_counts_as_a_notice_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    notices: list[int] = []
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    previous = signal.signal(signal.SIGTERM, lambda number, _: notices.append(number))
+    try:
+        with signals.stop_signals() as alone:
+            signal.raise_signal(signal.SIGINT)
+            assert notices == [signal.SIGTERM] and alone == []
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -20,7 +20,7 @@ import helpers
 from codinet_jax import hosts
 from codinet_jax.data import digits
 from codinet_jax.errors import InputError
-from codinet_jax.training import loop, signals
+from codinet_jax.training import signals
 
 STEPS = 54
 CHANGES: dict[str, Any] = {

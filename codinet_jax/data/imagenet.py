@@ -295,14 +295,19 @@ class _Tfrecords(_Photographs):
         return self.prepared.damaged(re.sub(r'\{\{.*?\}\} *|\[Op:.*', '', error.message).strip())
 
 
+def _tensorflow() -> Any:
+    """For what becomes part of a graph, which `optional_tensorflow.load` cannot; that was called before."""
+    import tensorflow as tf
+
+    return tf
+
+
 def _file_records(name: Any, skip: Any, take: Any, first: Any) -> Any:
-    return (
-        optional_tensorflow.load().data.TFRecordDataset(name, buffer_size=2**20).skip(skip).take(take).enumerate(first)
-    )
+    return _tensorflow().data.TFRecordDataset(name, buffer_size=2**20).skip(skip).take(take).enumerate(first)
 
 
 def _parse(record: Any) -> tuple[Any, Any]:
-    tf = optional_tensorflow.load()
+    tf = _tensorflow()
     features = {name: tf.io.FixedLenFeature([], dtype) for name, dtype in (('image', tf.string), ('label', tf.int64))}
     example = tf.io.parse_single_example(record, features)
     return example['image'], tf.cast(example['label'], tf.int32)
@@ -311,11 +316,11 @@ def _parse(record: Any) -> tuple[Any, Any]:
 def _decode_tensor(encoded: Any) -> Any:
     # Reads PNG and CMYK too, of which ImageNet has some; EXIF orientations, which Pillow heeds, it cannot see.
     # Decoding no more than the window around all crops was no faster, nor was the fast inverse DCT.
-    return optional_tensorflow.load().io.decode_jpeg(encoded, channels=3)
+    return _tensorflow().io.decode_jpeg(encoded, channels=3)
 
 
 def _random_views(image_HxWx3: Any, num_views: int, image_size: int, key: Any) -> Any:
-    tf = optional_tensorflow.load()
+    tf = _tensorflow()
     height, width = tf.unstack(tf.cast(tf.shape(image_HxWx3)[:2], tf.float32))
     uniform_AxMx4 = tf.random.stateless_uniform([crops.ATTEMPTS, num_views, 4], key)
     boxes_Mx4 = tf.cast(crops.boxes(tf, uniform_AxMx4, height, width), tf.int32)

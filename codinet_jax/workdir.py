@@ -21,6 +21,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from codinet_jax.errors import InputError
+from configs import default
 
 # Where the data lie says nothing of the run: it may go on on another machine.
 NOT_COMPARED = ('data_dir',)
@@ -50,7 +51,7 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f'{self} is a file: give --workdir a directory.')
         if self._config.exists():
-            _refuse_other(_read_json(self._config), json.loads(config.to_json()), self.path)
+            _refuse_other(self.read_config(), config, self.path)
         elif self.path.exists() and any(not path.name.startswith('.') for path in self.path.iterdir()):
             raise InputError(f'{self} is not empty and holds no run: give --workdir a new or an empty directory.')
 
@@ -67,14 +68,18 @@ class Workdir:
             raise InputError(f'{self} cannot be written ({error.strerror}): give another --workdir.') from error
 
     def read_config(self) -> ConfigDict:
-        """The resolved config of the run.
+        """The resolved config of the run; what the version that wrote it did not know is as the default says.
 
         Raises:
           InputError: there is none, or it cannot be read.
         """
         if not self._config.exists():
             raise InputError(f'{self} holds no run (no config.json): train one there with codinet_jax.main first.')
-        return ConfigDict(_read_json(self._config))
+        known, written = (
+            traverse_util.flatten_dict(config)
+            for config in (json.loads(default.get_config().to_json()), _read_json(self._config))
+        )
+        return ConfigDict(traverse_util.unflatten_dict(known | written))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, in order.
@@ -157,8 +162,8 @@ def read_weights_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
 
 
-def _refuse_other(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) -> None:
-    old_flat, new_flat = (traverse_util.flatten_dict(config, sep='.') for config in (old, new))
+def _refuse_other(old: ConfigDict, new: ConfigDict, path: pathlib.Path) -> None:
+    old_flat, new_flat = (traverse_util.flatten_dict(json.loads(config.to_json()), sep='.') for config in (old, new))
     differing = [
         f'{key} ({old_flat.get(key)} there, {new_flat.get(key)} here)'
         for key in sorted(old_flat.keys() | new_flat.keys())

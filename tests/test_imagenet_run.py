@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import helpers
-from test_resume import OF_THE_CLOCK, rows, said, wait_for
+from real_runs import Process, assert_same_run, ended, newest_step, wait_for
 
 REAL_DATA = helpers.REPOSITORY.parent / 'shared' / 'tfds'
 
@@ -41,7 +41,7 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def start(workdir: Path) -> 'subprocess.Popen[str]':
+def start(workdir: Path) -> Process:
     flags = [f'--config.{name}={value}' for name, value in CHANGES.items()]
     return subprocess.Popen(
         helpers.command('main', '--config=configs/imagenet_r50.py', *flags, f'--workdir={workdir}'),
@@ -57,14 +57,10 @@ def start(workdir: Path) -> 'subprocess.Popen[str]':
     )
 
 
-def steps_logged(workdir: Path) -> list[int]:
-    return [row['step'] for row in rows(workdir) if row['kind'] == 'train']
-
-
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp('photographs') / 'undisturbed'
-    said(start(workdir), 0)
+    ended(start(workdir), 0)
     return workdir
 
 
@@ -74,10 +70,10 @@ def disturbed(undisturbed: Path) -> Path:
     workdir = undisturbed.parent / 'disturbed'
     for number, at_step in ((signal.SIGTERM, 17), (signal.SIGKILL, STEPS_A_STAGE + 11)):
         process = start(workdir)
-        wait_for(process, lambda at_step=at_step: bool(steps_logged(workdir)) and steps_logged(workdir)[-1] >= at_step)
+        wait_for((process,), lambda at_step=at_step: newest_step(workdir) >= at_step)
         process.send_signal(number)
-        said(process, 128 + number if number == signal.SIGTERM else -number)
-    text = said(start(workdir), 0)
+        ended(process, 128 + number if number == signal.SIGTERM else -number)
+    text, _ = ended(start(workdir), 0)
     assert STEPS_A_STAGE < int(text.split('going on from step ')[1].split('\n')[0]) < 2 * STEPS_A_STAGE
     return workdir
 
@@ -92,13 +88,4 @@ def test_every_image_is_evaluated(undisturbed: Path) -> None:
 
 
 def test_a_stopped_run_ends_bit_for_bit_where_another_ends(undisturbed: Path, disturbed: Path) -> None:
-    for name in ('weights.npz', 'routes/test.npz'):
-        with np.load(undisturbed / name) as expected, np.load(disturbed / name) as gone_on:
-            assert sorted(gone_on.files) == sorted(expected.files) and expected.files
-            for key in expected.files:
-                np.testing.assert_array_equal(gone_on[key], expected[key], err_msg=key)
-    assert rows(disturbed) == rows(undisturbed)
-    expected, gone_on = (json.loads((path / 'results.json').read_text()) for path in (undisturbed, disturbed))
-    for name in OF_THE_CLOCK:
-        assert expected.pop(name) > 0 and gone_on.pop(name) > 0
-    assert gone_on == expected
+    assert_same_run(disturbed, undisturbed)

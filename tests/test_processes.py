@@ -3,17 +3,15 @@
 All of them train one tiny network on two devices, and share a compilation cache.
 """
 
-import json
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
 
 import helpers
@@ -21,6 +19,7 @@ from codinet_jax import hosts
 from codinet_jax.data import digits
 from codinet_jax.errors import InputError
 from codinet_jax.training import signals
+from real_runs import NO_TENSORFLOW, Process, assert_same_run, ended, newest_step, rows, wait_for
 
 STEPS = 54
 CHANGES: dict[str, Any] = {
@@ -33,21 +32,9 @@ CHANGES: dict[str, Any] = {
     'checkpoint_every_steps': 10,
     'log_every_steps': 3,
 }
-OF_THE_CLOCK = ('seconds_train', 'images_per_second')
 GOES_ON = 'The same command on all hosts goes on from the last checkpoint.'
 # Heartbeats alone take half a minute; a closed connection tells at once.
 SECONDS_TO_MISS_A_HOST = 60
-
-# Importing TensorFlow takes longer than the training.
-NO_TENSORFLOW = """
-from importlib.machinery import PathFinder
-
-find_spec = PathFinder.find_spec
-hidden = ('tensorflow', 'tensorboard')
-PathFinder.find_spec = lambda name, *rest: None if name.partition('.')[0] in hidden else find_spec(name, *rest)
-"""
-
-Process = subprocess.Popen[str]
 
 
 class Processes:
@@ -57,7 +44,7 @@ class Processes:
         self.root = root
         self._started: list[Process] = []
         digits.prepare(root / 'tfds')
-        (root / 'sitecustomize.py').write_text(NO_TENSORFLOW)
+        (root / 'sitecustomize.py').write_text(NO_TENSORFLOW)  # whose import takes longer than the training
 
     def alone(self, name: str) -> Process:
         return self._start(f'--workdir={self.root / name}', JAX_NUM_CPU_DEVICES='2')
@@ -95,30 +82,6 @@ class Processes:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-
-
-def ended(process: Process, returncode: int, seconds: float = 300) -> tuple[str, str]:
-    """What a process said on stdout and on stderr, once it has ended."""
-    stdout, stderr = process.communicate(timeout=seconds)
-    assert process.returncode == returncode, stdout + stderr
-    return stdout, stderr
-
-
-def wait_for(processes: tuple[Process, ...], is_reached: Callable[[], bool]) -> None:
-    while not is_reached():
-        assert all(process.poll() is None for process in processes), [each.communicate() for each in processes]
-        time.sleep(0.01)
-
-
-def rows(workdir: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl, without what the clock says."""
-    text = (workdir / 'metrics.jsonl').read_text() if (workdir / 'metrics.jsonl').exists() else ''
-    whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith('\n')]
-    return [{name: value for name, value in row.items() if name not in OF_THE_CLOCK} for row in whole]
-
-
-def newest_step(workdir: Path) -> int:
-    return rows(workdir)[-1]['step'] if rows(workdir) else 0
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -171,19 +134,6 @@ class Disturbed:
 def disturbed(processes: Processes, together: tuple[Path, list[str]]) -> Disturbed:
     del together  # only for the cache that it fills
     return Disturbed(processes)
-
-
-def assert_same_run(workdir: Path, expected: Path) -> None:
-    """To the bit, where the clock has no say."""
-    for name in ('weights.npz', 'routes/test.npz'):
-        with np.load(expected / name) as ours, np.load(workdir / name) as theirs:
-            assert sorted(theirs.files) == sorted(ours.files) and ours.files
-            for key in ours.files:
-                np.testing.assert_array_equal(theirs[key], ours[key], err_msg=key)
-    assert rows(workdir) == rows(expected)
-    results = [json.loads((path / 'results.json').read_text()) for path in (workdir, expected)]
-    assert all(result.pop(name) > 0 for result in results for name in OF_THE_CLOCK)
-    assert results[0] == results[1]
 
 
 def test_two_processes_compute_what_one_does(processes: Processes, together: tuple[Path, list[str]]) -> None:

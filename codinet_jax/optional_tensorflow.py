@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import os
 from typing import Any
 
 
@@ -11,12 +10,11 @@ def is_installed() -> bool:
 
 
 def load() -> Any:
-    """TensorFlow, kept off accelerators; call this before anything else imports it.
+    """TensorFlow, kept off accelerators.
 
     Raises:
       ImportError: it is not installed.
     """
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')  # or it tells of oneDNN at every start
     import tensorflow as tf
 
     # A program that has already used it on a GPU has made its own choice, and may keep it.

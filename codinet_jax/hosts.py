@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from codinet_jax.data.order import Host
 from codinet_jax.errors import InputError
 
 T = TypeVar('T')
@@ -100,6 +101,11 @@ def none_alone(*passing: type[Exception]) -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         _leave(error)
+
+
+def this() -> Host:
+    """Which rows of a global batch this process is to supply."""
+    return Host(jax.process_index(), jax.process_count())
 
 
 def together(work: Callable[[], T]) -> T:

@@ -8,18 +8,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from codinet_jax.data.order import Host
-
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
     """The first so many devices, all if not said, in a row along the axis 'data'; those of a host lie side by side."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))[:num_devices]
     return Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
-
-
-def host() -> Host:
-    """Which rows of a global batch this process is to supply."""
-    return Host(jax.process_index(), jax.process_count())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from codinet_jax import settings, sharding
+from codinet_jax import hosts, settings, sharding
 from codinet_jax.data import augment
 from codinet_jax.data.ahead import ahead
 from codinet_jax.data.datasets import DatasetSpec
@@ -55,7 +55,7 @@ def evaluate(forward: Forward, variables: Any, split: Split, batch_size: int, me
     """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
     to_all_hosts = jax.jit(lambda *arrays: arrays, out_shardings=sharding.replicated(mesh))
-    batches = (sharding.put(mesh, *batch) for batch in split.evaluation_batches(batch_size, sharding.host()))
+    batches = (sharding.put(mesh, *batch) for batch in split.evaluation_batches(batch_size, hosts.this()))
     parts = []
     with contextlib.closing(ahead(batches)) as ready:
         for images_BxHxWxC, *of_each_image in ready:

@@ -118,7 +118,7 @@ class Run:
         self.window = RunningMeans(**self.progress.window)
         self.state: TrainState = self._restored() if saved else self._created(imported)
         batches = train_set.train_batches(
-            self.progress.step, config.batch_size, config.num_views, config.seed, sharding.host()
+            self.progress.step, config.batch_size, config.num_views, config.seed, hosts.this()
         )
         self.batches = open_files.enter_context(
             contextlib.closing(ahead(sharding.put(mesh, *batch) for batch in batches))

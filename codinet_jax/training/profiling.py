@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from codinet_jax import settings, sharding
+from codinet_jax import hosts, settings, sharding
 from codinet_jax.data.ahead import ahead
 from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.training import stages
@@ -76,7 +76,7 @@ def profile(
     train_set, costs = settings.split(config, 'train'), settings.costs(config)
     plan = stages.plan(config, settings.network(config), costs, settings.dataset(config), train_set.num_images)
     stage = plan[number - 1]
-    batches = train_set.train_batches(0, config.batch_size, config.num_views, config.seed, sharding.host())
+    batches = train_set.train_batches(0, config.batch_size, config.num_views, config.seed, hosts.this())
     with contextlib.closing(ahead(sharding.put(mesh, *batch) for batch in batches)) as ready:
         state, batch = _first_state(config, stage, mesh), next(ready)
         report('compiling the step ...')

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from codinet_jax import hosts, settings, sharding
 from codinet_jax.data.ahead import ahead
 from codinet_jax.models.codinet import fresh_variables
+from codinet_jax.models.cost import CostTable
 from codinet_jax.training import stages
 from codinet_jax.training import state as train_state
 from codinet_jax.training.stages import Stage
@@ -96,10 +97,6 @@ def profile(
     seconds = {'step': statistics.median(map(sum, times))}
     seconds |= {part: statistics.median(getattr(t, part) for t in times) for part in StepTimes._fields}
     seconds |= {'devices_alone': device_alone, 'input_alone': input_alone, 'compile': compile_seconds}
-    peak = peak_tflops or peak_of(jax.devices()[0].device_kind)
-    # Backward costs twice what forward does. All blocks run: relaxed and masked gates compute both branches.
-    flops = 3 * 2 * costs.mean_macs(np.ones(costs.num_blocks)) * config.batch_size * config.num_views
-    rate = flops / seconds['step'] / mesh.size / 1e12
     return {
         'stage': number,
         'steps': num_steps,
@@ -109,9 +106,7 @@ def profile(
         'num_views': config.num_views,
         'seconds': seconds,
         'images_per_second': config.batch_size / seconds['step'],
-        'tflops_per_device': rate,
-        'peak_tflops': peak,
-        'model_flops_utilisation': rate / peak if peak else None,
+        **_utilisation(config, costs, seconds['step'], mesh.size, peak_tflops),
         'peak_bytes': (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use'),
         'compiled_bytes': sharding.peak_bytes(executable),
     }
@@ -146,6 +141,20 @@ def peak_of(device_kind: str) -> float | None:
     """TFLOP/s in bfloat16 of a device by JAX's name for it; None if it is not known."""
     known = [kind for kind in PEAK_TFLOPS if device_kind.startswith(kind)]
     return PEAK_TFLOPS[max(known, key=len)] if known else None
+
+
+def _utilisation(
+    config: ConfigDict, costs: CostTable, step_seconds: float, num_devices: int, peak_tflops: float | None
+) -> dict[str, float | None]:
+    # Backward costs twice what forward does. All blocks run: relaxed and masked gates compute both branches.
+    flops = 3 * 2 * costs.mean_macs(np.ones(costs.num_blocks)) * config.batch_size * config.num_views
+    rate = flops / step_seconds / num_devices / 1e12
+    peak = peak_tflops or peak_of(jax.devices()[0].device_kind)
+    return {
+        'tflops_per_device': rate,
+        'peak_tflops': peak,
+        'model_flops_utilisation': rate / peak if peak else None,
+    }
 
 
 def _first_state(config: ConfigDict, stage: Stage, mesh: Mesh) -> train_state.TrainState:

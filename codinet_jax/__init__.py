@@ -5,7 +5,7 @@ One legend for the shapes in array names, used everywhere:
     L  images in a batch                n  gated blocks of the network
     M  views (augmentations) of each    H, W, C  height, width, channels
     B  rows the network sees, L * M     Y  classes
-    N  images in a data set
+    N  images in a data set             A  augmentations that evaluation tries
 
 `paths_LxMxn` is therefore an array [images, views, blocks]; `costs_n` one number a block. A path is the vector of
 relaxed decisions v of one row (Eq. 6), a decision u the 0 or 1 of one block (Eq. 5), a route the vector of decisions.

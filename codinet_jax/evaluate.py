@@ -1,7 +1,8 @@
 """Evaluates a finished run again, on any split: `python -m codinet_jax.evaluate --workdir=runs/digits_r14`.
 
-Prints the summary, records every image's route in WORKDIR/routes/SPLIT.npz and the numbers in
-WORKDIR/evaluation_SPLIT.json. Nothing is random: twice gives the same.
+Prints the summary, records every image's route and those of its augmentations in WORKDIR/routes/SPLIT.npz, what the
+images look like in WORKDIR/thumbnails/SPLIT.npz and the numbers in WORKDIR/evaluation_SPLIT.json. Nothing is random:
+twice gives the same.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     workdir = doors.named_workdir(WORKDIR)
 
-    from codinet_jax import provenance
+    from codinet_jax import provenance, settings
+    from codinet_jax.data.thumbnails import thumbnails
     from codinet_jax.training import evaluate, results
 
     config = workdir.read_config()
@@ -29,10 +31,12 @@ def main(argv: Sequence[str]) -> None:
     config.eval_batch_size = BATCH_SIZE.value or config.eval_batch_size
     threshold = workdir.read_budget(BUDGET.value)
     doors.start_devices(config.eval_batch_size)
-    record, summary = evaluate.evaluate_weights(config, workdir.read_weights(), SPLIT.value, threshold)
+    split = settings.split(config, SPLIT.value)
+    record, augmented, summary = evaluate.evaluate_weights(config, workdir.read_weights(), split, threshold)
     summary |= {'split': SPLIT.value, 'threshold': threshold} | {'seed': config.seed} | provenance.machine()
     name = '_'.join(filter(None, (SPLIT.value, BUDGET.value)))
-    workdir.write_routes(name, record._asdict())
+    workdir.write_routes(name, record, augmented)
+    workdir.write_thumbnails(SPLIT.value, thumbnails(split))
     workdir.write_results(summary, f'evaluation_{name}')
     print(f'{results.readable(summary)}\nin {workdir}')
 

@@ -6,14 +6,15 @@ tensorboard/        the same for TensorBoard, where TensorFlow is installed
 checkpoints/        the whole train state, for resuming
 weights.npz         the final parameters and batch statistics, by path
 results.json        what came of it
-routes/test.npz     every test image's label, prediction, gates and decisions
+routes/test.npz     every test image's label, prediction, gates and decisions, and those of its augmentations
+thumbnails/test.npz what the test images look like
 budgets.json        thresholds on the gates that meet a wanted cost, by name
 """
 
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +22,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from codinet_jax.errors import InputError
+from codinet_jax.record import AugmentedRecord, Record
 from configs import default
 
 # Where the data lie says nothing of the run: it may go on on another machine.
@@ -94,13 +96,39 @@ class Workdir:
     def write_results(self, results: Mapping[str, Any], name: str = 'results') -> None:
         _write(self.path / f'{name}.json', lambda file: file.write(_json_bytes(results)))
 
-    def read_results(self) -> dict[str, Any] | None:
-        """What came of the run; None while it is unfinished."""
-        path = self.path / 'results.json'
+    def read_results(self, name: str = 'results') -> dict[str, Any] | None:
+        """What `write_results` wrote: what came of the run, None while it is unfinished; or another such file."""
+        path = self.path / f'{name}.json'
         return _read_json(path) if path.exists() else None
 
-    def write_routes(self, split: str, arrays: Mapping[str, Any]) -> None:
-        _write(self.path / 'routes' / f'{split}.npz', lambda file: np.savez_compressed(file, **arrays))
+    def write_routes(self, name: str, record: Record, augmented: AugmentedRecord) -> None:
+        """Keeps what was recorded under a name: a split's, or a split's and a budget's."""
+        _write_arrays(self.path / 'routes' / f'{name}.npz', record._asdict() | augmented._asdict())
+
+    def read_routes(self, name: str) -> tuple[Record, AugmentedRecord]:
+        """What `write_routes` kept.
+
+        Raises:
+          InputError: nothing is kept under that name, or an older version wrote it, or it cannot be read.
+        """
+        path = self.path / 'routes' / f'{name}.npz'
+        arrays = _read_arrays(path, (*Record._fields, *AugmentedRecord._fields))
+        if len({len(arrays[field]) for field in Record._fields}) > 1:
+            raise InputError(f'{path} contradicts itself: evaluate again with codinet_jax.evaluate.')
+        augmented = AugmentedRecord(*(arrays[field] for field in AugmentedRecord._fields))
+        return Record(*(arrays[field] for field in Record._fields)), augmented
+
+    def write_thumbnails(self, split: str, thumbnails_SxhxwxC: np.ndarray) -> None:
+        _write_arrays(self.path / 'thumbnails' / f'{split}.npz', {'thumbnails_SxhxwxC': thumbnails_SxhxwxC})
+
+    def read_thumbnails(self, split: str) -> np.ndarray:
+        """What the first S images of the split look like: uint8 [S, h, w, C].
+
+        Raises:
+          InputError: an older version evaluated, or the file cannot be read.
+        """
+        field = 'thumbnails_SxhxwxC'
+        return _read_arrays(self.path / 'thumbnails' / f'{split}.npz', (field,))[field]
 
     def write_weights(self, variables: Mapping[str, Any]) -> None:
         write_weights_file(self.path / 'weights.npz', variables)
@@ -124,7 +152,7 @@ class Workdir:
         """
         if name is None:
             return 0.5
-        budgets = self._budgets()
+        budgets = self.read_budgets()
         if name not in budgets:
             known = f'it has {", ".join(budgets)}' if budgets else 'it has none'
             raise InputError(f'{self} has no budget {name!r} ({known}): make one with codinet_jax.calibrate.')
@@ -132,11 +160,11 @@ class Workdir:
 
     def write_budget(self, name: str, budget: Mapping[str, Any]) -> None:
         """Adds a budget to those there are, or replaces the one of that name."""
-        self.write_results(self._budgets() | {name: dict(budget)}, 'budgets')
+        self.write_results(self.read_budgets() | {name: dict(budget)}, 'budgets')
 
-    def _budgets(self) -> dict[str, Any]:
-        path = self.path / 'budgets.json'
-        return _read_json(path) if path.exists() else {}
+    def read_budgets(self) -> dict[str, Any]:
+        """What `codinet_jax.calibrate` found, by name; empty if it was never asked."""
+        return self.read_results('budgets') or {}
 
 
 def write_weights_file(path: pathlib.Path, variables: Mapping[str, Any]) -> None:
@@ -159,6 +187,20 @@ def read_weights_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
         raise InputError(
             f'{path} cannot be read as weights ({error}): restore it, or train or import it again.'
+        ) from error
+
+
+def _write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    _write(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _read_arrays(path: pathlib.Path, fields: Sequence[str]) -> dict[str, np.ndarray]:
+    try:
+        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+            return {field: arrays[field] for field in fields}
+    except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
+        raise InputError(
+            f'{path} holds no record that can be read ({error}): make it with codinet_jax.evaluate.'
         ) from error
 
 

@@ -30,25 +30,30 @@ def make_views(images: jax.Array, key: jax.Array, num_views: int, crop_padding: 
     if num_views < 1 or crop_padding < 0:
         raise ValueError(f'num_views {num_views} must be at least 1 and crop_padding {crop_padding} at least 0')
     crop_key, flip_key = jax.random.split(key)
-    is_cropped = images.ndim == 5
-    views_LxMxHxWxC = images if is_cropped else _random_crops(images, crop_key, num_views, crop_padding)
+    if images.ndim == 5:
+        views_LxMxHxWxC = images
+    else:
+        corners_LxMx2 = jax.random.randint(crop_key, (len(images), num_views, 2), 0, 2 * crop_padding + 1)
+        views_LxMxHxWxC = crops_at(images, corners_LxMx2, crop_padding)
     if not flip:
         return views_LxMxHxWxC
     is_mirrored_LxM = jax.random.bernoulli(flip_key, 0.5, views_LxMxHxWxC.shape[:2])
     return jnp.where(is_mirrored_LxM[:, :, None, None, None], views_LxMxHxWxC[:, :, :, ::-1], views_LxMxHxWxC)
 
 
-def _random_crops(images_LxHxWxC: jax.Array, key: jax.Array, num_views: int, crop_padding: int) -> jax.Array:
-    num_images, *image_shape = images_LxHxWxC.shape
-    margin = (crop_padding, crop_padding)
+def crops_at(images_LxHxWxC: jax.Array, corners_LxMx2: jax.Array, crop_padding: int) -> jax.Array:
+    """Crops of the images padded with zeros, each as large as its image: uint8 [L, M, H, W, C].
+
+    Corners are rows and columns of the padded image, from 0 to 2 * crop_padding; the image's own is the middle one.
+    """
+    margin, image_shape = (crop_padding, crop_padding), images_LxHxWxC.shape[1:]
     padded_LxHxWxC = jnp.pad(images_LxHxWxC, ((0, 0), margin, margin, (0, 0)))
-    corners_LxMx2 = jax.random.randint(key, (num_images, num_views, 2), 0, 2 * crop_padding + 1)
 
     def crop(padded_HxWxC: jax.Array, corner_2: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(padded_HxWxC, (corner_2[0], corner_2[1], 0), image_shape)
 
     # A Python loop over the few views: on CPU a vmap over them as well takes five times as long.
-    crops = [jax.vmap(crop)(padded_LxHxWxC, corners_LxMx2[:, view]) for view in range(num_views)]
+    crops = [jax.vmap(crop)(padded_LxHxWxC, corners_LxMx2[:, view]) for view in range(corners_LxMx2.shape[1])]
     return jnp.stack(crops, axis=1)
 
 

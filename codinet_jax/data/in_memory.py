@@ -1,7 +1,7 @@
 """A set held in memory."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,9 @@ class ImageSet(NamedTuple):
             indices = batch_indices(step, batch_size, self.num_images, seed)[host.rows(batch_size)]
             yield self.images_NxHxWxC[indices], self.labels_N[indices]
 
-    def evaluation_batches(self, batch_size: int, host: Host) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def evaluation_batches(
+        self, batch_size: int, host: Host
+    ) -> Generator[tuple[np.ndarray, np.ndarray, np.ndarray], None, None]:
         """See `Split`; what fills the last batch up are copies of the last image."""
         for positions in evaluation_positions(self.num_images, batch_size, host):
             yield self.images_NxHxWxC[positions], self.labels_N[positions], positions

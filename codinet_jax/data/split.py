@@ -1,6 +1,6 @@
 """What every split of a data set can do, whether it is held in memory or streamed from disk."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +26,9 @@ class Split(Protocol):
           int32 [rows].
         """
 
-    def evaluation_batches(self, batch_size: int, host: Host) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def evaluation_batches(
+        self, batch_size: int, host: Host
+    ) -> Generator[tuple[np.ndarray, np.ndarray, np.ndarray], None, None]:
         """Every image once, over all hosts, in as many batches of one shape on each of them.
 
         Yields:

@@ -28,6 +28,12 @@ def route_entropy(decisions_Bxn: jax.Array) -> jax.Array:
     return (xlogy(B, B) - jnp.sum(xlogy(counts_B, counts_B))) / B / jnp.log(2.0)
 
 
+def coverage(decisions_Bxn: jax.Array, share: float) -> jax.Array:
+    """How few routes hold at least that share of the rows, an int32 from 1 to #Path; the most used are taken first."""
+    held_B = jnp.cumsum(jnp.sort(route_counts_B(decisions_Bxn), descending=True))
+    return 1 + jnp.count_nonzero(held_B < share * len(held_B))
+
+
 def run_rates_n(decisions_Bxn: jax.Array) -> jax.Array:
     """The share of rows that run each block, in [0, 1]: all zeros and ones when routing has collapsed."""
     return jnp.mean(decisions_Bxn, axis=0, dtype=jnp.float32)
@@ -47,6 +53,19 @@ def agreement(decisions_LxMxn: jax.Array) -> jax.Array:
         return jnp.ones(())
     same_LxM = jnp.all(decisions_LxMxn[:, 1:] == decisions_LxMxn[:, :1], axis=-1)
     return jnp.mean(same_LxM, dtype=jnp.float32)
+
+
+def distances_B(decisions_Bxn: jax.Array, others_Bxn: jax.Array) -> jax.Array:
+    """Hamming distance of every row's route to its counterpart: the blocks on which they part, int32 in [0, n]."""
+    return jnp.count_nonzero(decisions_Bxn != others_Bxn, axis=-1)
+
+
+def divergence_B(log_p_BxY: jax.Array, log_q_BxY: jax.Array) -> jax.Array:
+    """KL(p || q) in nats of every row's class probabilities, given their logarithms (Fig. 10); 0 where equal."""
+    p_BxY = jnp.exp(log_p_BxY)
+    # A class of no probability adds nothing, however impossible it is to q.
+    terms_BxY = jnp.where(p_BxY > 0, p_BxY * (log_p_BxY - log_q_BxY), 0.0)
+    return jnp.maximum(jnp.sum(terms_BxY, axis=-1), 0.0)
 
 
 def _words_BxW(decisions_Bxn: jax.Array) -> jax.Array:

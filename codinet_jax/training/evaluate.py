@@ -13,38 +13,42 @@ from ml_collections import ConfigDict
 from codinet_jax import hosts, settings, sharding
 from codinet_jax.data import augment
 from codinet_jax.data.ahead import ahead
+from codinet_jax.data.augmentations import AUGMENTATIONS
 from codinet_jax.data.datasets import DatasetSpec
 from codinet_jax.data.split import Split
 from codinet_jax.models import execution
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable
+from codinet_jax.record import AugmentedRecord, Record
 from codinet_jax.routing import paths, relaxation
 
 
-class Record(NamedTuple):
-    """What the network did with every image of a split, in the split's order; saved as `routes/<split>.npz`.
+class Answers(NamedTuple):
+    """What the network says to a batch: classes, gates v, decisions u, and every class's log probability."""
 
-    `run_probability_Nxn` is the noise-free v of Eq. 6, `decisions_Nxn` the u of Eq. 13.
-    """
-
-    labels_N: np.ndarray
-    predictions_N: np.ndarray
-    run_probability_Nxn: np.ndarray
-    decisions_Nxn: np.ndarray
+    predictions_B: jax.Array
+    run_probability_Bxn: jax.Array
+    decisions_Bxn: jax.Array
+    log_probabilities_BxY: jax.Array
 
 
-Forward = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+Forward = Callable[[Any, jax.Array], Answers]
 
 
 def make_forward(model: CoDiNet, dataset: DatasetSpec, mesh: Mesh, threshold: float = 0.5) -> Forward:
-    """The jitted inference of one batch: variables and uint8 images to predictions, run probabilities and decisions."""
+    """The jitted, noise-free inference of one batch, from variables and uint8 images."""
     rolled, hard = model.clone(unroll=1), execution.masked(threshold)
 
-    def forward(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def forward(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
         normalised_BxHxWxC = augment.normalise(images_BxHxWxC, dataset.mean, dataset.std)
         output: Any = rolled.apply(variables, normalised_BxHxWxC, hard, train=False)
-        v_Bxn = output.run_probability_Bxn
-        return jnp.argmax(output.logits_BxY, axis=-1), v_Bxn, relaxation.hard_decision(v_Bxn, threshold)
+        v_Bxn, logits_BxY = output.run_probability_Bxn, output.logits_BxY
+        return Answers(
+            jnp.argmax(logits_BxY, axis=-1),
+            v_Bxn,
+            relaxation.hard_decision(v_Bxn, threshold),
+            jax.nn.log_softmax(logits_BxY.astype(jnp.float32)),
+        )
 
     everywhere, rows = sharding.replicated(mesh), sharding.by_rows(mesh)
     # The answers are small and every host records them all.
@@ -53,16 +57,45 @@ def make_forward(model: CoDiNet, dataset: DatasetSpec, mesh: Mesh, threshold: fl
 
 def evaluate(forward: Forward, variables: Any, split: Split, batch_size: int, mesh: Mesh) -> Record:
     """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted."""
+
+    def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
+        return (labels_B, *forward(variables, images_BxHxWxC)[:3])
+
+    return Record(*_of_every_image(of_batch, split, batch_size, mesh))
+
+
+def evaluate_augmented(forward: Forward, variables: Any, split: Split, batch_size: int, mesh: Mesh) -> AugmentedRecord:
+    """Runs every image and its augmentations once, as `evaluate` does."""
+    rows = sharding.by_rows(mesh)
+    augmented = {name: jax.jit(function, out_shardings=rows) for name, function in AUGMENTATIONS.items()}
+    divergence = jax.jit(paths.divergence_B)
+
+    def of_batch(images_BxHxWxC: jax.Array, _: jax.Array, positions_B: jax.Array) -> tuple[jax.Array, ...]:
+        plain, answers = forward(variables, images_BxHxWxC), []
+        for function in augmented.values():
+            *answer, log_probabilities_BxY = forward(variables, function(images_BxHxWxC, positions_B))
+            answers += [*answer, divergence(plain.log_probabilities_BxY, log_probabilities_BxY)]
+        return tuple(answers)
+
+    columns = _of_every_image(of_batch, split, batch_size, mesh)
+    return AugmentedRecord(np.array(list(augmented)), *(np.stack(columns[start::4]) for start in range(4)))
+
+
+def _of_every_image(
+    of_batch: Callable[..., tuple[jax.Array, ...]], split: Split, batch_size: int, mesh: Mesh
+) -> list[np.ndarray]:
+    """The columns that `of_batch` answers to every batch's images, labels and positions, in the split's order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
     to_all_hosts = jax.jit(lambda *arrays: arrays, out_shardings=sharding.replicated(mesh))
     batches = (sharding.put(mesh, *batch) for batch in split.evaluation_batches(batch_size, hosts.this()))
     parts = []
     with contextlib.closing(ahead(batches)) as ready:
-        for images_BxHxWxC, *of_each_image in ready:
-            parts.append(jax.device_get((*to_all_hosts(*of_each_image), *forward(variables, images_BxHxWxC))))
-    labels, positions, *answers = map(np.concatenate, zip(*parts, strict=True))
+        for images_BxHxWxC, labels_B, positions_B in ready:
+            answers = of_batch(images_BxHxWxC, labels_B, positions_B)
+            parts.append(jax.device_get(to_all_hosts(positions_B, *answers)))
+    positions, *columns = map(np.concatenate, zip(*parts, strict=True))
     in_order = np.argsort(positions, kind='stable')[np.sum(positions < 0) :]
-    return Record(*(array[in_order] for array in (labels, *answers)))
+    return [column[in_order] for column in columns]
 
 
 def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
@@ -85,17 +118,19 @@ def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
     }
 
 
-def evaluate_weights(
-    config: ConfigDict, variables: Any, split: str, threshold: float = 0.5
-) -> tuple[Record, dict[str, Any]]:
-    """Evaluates a config's network with the given variables on a split, noise-free.
+class Evaluation(NamedTuple):
+    """All that is kept of a split: what the network did with the images and their augmentations, and the numbers."""
 
-    Raises:
-      InputError: the split cannot be read, or is the validation split of a run that held none out.
-    """
+    record: Record
+    augmented: AugmentedRecord
+    summary: dict[str, Any]
+
+
+def evaluate_weights(config: ConfigDict, variables: Any, split: Split, threshold: float = 0.5) -> Evaluation:
+    """Evaluates a config's network with the given variables on a split, noise-free."""
     mesh = sharding.data_mesh()
     forward = make_forward(settings.network(config), settings.dataset(config), mesh, threshold)
-    images = settings.split(config, split)
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    record = evaluate(forward, variables, images, config.eval_batch_size, mesh)
-    return record, summarise(record, settings.costs(config))
+    record = evaluate(forward, variables, split, config.eval_batch_size, mesh)
+    augmented = evaluate_augmented(forward, variables, split, config.eval_batch_size, mesh)
+    return Evaluation(record, augmented, summarise(record, settings.costs(config)))

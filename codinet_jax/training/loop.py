@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 from codinet_jax import hosts, provenance, settings, sharding
 from codinet_jax.data.ahead import ahead
 from codinet_jax.data.split import Split
+from codinet_jax.data.thumbnails import thumbnails
 from codinet_jax.errors import InputError
 from codinet_jax.models import pretrained
 from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
-from codinet_jax.training.evaluate import Record, evaluate, make_forward, summarise
+from codinet_jax.training.evaluate import Record, evaluate, evaluate_augmented, make_forward, summarise
 from codinet_jax.training.metrics import MetricWriter, ProgressLines, RunningMeans, routing_warning, say
 from codinet_jax.training.signals import stop_signals
 from codinet_jax.training.stages import Stage, compiled, plan
@@ -80,10 +81,12 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
     with contextlib.ExitStack() as open_files, hosts.none_alone(Stopped):
         run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
         record, outcome = run.both_stages()
+        augmented = evaluate_augmented(run.forward, run.state.variables, test_set, config.eval_batch_size, mesh)
     outcome |= {'split': test_split}
     if not is_first_host:
         return None
-    workdir.write_routes(test_split, record._asdict())
+    workdir.write_routes(test_split, record, augmented)
+    workdir.write_thumbnails(test_split, thumbnails(test_set))
     workdir.write_weights(jax.device_get(run.state.variables))
     workdir.write_results(outcome)
     return outcome

@@ -1,0 +1,49 @@
+"""What the paper and those it compares itself with report, as data: one row a network, by data set.
+
+GFLOPs are as the paper counts them: 2 MACs on CIFAR and SVHN, MACs on ImageNet.
+"""
+
+from typing import NamedTuple
+
+
+class Reported(NamedTuple):
+    """A published result: top-1 in per cent, GFLOPs an image, and where it stands."""
+
+    method: str
+    backbone: str
+    gflops: float
+    top1: float
+    source: str
+
+
+REPORTED: dict[str, tuple[Reported, ...]] = {
+    'cifar10': (
+        Reported('CoDiNet', 'ResNet-110', 0.29, 94.47, 'Table 5'),
+        Reported('CoDiNet', 'ResNet-110', 0.27, 94.30, 'Table 5'),
+        Reported('CoDiNet', 'ResNet-110', 0.22, 93.94, 'Table 5'),
+        Reported('CoDiNet', 'ResNet-110', 0.20, 93.71, 'Table 5'),
+        Reported('CoDiNet', 'ResNet-110', 0.10, 92.45, 'Table 5'),
+        Reported('static', 'ResNet-110', 0.50, 93.60, 'Table 7'),
+        Reported('SkipNet', 'ResNet-110', 0.09, 92.38, 'Table 7'),
+        Reported('BlockDrop', 'ResNet-110', 0.17, 93.60, 'Table 7'),
+        Reported('Conv-AIG', 'ResNet-110', 0.41, 94.24, 'Table 7'),
+    ),
+    'svhn': (
+        Reported('CoDiNet', 'ResNet-110', 0.39, 94.28, 'Table 4'),
+        Reported('vanilla', 'ResNet-110', 0.38, 93.15, 'Table 4'),
+        Reported('static', 'ResNet-110', 0.50, 94.19, 'Table 4'),
+    ),
+    'imagenet2012': (
+        Reported('CoDiNet', 'ResNet-50', 3.1, 76.63, 'Table 3'),
+        Reported('vanilla', 'ResNet-50', 3.0, 75.46, 'Table 3'),
+        Reported('static', 'ResNet-50', 3.8, 77.15, 'Table 3'),
+    ),
+}
+
+# FLOPs that the paper counts for one multiply-accumulate.
+FLOPS_PER_MAC = {'imagenet2012': 1}
+
+
+def gflops(dataset: str, macs: float) -> float:
+    """MACs of an image as the paper would state them for this data set."""
+    return FLOPS_PER_MAC.get(dataset, 2) * macs / 1e9

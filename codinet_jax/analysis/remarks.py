@@ -1,0 +1,25 @@
+"""What is to be said of a run before its numbers and figures are read: where there is little or nothing to see."""
+
+import numpy as np
+
+from codinet_jax.analysis.run import Run
+
+
+def remarks(run: Run) -> list[str]:
+    """One sentence for each way in which the run is degenerate; none for a run whose routing is alive."""
+    rates_n, num_classes = run.record.decisions_Nxn.mean(axis=0), len(np.unique(run.record.labels_N))
+    found = []
+    if run.is_static:
+        found.append('This is a static network: it has no routers, and every image runs every block.')
+    elif (np.unique(run.record.decisions_Nxn, axis=0)).shape[0] == 1:
+        found.append(
+            'Routing has collapsed: every image takes one and the same route, so this is a static sub-network of '
+            f'{int(rates_n.sum())} of {run.num_blocks} blocks; loss.beta and loss.diversity_margin keep routes apart.'
+        )
+    elif fixed := int(np.sum((rates_n == 0) | (rates_n == 1))):
+        found.append(f'{fixed} of {run.num_blocks} blocks are fixed: every image runs them, or none does.')
+    if num_classes == 1:
+        found.append('All images are of one class, so there is no distance between classes.')
+    if run.num_images < 100:
+        found.append(f'These are only {run.num_images} images: read shares and distances with care.')
+    return found

@@ -1,0 +1,105 @@
+"""A finished run as analysis sees it: what evaluation recorded, and what the workdir says of it."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from codinet_jax import settings
+from codinet_jax.data.datasets import DatasetSpec
+from codinet_jax.errors import InputError
+from codinet_jax.models.cost import CostTable
+from codinet_jax.record import AugmentedRecord, Record
+from codinet_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One evaluation of a finished run, on N images by n gated blocks.
+
+    `thumbnails_SxhxwxC` show the first S images. `results` are the run's own, `metrics` the rows of its training,
+    `budgets` what `calibrate` found. `evaluations` are the summaries there are of the same split: the run's own under
+    'as trained', if it was on that split, and those at budgets under their names.
+    """
+
+    name: str
+    split: str
+    budget: str | None
+    config: Any
+    dataset: DatasetSpec
+    costs: CostTable
+    record: Record
+    augmented: AugmentedRecord
+    thumbnails_SxhxwxC: np.ndarray
+    results: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    budgets: dict[str, Any]
+    evaluations: dict[str, dict[str, Any]]
+
+    @property
+    def num_images(self) -> int:
+        return self.record.decisions_Nxn.shape[0]
+
+    @property
+    def num_blocks(self) -> int:
+        return self.record.decisions_Nxn.shape[1]
+
+    @property
+    def is_static(self) -> bool:
+        """Whether there is nothing to decide: a network without routers."""
+        return bool(self.config.model.router == settings.STATIC)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """A name for every class; its number where the data set has too many to be named."""
+        return self.dataset.classes or tuple(map(str, range(self.dataset.num_classes)))
+
+    @property
+    def is_correct_N(self) -> np.ndarray:
+        return self.record.predictions_N == self.record.labels_N
+
+    @property
+    def path_lengths_N(self) -> np.ndarray:
+        """Blocks that each image runs."""
+        return self.record.decisions_Nxn.sum(axis=1)
+
+    @property
+    def expected_lengths_N(self) -> np.ndarray:
+        """Blocks that each image is expected to run, the sum of its gates v: the colour of Fig. 11."""
+        return self.record.run_probability_Nxn.sum(axis=1, dtype=np.float64)
+
+    @property
+    def macs_N(self) -> np.ndarray:
+        """MACs that each image costs."""
+        return self.costs.fixed_macs + self.record.decisions_Nxn @ np.array(self.costs.blocks_n)
+
+
+def read_run(workdir: Workdir, split: str | None = None, budget: str | None = None) -> Run:
+    """Reads one evaluation of a finished run: if not said, that with which its training ended.
+
+    Raises:
+      InputError: the run is unfinished, or was not evaluated so, or by an older version.
+    """
+    config, results = workdir.read_config(), workdir.read_results()
+    if results is None:
+        raise InputError(f'{workdir} holds an unfinished run: go on with codinet_jax.main.')
+    split = split or results.get('split', 'test')
+    budgets = workdir.read_budgets()
+    own = {'as trained': results} if split == results.get('split', 'test') else {}
+    at_budgets = {name: workdir.read_results(f'evaluation_{split}_{name}') for name in budgets}
+    record, augmented = workdir.read_routes('_'.join(filter(None, (split, budget))))
+    return Run(
+        name=workdir.path.name,
+        split=split,
+        budget=budget,
+        config=config,
+        dataset=settings.dataset(config),
+        costs=settings.costs(config),
+        record=record,
+        augmented=augmented,
+        thumbnails_SxhxwxC=workdir.read_thumbnails(split),
+        results=results,
+        metrics=workdir.read_metrics(),
+        budgets=budgets,
+        evaluations=own | {name: summary for name, summary in at_budgets.items() if summary is not None},
+    )

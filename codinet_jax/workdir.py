@@ -8,6 +8,7 @@ weights.npz         the final parameters and batch statistics, by path
 results.json        what came of it
 routes/test.npz     every test image's label, prediction, gates and decisions, and those of its augmentations
 thumbnails/test.npz what the test images look like
+analysis/           numbers, figures and the page that codinet_jax.analyze makes of these
 budgets.json        thresholds on the gates that meet a wanted cost, by name
 """
 
@@ -40,6 +41,7 @@ class Workdir:
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.checkpoints = self.path / 'checkpoints'
+        self.analysis = self.path / 'analysis'
 
     def __str__(self) -> str:
         return str(self.path)
@@ -113,7 +115,9 @@ class Workdir:
         """
         path = self.path / 'routes' / f'{name}.npz'
         arrays = _read_arrays(path, (*Record._fields, *AugmentedRecord._fields))
-        if len({len(arrays[field]) for field in Record._fields}) > 1:
+        images = {len(arrays[field]) for field in Record._fields}
+        images |= {arrays[field].shape[1] for field in AugmentedRecord._fields[1:]}
+        if len(images) > 1:
             raise InputError(f'{path} contradicts itself: evaluate again with codinet_jax.evaluate.')
         augmented = AugmentedRecord(*(arrays[field] for field in AugmentedRecord._fields))
         return Record(*(arrays[field] for field in Record._fields)), augmented
@@ -165,6 +169,19 @@ class Workdir:
     def read_budgets(self) -> dict[str, Any]:
         """What `codinet_jax.calibrate` found, by name; empty if it was never asked."""
         return self.read_results('budgets') or {}
+
+
+def write_files(directory: pathlib.Path, files: Mapping[str, bytes]) -> None:
+    """Writes files by name, each whole or not at all, into a directory that is made if it is not there.
+
+    Raises:
+      InputError: they cannot be written.
+    """
+    try:
+        for name, content in files.items():
+            _write(directory / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+    except OSError as error:
+        raise InputError(f'{directory} cannot be written ({error.strerror}): make room or name another.') from error
 
 
 def write_weights_file(path: pathlib.Path, variables: Mapping[str, Any]) -> None:

@@ -11,9 +11,11 @@ import pytest
 import helpers
 from codinet_jax import sharding
 from codinet_jax.data import datasets
+from codinet_jax.data.augmentations import AUGMENTATIONS
 from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.record import AugmentedRecord, Record
 from codinet_jax.training import evaluate
-from codinet_jax.training.evaluate import Record
+from codinet_jax.training.evaluate import Answers
 
 NUM_IMAGES = 355
 BATCH_SIZES = [1, 7, 64, 355, 1000]
@@ -28,13 +30,17 @@ def numbered_images() -> ImageSet:
     return ImageSet(images_NxHxWxC, (numbers_N % 10).astype(np.int32))
 
 
-def read_numbers(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Stands in for the network: predicts an image's number, and runs the blocks whose bits are set in it."""
+@jax.jit
+def read_numbers(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
+    """Stands in for the network: predicts an image's number, and runs the blocks whose bits are set in it.
+
+    The brighter a pixel of its first row, the likelier the class.
+    """
     del variables
-    pixels_Bx2 = images_BxHxWxC[:, 0, :2, 0].astype(jnp.int32)
-    numbers_B = 256 * pixels_Bx2[:, 0] + pixels_Bx2[:, 1]
+    row_BxW = images_BxHxWxC[:, 0, :, 0].astype(jnp.int32)
+    numbers_B = 256 * row_BxW[:, 0] + row_BxW[:, 1]
     u_Bxn = (numbers_B[:, None] >> jnp.arange(9)[None, :]) % 2 == 1
-    return numbers_B, u_Bxn * 0.5, u_Bxn
+    return Answers(numbers_B, u_Bxn * 0.5, u_Bxn, jax.nn.log_softmax(row_BxW / 50))
 
 
 @pytest.mark.parametrize('num_devices', MESH_SIZES)
@@ -113,3 +119,102 @@ def test_the_summary_is_what_numpy_counts() -> None:
         'num_test_images': 5,
         'run_rate_per_block': pytest.approx([1.0, 0.6, 0.0, 0.8]),
     }
+
+
+# --- Under augmentation (section 4.4.1). ---
+
+FEW_IMAGES = 45
+
+
+@functools.cache
+def few_images() -> ImageSet:
+    """Noise in every pixel, so that each augmentation of each image has a number of its own."""
+    pixels_NxHxWxC = np.random.default_rng(3).integers(1, 256, (FEW_IMAGES, 8, 8, 1), np.uint8)
+    return ImageSet(pixels_NxHxWxC, np.arange(FEW_IMAGES, dtype=np.int32))
+
+
+@functools.cache
+def augmented_by_hand() -> tuple[np.ndarray, np.ndarray]:
+    """For every augmentation the number and the divergence of every image, made one by one and read with numpy."""
+
+    def row_of(image_HxWxC: np.ndarray) -> np.ndarray:
+        return image_HxWxC[0, :, 0].astype(np.int64)
+
+    def probabilities(row_W: np.ndarray) -> np.ndarray:
+        return np.exp(row_W / 50) / np.exp(row_W / 50).sum()
+
+    numbers_AxN, divergences_AxN = np.zeros((4, FEW_IMAGES)), np.zeros((4, FEW_IMAGES))
+    for a, function in enumerate(map(jax.jit, AUGMENTATIONS.values())):
+        for i, image_HxWxC in enumerate(few_images().images_NxHxWxC):
+            row_W = row_of(np.asarray(function(image_HxWxC[None], np.array([i], np.int32)))[0])
+            p_W, q_W = probabilities(row_of(image_HxWxC)), probabilities(row_W)
+            numbers_AxN[a, i] = 256 * row_W[0] + row_W[1]
+            divergences_AxN[a, i] = np.sum(p_W * np.log(p_W / q_W))
+    return numbers_AxN, divergences_AxN
+
+
+@pytest.mark.parametrize('num_devices', MESH_SIZES)
+@pytest.mark.parametrize('batch_size', [1, 7, FEW_IMAGES, 64])
+def test_every_augmentation_of_every_image_is_met_once(batch_size: int, num_devices: int) -> None:
+    mesh = sharding.data_mesh(num_devices)
+    augmented = evaluate.evaluate_augmented(read_numbers, None, few_images(), batch_size, mesh)
+    numbers_AxN, divergences_AxN = augmented_by_hand()
+    assert augmented.augmentations_A.tolist() == ['crop', 'horizontal flip', 'vertical flip', 'rotation']
+    np.testing.assert_array_equal(augmented.augmented_predictions_AxN, numbers_AxN)
+    bits_AxNxn = (numbers_AxN.astype(int)[..., None] >> np.arange(9)) % 2 == 1
+    np.testing.assert_array_equal(augmented.augmented_decisions_AxNxn, bits_AxNxn)
+    np.testing.assert_array_equal(augmented.augmented_run_probability_AxNxn, bits_AxNxn * 0.5)
+    np.testing.assert_allclose(augmented.divergences_AxN, divergences_AxN, rtol=1e-4, atol=1e-6)
+    assert len(np.unique(numbers_AxN)) > 3 * FEW_IMAGES and np.median(divergences_AxN) > 0.1
+
+
+def test_flips_under_evaluation_are_read_from_the_other_side() -> None:
+    """The numbers of flipped images, from the pixels of the originals."""
+    augmented = evaluate.evaluate_augmented(read_numbers, None, few_images(), 16, sharding.data_mesh(8))
+    pixels_NxHxW = few_images().images_NxHxWxC[..., 0].astype(int)
+    _, mirrored_N, upside_down_N, _ = augmented.augmented_predictions_AxN
+    np.testing.assert_array_equal(mirrored_N, 256 * pixels_NxHxW[:, 0, -1] + pixels_NxHxW[:, 0, -2])
+    np.testing.assert_array_equal(upside_down_N, 256 * pixels_NxHxW[:, -1, 0] + pixels_NxHxW[:, -1, 1])
+
+
+@functools.cache
+def augmented_record_of(batch_size: int, num_devices: int) -> AugmentedRecord:
+    forward, variables, mesh = forward_and_variables(num_devices)
+    return evaluate.evaluate_augmented(forward, variables, helpers.noise_images(NUM_IMAGES), batch_size, mesh)
+
+
+@pytest.mark.parametrize('name', AUGMENTATIONS)
+def test_an_augmentation_is_recorded_as_its_images_are_evaluated(name: str) -> None:
+    forward, variables, mesh = forward_and_variables(8)
+    images = helpers.noise_images(NUM_IMAGES)
+    changed_NxHxWxC = np.asarray(jax.jit(AUGMENTATIONS[name])(images.images_NxHxWxC, np.arange(NUM_IMAGES)))
+    changed = evaluate.evaluate(forward, variables, images._replace(images_NxHxWxC=changed_NxHxWxC), 64, mesh)
+    augmented = augmented_record_of(64, 8)
+    a = augmented.augmentations_A.tolist().index(name)
+    np.testing.assert_array_equal(augmented.augmented_predictions_AxN[a], changed.predictions_N)
+    np.testing.assert_array_equal(augmented.augmented_decisions_AxNxn[a], changed.decisions_Nxn)
+    np.testing.assert_array_equal(augmented.augmented_run_probability_AxNxn[a], changed.run_probability_Nxn)
+    assert (changed.decisions_Nxn != reference().decisions_Nxn).any(), 'it changes no route'
+    logs = [
+        np.asarray(forward(variables, jnp.asarray(pixels[:352])).log_probabilities_BxY, np.float64)
+        for pixels in (images.images_NxHxWxC, changed_NxHxWxC)
+    ]
+    expected_N = np.sum(np.exp(logs[0]) * (logs[0] - logs[1]), axis=1)
+    np.testing.assert_allclose(augmented.divergences_AxN[a, :352], expected_N, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(('batch_size', 'num_devices'), [(100, 1), (1000, 2), (7, 8)])
+def test_augmented_routes_do_not_depend_on_the_batch_or_the_devices(batch_size: int, num_devices: int) -> None:
+    expected, found = augmented_record_of(64, 8), augmented_record_of(batch_size, num_devices)
+    np.testing.assert_array_equal(found.augmented_decisions_AxNxn, expected.augmented_decisions_AxNxn)
+    np.testing.assert_array_equal(found.augmented_predictions_AxN, expected.augmented_predictions_AxN)
+    np.testing.assert_allclose(found.divergences_AxN, expected.divergences_AxN, rtol=1e-3, atol=1e-5)
+
+
+def test_the_network_says_how_likely_it_finds_every_class() -> None:
+    forward, variables, _ = forward_and_variables(8)
+    answers = forward(variables, jnp.asarray(helpers.noise_images(64).images_NxHxWxC))
+    probabilities_BxY = np.exp(np.asarray(answers.log_probabilities_BxY))
+    assert probabilities_BxY.shape == (64, 10) and answers.log_probabilities_BxY.dtype == jnp.float32
+    np.testing.assert_allclose(probabilities_BxY.sum(axis=1), np.ones(64), rtol=1e-5)
+    np.testing.assert_array_equal(probabilities_BxY.argmax(axis=1), answers.predictions_B)

@@ -19,6 +19,7 @@ from codinet_jax.models.codinet import RoutedOutput
 from codinet_jax.training import loop, optimizer
 from codinet_jax.training import stages as stage_plans
 from codinet_jax.training import state as train_state
+from codinet_jax.training.evaluate import Answers
 from codinet_jax.workdir import Workdir
 
 L, M = 16, 2
@@ -251,10 +252,10 @@ def test_no_step_waits_for_the_metrics_of_the_one_before(monkeypatch: pytest.Mon
     assert events == in_step(range(num_steps)) + in_step(range(num_steps, 2 * num_steps))
 
 
-def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
     del variables
     B = len(images_BxHxWxC)
-    return jnp.zeros(B, int), jnp.zeros((B, 4)), jnp.zeros((B, 4), bool)
+    return Answers(jnp.zeros(B, int), jnp.zeros((B, 4)), jnp.zeros((B, 4), bool), jnp.zeros((B, 10)))
 
 
 def in_step(steps: range) -> list[tuple[str, int]]:

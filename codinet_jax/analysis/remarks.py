@@ -11,7 +11,7 @@ def remarks(run: Run) -> list[str]:
     found = []
     if run.is_static:
         found.append('This is a static network: it has no routers, and every image runs every block.')
-    elif (np.unique(run.record.decisions_Nxn, axis=0)).shape[0] == 1:
+    elif run.num_images > 1 and len(np.unique(run.record.decisions_Nxn, axis=0)) == 1:
         found.append(
             'Routing has collapsed: every image takes one and the same route, so this is a static sub-network of '
             f'{int(rates_n.sum())} of {run.num_blocks} blocks; loss.beta and loss.diversity_margin keep routes apart.'
@@ -21,5 +21,5 @@ def remarks(run: Run) -> list[str]:
     if num_classes == 1:
         found.append('All images are of one class, so there is no distance between classes.')
     if run.num_images < 100:
-        found.append(f'These are only {run.num_images} images: read shares and distances with care.')
+        found.append(f'The number of images is only {run.num_images}: read shares and distances with care.')
     return found

@@ -17,12 +17,15 @@ from codinet_jax.workdir import Workdir
 class Run:
     """One evaluation of a finished run, on N images by n gated blocks.
 
+    It is `recorded` under a name, its split's and its budget's; `is_own` says whether training ended with it.
     `thumbnails_SxhxwxC` show the first S images. `results` are the run's own, `metrics` the rows of its training,
     `budgets` what `calibrate` found. `evaluations` are the summaries there are of the same split: the run's own under
     'as trained', if it was on that split, and those at budgets under their names.
     """
 
     name: str
+    recorded: str
+    is_own: bool
     split: str
     budget: str | None
     config: Any
@@ -74,8 +77,10 @@ class Run:
         return self.costs.fixed_macs + self.record.decisions_Nxn @ np.array(self.costs.blocks_n)
 
 
-def read_run(workdir: Workdir, split: str | None = None, budget: str | None = None) -> Run:
+def read_run(workdir: Workdir, split: str | None = None, budget: str | None = None, label: str | None = None) -> Run:
     """Reads one evaluation of a finished run: if not said, that with which its training ended.
+
+    The run is called what its directory is, if it is given no label.
 
     Raises:
       InputError: the run is unfinished, or was not evaluated so, or by an older version.
@@ -83,13 +88,16 @@ def read_run(workdir: Workdir, split: str | None = None, budget: str | None = No
     config, results = workdir.read_config(), workdir.read_results()
     if results is None:
         raise InputError(f'{workdir} holds an unfinished run: go on with codinet_jax.main.')
-    split = split or results.get('split', 'test')
-    budgets = workdir.read_budgets()
-    own = {'as trained': results} if split == results.get('split', 'test') else {}
+    own_split = results.get('split', 'test')
+    split, budgets = split or own_split, workdir.read_budgets()
+    own = {'as trained': results} if split == own_split else {}
     at_budgets = {name: workdir.read_results(f'evaluation_{split}_{name}') for name in budgets}
-    record, augmented = workdir.read_routes('_'.join(filter(None, (split, budget))))
+    recorded = '_'.join(filter(None, (split, budget)))
+    record, augmented = workdir.read_routes(recorded)
     return Run(
-        name=workdir.path.name,
+        name=label or workdir.path.name,
+        recorded=recorded,
+        is_own=recorded == own_split,
         split=split,
         budget=budget,
         config=config,

@@ -29,6 +29,6 @@ def thumbnails(split: Split) -> np.ndarray:
 def _shrunk(image_HxWxC: np.ndarray) -> np.ndarray:
     if max(image_HxWxC.shape) <= LARGEST:
         return image_HxWxC
-    image = Image.fromarray(image_HxWxC)
+    image = Image.fromarray(image_HxWxC.squeeze(-1) if image_HxWxC.shape[-1] == 1 else image_HxWxC)
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return np.asarray(image).reshape(image.height, image.width, -1)

@@ -1,0 +1,50 @@
+"""Everything that can be drawn of one run, or of several beside each other; Figs. 6, 9, 10 and 11 among it."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from codinet_jax.analysis import style
+from codinet_jax.analysis.figures import curves, flow, histograms, images, maps, rates
+from codinet_jax.analysis.figures.picture import Picture, rendered
+from codinet_jax.analysis.run import Run
+
+__all__ = ['Picture', 'draw', 'rendered']
+
+
+def draw(runs: Sequence[Run], positions: Sequence[np.ndarray | None], *, is_dark: bool = False) -> dict[str, Picture]:
+    """The pictures there are to draw, in reading order, by the stem of their files.
+
+    `positions[i]` [P, 2] are where t-SNE lays the relaxed routes of the first P images of run i; None without any.
+    """
+    pictures = {}
+    with matplotlib.rc_context(style.rc(is_dark)):
+        for stem, make in _drawn(runs, positions, style.theme(is_dark)):
+            if picture := make():
+                _settle(picture.figure)
+                pictures[stem] = picture
+    return pictures
+
+
+def _settle(figure: Figure) -> None:
+    """Makes ticks, in the colours of this page, and lays all out once and for all: one pass does not do."""
+    for _ in range(2):
+        figure.draw_without_rendering()
+    figure.set_layout_engine('none')
+
+
+def _drawn(
+    runs: Sequence[Run], positions: Sequence[np.ndarray | None], theme: style.Theme
+) -> Iterator[tuple[str, Callable[[], Picture | None]]]:
+    yield 'map_by_class', lambda: maps.by_class(runs, positions, theme)
+    yield 'map_by_blocks', lambda: maps.by_blocks(runs, positions, theme)
+    yield 'divergence', lambda: histograms.divergence(runs, theme)
+    yield 'path_lengths', lambda: histograms.path_lengths(runs, theme)
+    yield 'run_rates', lambda: rates.run_rates(runs)
+    if len(runs) == 1:
+        yield 'flow', lambda: flow.flow(runs[0], theme)
+        yield 'extremes', lambda: images.extremes(runs[0])
+    yield 'training', lambda: curves.training(runs, theme)
+    yield 'accuracy_cost', lambda: curves.accuracy_cost(runs, theme)

@@ -1,0 +1,128 @@
+"""The most used routes as ribbons through the blocks: above where a block is run, below where it is skipped."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+
+from codinet_jax.analysis import style
+from codinet_jax.analysis.figures.picture import Picture
+from codinet_jax.analysis.run import Run
+from codinet_jax.analysis.statistics import most_used_routes
+
+MOST_RIBBONS = 10
+MOST_BLOCKS_NARROW = 12
+GAP = 0.25  # between the lanes, in lanes
+PAD = 0.02  # between neighbours in a lane, in all their images
+POINTS = 25  # of a bend
+HOLD = 0.12  # straight before and after it, in blocks
+
+
+class Ribbon(NamedTuple):
+    """A route of `images`; the heights of its upper edge over the start, each block, and the label at its end."""
+
+    route_n: np.ndarray
+    images: int
+    tops: np.ndarray
+
+    @property
+    def blocks(self) -> int:
+        return int(self.route_n.sum())
+
+
+def flow(run: Run, theme: style.Theme) -> Picture | None:
+    """The ribbons of one run, as thick as their images are many."""
+    if run.is_static:
+        return None
+    ribbons = lay_out(most_used_routes(run.record.decisions_Nxn, MOST_RIBBONS))
+    is_wide = run.num_blocks > MOST_BLOCKS_NARROW
+    figure, (axis,) = style.panels(1, 1, style.WIDE if is_wide else style.NARROW, 3.4)
+    colours = style.in_colour([ribbon.blocks for ribbon in ribbons], theme.sequential)
+    for ribbon, colour in sorted(zip(ribbons, colours, strict=True), key=lambda each: -each[0].images):
+        _draw_ribbon(axis, ribbon, colour)
+    drawn = sum(ribbon.images for ribbon in ribbons)
+    _label(axis, ribbons, run)
+    _frame(axis, run.num_blocks, lane_height([ribbon.images for ribbon in ribbons]), theme)
+    num_routes, share = len(np.unique(run.record.decisions_Nxn, axis=0)), drawn / run.num_images
+    most = max(ribbons, key=lambda ribbon: ribbon.images)
+    return Picture(
+        figure,
+        'Most used routes',
+        f'Images flow from left to right, above where they run a block and below where they skip it; a ribbon is a '
+        f'route, as thick as its images are many, and lighter the more blocks it runs. The {len(ribbons)} drawn, '
+        f'of {num_routes} routes, hold {share:.0%} of images.',
+        f'Ribbons of the {len(ribbons)} most used routes through {run.num_blocks} blocks; the most used runs '
+        f'{style.blocks(most.blocks)} and holds {most.images / run.num_images:.1%} of images, all drawn {share:.0%}.',
+        is_wide=is_wide,
+    )
+
+
+def lay_out(routes: list[tuple[np.ndarray, np.ndarray]]) -> list[Ribbon]:
+    """Ribbons, the uppermost first: each has its own place, the same in either lane, so that none covers another.
+
+    They start side by side and end with room for a label each.
+    """
+    routes = sorted(routes, key=lambda each: tuple(~each[0].astype(bool)))
+    images_R = np.array([len(members) for _, members in routes])
+    total, lane = int(images_R.sum()), lane_height(images_R)
+    height, above_R = lane * (2 + GAP), np.cumsum(images_R) - images_R
+    starts_R = (height + total) / 2 - above_R
+    above_R = above_R + PAD * total * np.arange(len(routes))
+    at_end = sorted(range(len(routes)), key=lambda r: (not routes[r][0][-1], r))
+    room = (height - total) / len(routes)
+    ends_R = np.empty(len(routes))
+    ends_R[at_end] = height - np.cumsum(images_R[at_end] + room) + images_R[at_end] + room / 2
+    lanes = [np.where(route_n, height, lane) for route_n, _ in routes]
+    return [
+        Ribbon(routes[r][0], int(images_R[r]), np.array([starts_R[r], *(lanes[r] - above_R[r]), ends_R[r]]))
+        for r in range(len(routes))
+    ]
+
+
+def lane_height(images: Sequence[int] | np.ndarray) -> float:
+    """Room for every ribbon, and what lies between them."""
+    return float(np.sum(images)) * (1 + PAD * (len(images) - 1))
+
+
+def _draw_ribbon(axis: Axes, ribbon: Ribbon, colour: Any) -> None:
+    steps = np.linspace(0, 1, POINTS, endpoint=False)
+    bend = np.clip((steps - HOLD) / (1 - 2 * HOLD), 0, 1)
+    bend = bend**2 * (3 - 2 * bend)
+    begins, ends = ribbon.tops[:-1, None], ribbon.tops[1:, None]
+    tops = np.append((begins + (ends - begins) * bend).ravel(), ribbon.tops[-1])
+    x = np.append((np.arange(len(begins))[:, None] + steps).ravel(), len(begins))
+    # The outline keeps steep bends visible.
+    axis.fill_between(x, tops - ribbon.images, tops, facecolor=colour, edgecolor=colour, linewidth=0.7)
+
+
+def _label(axis: Axes, ribbons: list[Ribbon], run: Run) -> None:
+    end = run.num_blocks + 1
+    for ribbon in ribbons:
+        middle = ribbon.tops[-1] - ribbon.images / 2
+        axis.annotate(
+            f'{ribbon.images / run.num_images:.1%}, {style.blocks(ribbon.blocks)}',
+            (end, middle),
+            xytext=(4, 0),
+            textcoords='offset points',
+            va='center',
+            fontsize=style.SMALL,
+            annotation_clip=False,
+        )
+
+
+def _frame(axis: Axes, num_blocks: int, lane: float, theme: style.Theme) -> None:
+    lanes = {'skip': 0.0, 'run': lane * (1 + GAP)}
+    for bottom in lanes.values():
+        axis.fill_between([0.85, num_blocks + 0.15], bottom, bottom + lane, color=theme.faint, zorder=0, linewidth=0)
+    axis.set_yticks([bottom + lane / 2 for bottom in lanes.values()], list(lanes), fontsize=9)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set(xlim=(0, num_blocks + 1), ylim=(0, lane * (2 + GAP)), xlabel='block')
+    axis.xaxis.set_major_locator(ticker.FixedLocator(_block_ticks(num_blocks)))
+
+
+def _block_ticks(num_blocks: int) -> list[int]:
+    """Every block, or of many each fifth."""
+    return [block for block in range(1, num_blocks + 1) if num_blocks <= 20 or block == 1 or block % 5 == 0]

@@ -1,0 +1,62 @@
+"""What images look like that run few blocks and many: the panels of Fig. 11."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from codinet_jax.analysis import style
+from codinet_jax.analysis.figures.picture import Picture
+from codinet_jax.analysis.run import Run
+
+MOST_IMAGES = 10
+
+
+def extremes(run: Run) -> Picture | None:
+    """Two rows of images: those that run the fewest blocks, and the most."""
+    fewest, most = fewest_and_most(run)
+    if run.is_static or not fewest:
+        return None
+    figure, axes = style.panels(2 * len(fewest), len(fewest), style.WIDE, 1.4)
+    for axis, i in zip(axes, fewest + most, strict=True):
+        _show(axis, run, i)
+    for axis, row in zip(axes[:: len(fewest)], ('fewest blocks', 'most blocks'), strict=True):
+        axis.set_ylabel(row)
+    return Picture(
+        figure,
+        'Images that run the fewest and the most blocks',
+        f'Of the first {len(run.thumbnails_SxhxwxC)} images, those with the shortest routes (above) and the longest '
+        f'(below); under each its class and the blocks it runs, of {run.num_blocks}. The images of Fig. 11 of the '
+        'paper, which finds that clear images need fewer blocks.',
+        f'Two rows of {len(fewest)} images. Fewest blocks: {_in_words(run, fewest)}. Most blocks: '
+        f'{_in_words(run, most)}.',
+        is_wide=True,
+    )
+
+
+def fewest_and_most(run: Run) -> tuple[list[int], list[int]]:
+    """Positions of the images with the shortest routes, the shortest first, and with the longest, the longest first.
+
+    Of equal length those come first that are expected to be shorter (longer), then by position.
+    """
+    S = len(run.thumbnails_SxhxwxC)
+    lengths_S, expected_S = run.path_lengths_N[:S].astype(int), run.expected_lengths_N[:S]
+    count = min(MOST_IMAGES, S // 2)
+    shortest, longest = np.lexsort((expected_S, lengths_S)), np.lexsort((-expected_S, -lengths_S))
+    return shortest[:count].tolist(), longest[:count].tolist()
+
+
+def _show(axis: Axes, run: Run, i: int) -> None:
+    image_hxwxC = run.thumbnails_SxhxwxC[i]
+    if image_hxwxC.shape[-1] == 1:
+        axis.imshow(image_hxwxC[..., 0], 'gray', vmin=0, vmax=255, interpolation='nearest')
+    else:
+        axis.imshow(image_hxwxC, interpolation='nearest')
+    name = style.shortened(run.classes[run.record.labels_N[i]], 12)
+    axis.set_xlabel(f'{name}\n{style.blocks(run.path_lengths_N[i])}', fontsize=style.SMALL)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+def _in_words(run: Run, row: list[int]) -> str:
+    classes = sorted({run.classes[run.record.labels_N[i]] for i in row})
+    lengths = sorted({str(run.path_lengths_N[i]) for i in row}, key=int)
+    return f'{style.listed(classes)}, with {style.listed(lengths)} blocks'

@@ -1,0 +1,144 @@
+"""The maps of relaxed routes that t-SNE lays out: by class (Figs. 6 and 9) and by blocks run (Fig. 11)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy import spatial
+
+from codinet_jax.analysis import style
+from codinet_jax.analysis.figures.picture import Picture
+from codinet_jax.analysis.run import Run
+
+HOW_TO_READ = (
+    'Each point is the relaxed route v of one image, laid out by t-SNE: routes that lie close are alike; '
+    'the axes themselves mean nothing.'
+)
+
+Mapped = tuple[Run, np.ndarray]
+
+
+def by_class(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: style.Theme) -> Picture | None:
+    """The map coloured by the class of each image; ten classes at most have a colour."""
+    mapped = _mapped(runs, maps)
+    if not mapped:
+        return None
+    coloured, num_others = _coloured_classes(mapped, len(theme.classes))
+    colours = dict(zip(coloured, theme.classes, strict=False))
+    figure, axes, size = _map_panels(mapped, height=0.35 * (1 + (len(coloured) > 5)))
+    for axis, (run, map_Px2) in zip(axes, mapped, strict=True):
+        names = [run.classes[label] for label in run.record.labels_N[: len(map_Px2)]]
+        is_other_P = np.array([name not in colours for name in names])
+        _scatter(axis, map_Px2[is_other_P], [theme.others] * int(is_other_P.sum()), size)
+        _scatter(axis, map_Px2[~is_other_P], [colours[name] for name in names if name in colours], size)
+    dots = [Line2D([], [], linestyle='', marker='o', color=colour) for colour in colours.values()]
+    labels = [style.shortened(name, 16) for name in colours]
+    if num_others:
+        dots, labels = [*dots, Line2D([], [], linestyle='', marker='o', color=theme.others)], [*labels, 'others']
+    style.legend_below(figure, dots, labels)
+    grey = f' The other {num_others} classes are grey.' if num_others else ''
+    return Picture(
+        figure,
+        'Map of routes, by class',
+        f'{HOW_TO_READ} Colours are classes.{grey} {_neighbours_in_words(mapped)} Figs. 6 and 9 of '
+        f'the paper.{_left_out(runs, maps)}',
+        f'Scatter plot of the routes of {_counted(mapped)}, coloured by {len(coloured) + num_others} classes. '
+        f'{_neighbours_in_words(mapped)}',
+        is_wide=len(mapped) > 1,
+    )
+
+
+def by_blocks(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: style.Theme) -> Picture | None:
+    """The map coloured by the number of blocks that each image is expected to run."""
+    mapped = _mapped(runs, maps)
+    if not mapped:
+        return None
+    lengths = [run.expected_lengths_N[: len(map_Px2)] for run, map_Px2 in mapped]
+    low, high = (float(bound) for bound in (min(map(np.min, lengths)), max(map(np.max, lengths))))
+    scale = Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5)
+    figure, axes, size = _map_panels(mapped, height=0)
+    for axis, (_, map_Px2), lengths_P in zip(axes, mapped, lengths, strict=True):
+        _scatter(axis, map_Px2, theme.sequential(scale(lengths_P)), size)
+    bar = figure.colorbar(ScalarMappable(scale, theme.sequential), ax=axes, shrink=0.85, aspect=30, pad=0.02)
+    bar.set_label('blocks that an image is expected to run')
+    bar.outline.set_visible(False)
+    spread = f'{low:.1f} to {high:.1f}'
+    return Picture(
+        figure,
+        'Map of routes, by blocks run',
+        f'{HOW_TO_READ} The colour is the sum of its gates, {spread} blocks. Fig. 11 of the paper.'
+        f'{_left_out(runs, maps)}',
+        f'Scatter plot of the routes of {_counted(mapped)}, coloured by the blocks they are expected to run, {spread}.',
+        is_wide=len(mapped) > 1,
+    )
+
+
+def _mapped(runs: Sequence[Run], maps: Sequence[np.ndarray | None]) -> list[Mapped]:
+    return [(run, map_Px2) for run, map_Px2 in zip(runs, maps, strict=True) if map_Px2 is not None and len(map_Px2) > 1]
+
+
+def _coloured_classes(mapped: Sequence[Mapped], most: int) -> tuple[list[str], int]:
+    """The names of the first classes that are on the maps, and how many more there are."""
+    of_label = {
+        (label, run.classes[label])
+        for run, map_Px2 in mapped
+        for label in np.unique(run.record.labels_N[: len(map_Px2)]).tolist()
+    }
+    names = list(dict.fromkeys(name for _, name in sorted(of_label)))
+    return names[:most], len(names[most:])
+
+
+def _map_panels(mapped: Sequence[Mapped], height: float) -> tuple[Figure, list[Axes], float]:
+    """Square panels of one scale with `height` left below for a legend, and the size of points."""
+    is_single, count = len(mapped) == 1, len(mapped)
+    columns = min(count, style.MAX_PANEL_COLUMNS)
+    width = style.NARROW if is_single else style.WIDE
+    side = 4.1 if is_single else width / columns - 0.2 * (columns == 2) - 0.1
+    figure, axes = style.panels(count, columns, width, side + height, sharex=True, sharey=True)
+    lows = np.min([map_Px2.min(axis=0) for _, map_Px2 in mapped], axis=0)
+    highs = np.max([map_Px2.max(axis=0) for _, map_Px2 in mapped], axis=0)
+    half = 0.53 * float(np.max(highs - lows)) or 1.0
+    (x, y) = (lows + highs) / 2
+    for axis, (run, _) in zip(axes, mapped, strict=True):
+        axis.set(xlim=(x - half, x + half), ylim=(y - half, y + half), aspect='equal', xticks=[], yticks=[])
+        axis.spines[:].set_visible(True)
+        axis.spines[:].set_alpha(0.4)
+        if not is_single:
+            axis.set_title(style.run_label(run))
+    return figure, axes, float(np.clip(6000 / max(len(map_Px2) for _, map_Px2 in mapped), 2, 22))
+
+
+def _scatter(axis: Axes, map_Px2: np.ndarray, colours: Sequence[str] | np.ndarray, size: float) -> None:
+    """Points in a random order, so that no class hides those before it."""
+    order_P = np.random.default_rng(0).permutation(len(map_Px2))
+    (x_P, y_P), colours_P = map_Px2[order_P].T, [colours[i] for i in order_P]
+    axis.scatter(x_P, y_P, s=size, c=colours_P, linewidths=0, alpha=0.85, rasterized=True)
+
+
+def _neighbours_in_words(mapped: Sequence[Mapped]) -> str:
+    """How far the map tells classes apart."""
+    shares = []
+    for run, map_Px2 in mapped:
+        labels_P = run.record.labels_N[: len(map_Px2)]
+        _, nearest_Px2 = spatial.cKDTree(map_Px2).query(map_Px2, k=[1, 2])
+        # Where points coincide, either may come first.
+        other_P = np.where(nearest_Px2[:, 0] == np.arange(len(map_Px2)), nearest_Px2[:, 1], nearest_Px2[:, 0])
+        is_alike_P = labels_P[other_P] == labels_P
+        named = f' of {style.run_label(run)}' if len(mapped) > 1 else ''
+        shares.append(f'{np.mean(is_alike_P):.0%} of points{named}')
+    return f'For {style.listed(shares)} the nearest neighbour on the map is of the same class.'
+
+
+def _counted(mapped: Sequence[Mapped]) -> str:
+    return style.listed([f'{len(map_Px2)} images of {style.run_label(run)}' for run, map_Px2 in mapped])
+
+
+def _left_out(runs: Sequence[Run], maps: Sequence[np.ndarray | None]) -> str:
+    names = [
+        style.run_label(run) for run, map_Px2 in zip(runs, maps, strict=True) if map_Px2 is None or len(map_Px2) < 2
+    ]
+    return f' There is no map of {style.listed(names)}.' if names else ''

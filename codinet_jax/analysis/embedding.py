@@ -1,0 +1,54 @@
+"""Where images lie in the space of routes: t-SNE of relaxed routes, as in Figs. 6, 9 and 11."""
+
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import openTSNE
+
+MOST_POINTS = 10_000
+PERPLEXITY = 30.0
+FEWEST_POINTS = 4
+SECONDS_BETWEEN_LINES = 5.0
+ITERATIONS_A_CALL = 10
+ITERATIONS = (250, 500)  # with clusters drawn tighter than they are, then as they are
+
+
+def embed(v_Nxn: np.ndarray, say: Callable[[str], None], seed: int = 0) -> np.ndarray | None:
+    """Lays out the first P images, at most 10,000, so that those of like gates v are neighbours.
+
+    The perplexity is 30, or a third of the other images if those are fewer than 90.
+
+    Args:
+      v_Nxn: relaxed routes, in [0, 1].
+      say: is told how far it is.
+      seed: of what is random; the same gives the same.
+
+    Returns:
+      float64 [P, 2] in no unit; None if fewer than four images or fewer than three different relaxed routes leave
+      nothing to lay out.
+    """
+    v_Pxn = v_Nxn[:MOST_POINTS]
+    P = len(v_Pxn)
+    if P < FEWEST_POINTS or len(np.unique(v_Pxn, axis=0)) < 3:
+        return None
+    done, told_at = 0, time.monotonic()
+
+    def tell(*_: object) -> None:
+        nonlocal done, told_at
+        done += ITERATIONS_A_CALL
+        if time.monotonic() - told_at > SECONDS_BETWEEN_LINES:
+            told_at = time.monotonic()
+            say(f'laying out {P} routes: {done / sum(ITERATIONS):.0%}')
+
+    tsne = openTSNE.TSNE(
+        perplexity=min(PERPLEXITY, (P - 1) / 3),
+        early_exaggeration_iter=ITERATIONS[0],
+        n_iter=ITERATIONS[1],
+        random_state=seed,
+        n_jobs=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1,
+        callbacks=tell,
+        callbacks_every_iters=ITERATIONS_A_CALL,
+    )
+    return np.asarray(tsne.fit(v_Pxn.astype(np.float64)), np.float64)

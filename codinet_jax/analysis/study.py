@@ -1,0 +1,128 @@
+"""The analyses of the paper over one run, or over several side by side: numbers, figures and a page, as files."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codinet_jax.analysis import figures, paper, tables
+from codinet_jax.analysis.embedding import MOST_POINTS, embed
+from codinet_jax.analysis.remarks import remarks
+from codinet_jax.analysis.report import Page, Shown, page_html
+from codinet_jax.analysis.route_map import route_map_html
+from codinet_jax.analysis.run import Run
+from codinet_jax.analysis.statistics import statistics
+
+Say = Callable[[str], None]
+
+
+class Study(NamedTuple):
+    """The files by name, and the first table of numbers for whoever waits at a terminal."""
+
+    files: dict[str, bytes]
+    remarks: list[str]
+    numbers: tables.Table
+
+
+def study(runs: Sequence[Run], say: Say) -> Study:
+    """Analyses runs, whose names differ; one alone also gets its route map and the drawings that have no overlay."""
+    found = {run.name: statistics(run) for run in runs}
+    of_all = tables.tables(found)
+    said = [f'{run.name}: {remark}' if len(runs) > 1 else remark for run in runs for remark in remarks(run)]
+    positions = _positions(runs, say)
+    if any(points is None for points in positions):
+        said.append('Fewer than three different relaxed routes cannot be laid out: there is no route map.')
+    say('drawing')
+    light, dark = (figures.draw(runs, positions, is_dark=is_dark) for is_dark in (False, True))
+    files = {'numbers.json': _json(found if len(runs) > 1 else found[runs[0].name])}
+    files['numbers.md'] = tables.markdown(of_all).encode()
+    for stem, picture in light.items():
+        files |= {f'{stem}.{kind}': figures.rendered(picture, kind) for kind in ('png', 'pdf')}
+    say('writing the report')
+    shown = [
+        Shown(
+            picture.title,
+            picture.caption,
+            picture.alt,
+            picture.is_wide,
+            files[f'{stem}.png'],
+            figures.rendered(dark[stem], 'png'),
+        )
+        for stem, picture in light.items()
+    ]
+    page = Page(
+        title=_title(runs),
+        subtitle=_subtitle(runs),
+        remarks=said,
+        headlines=_headlines(runs[0], found[runs[0].name]) if len(runs) == 1 else (),
+        shown=shown,
+        tables=of_all,
+        footer=[_provenance(run) for run in runs],
+    )
+    route_map = route_map_html(runs[0], positions[0]) if len(runs) == 1 and positions[0] is not None else ''
+    files['report.html'] = page_html(page, route_map).encode()
+    return Study(files, said, of_all[0])
+
+
+def _positions(runs: Sequence[Run], say: Say) -> list[np.ndarray | None]:
+    """Positions of each run's first images; of networks with as many blocks in one map, so that spreads compare."""
+    if len({run.num_blocks for run in runs}) > 1:
+        return [embed(run.record.run_probability_Nxn[: MOST_POINTS // len(runs)], say) for run in runs]
+    of_each = [run.record.run_probability_Nxn[: MOST_POINTS // len(runs)] for run in runs]
+    points_Px2 = embed(np.concatenate(of_each), say)
+    if points_Px2 is None:
+        return [None] * len(runs)
+    return list(np.split(points_Px2, np.cumsum([len(each) for each in of_each])[:-1]))
+
+
+def _title(runs: Sequence[Run]) -> str:
+    return f'Routes of {runs[0].name}' if len(runs) == 1 else 'Routes of ' + ', '.join(run.name for run in runs)
+
+
+def _subtitle(runs: Sequence[Run]) -> str:
+    run = runs[0]
+    at = f' at budget {run.budget}' if run.budget else ''
+    return f'{runs[0].dataset.tfds_name}, {run.num_images:,} images of {run.split}{at}'
+
+
+def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    same_route = found['augmentations']['mean']['same_route']
+    reported = ', '.join(f'{method} {share:.1%}' for method, share in paper.SAME_ROUTE.items())
+    return [
+        ('top-1', f'{found["top1"]:.2%}', f'of {run.num_images:,} images'),
+        ('blocks run', f'{found["mean_path_length"]:.2f}', f'of {run.num_blocks}, on average (K)'),
+        (
+            'cost',
+            f'{found["macs_share"]:.1%}',
+            f'of the static network: {found["mean_macs"] / 1e6:.2f} of {found["static_macs"] / 1e6:.2f} MMACs',
+        ),
+        (
+            'routes',
+            f'{found["num_paths"]:,}',
+            f'{found["coverage"]["90%"]:,} of them hold 90% of the images; {found["route_entropy_bits"]:.2f} bits',
+        ),
+        (
+            'same route when augmented',
+            f'{same_route:.1%}',
+            f'the paper, ResNet-110: {reported}' if run.config.dataset == 'cifar10' else 'mean over four augmentations',
+        ),
+        (
+            'route distance',
+            f'{found["distance_within_classes"] or 0:.2f} / {found["distance_between_classes"] or 0:.2f}',
+            'blocks, within and between classes',
+        ),
+    ]
+
+
+def _provenance(run: Run) -> str:
+    results, model = run.results, run.config.model
+    versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
+    return (
+        f'{run.name}: {model.backbone} {model.depth}, router {model.router}, seed {results["seed"]}, trained for '
+        f'{results["num_steps"]:,} steps on {results["num_devices"]} x {results["device"]}; {versions}.'
+    )
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + '\n').encode()

@@ -1,0 +1,41 @@
+"""Draws what a finished run's routes say: `python -m codinet_jax.analyze --workdir=runs/digits_r14`.
+
+Reads what evaluation recorded and writes WORKDIR/analysis/: numbers.json and numbers.md, every figure as PNG and PDF,
+and report.html, a page that needs no network, with a map of the routes to hover over. Needs no accelerator and no data
+set. Another split or a budget goes into a directory of its own, as WORKDIR/analysis/test_NAME/, and must have been
+evaluated first: codinet_jax.evaluate --budget=NAME.
+"""
+
+import time
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+
+from codinet_jax import doors
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], 'Evaluated images; what training ended with.')
+BUDGET = flags.DEFINE_string('budget', None, 'A budget that the run was evaluated at, by its name.')
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    workdir, started = doors.named_workdir(WORKDIR), time.monotonic()
+    jax.config.update('jax_platforms', 'cpu')
+
+    from codinet_jax.analysis.run import read_run
+    from codinet_jax.analysis.study import study
+    from codinet_jax.analysis.tables import text
+    from codinet_jax.workdir import write_files
+
+    run = read_run(workdir, SPLIT.value, BUDGET.value)
+    found = study([run], say=lambda line: print(line, flush=True))
+    directory = workdir.analysis if run.is_own else workdir.analysis / run.recorded
+    write_files(directory, found.files)
+    print('\n'.join([*(f'note: {remark}' for remark in found.remarks), text(found.numbers)]))
+    print(f'{len(found.files)} files in {time.monotonic() - started:.0f} s; open {directory / "report.html"}')
+
+
+if __name__ == '__main__':
+    doors.open_door(main)

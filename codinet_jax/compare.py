@@ -1,0 +1,68 @@
+"""Draws several finished runs side by side: their numbers in one table, their figures over each other.
+
+    python -m codinet_jax.compare --output=compared CoDiNet=runs/cifar10_r20 vanilla=runs/vanilla runs/other
+
+A run may be given a label; without one it is called what its directory is. Reads what each run's evaluation recorded
+and writes numbers.json, numbers.md, every figure as PNG and PDF, and report.html.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+
+from codinet_jax import doors
+from codinet_jax.errors import InputError
+from codinet_jax.workdir import Workdir
+
+OUTPUT = flags.DEFINE_string('output', None, 'The directory to write into; made if it is not there.')
+SPLIT = flags.DEFINE_enum(
+    'split', None, ['train', 'validation', 'test'], 'Evaluated images; what trainings ended with.'
+)
+BUDGET = flags.DEFINE_string('budget', None, 'A budget that all the runs were evaluated at, by its name.')
+
+
+def main(argv: Sequence[str]) -> None:
+    workdirs = _labelled(argv[1:])
+    if OUTPUT.value is None:
+        raise InputError('Say where to write: --output=DIRECTORY.')
+    output = pathlib.Path(OUTPUT.value).expanduser()
+    jax.config.update('jax_platforms', 'cpu')
+
+    from codinet_jax.analysis.run import read_run
+    from codinet_jax.analysis.study import study
+    from codinet_jax.analysis.tables import text
+    from codinet_jax.workdir import write_files
+
+    runs = [read_run(workdir, SPLIT.value, BUDGET.value, label) for label, workdir in workdirs.items()]
+    if len({run.config.dataset for run in runs}) > 1:
+        sets = ', '.join(f'{run.name} on {run.config.dataset}' for run in runs)
+        raise InputError(f'Runs of different data sets cannot be held against each other: {sets}.')
+    found = study(runs, say=lambda line: print(line, flush=True))
+    write_files(output, found.files)
+    print('\n'.join([*(f'note: {remark}' for remark in found.remarks), text(found.numbers)]))
+    print(f'{len(found.files)} files; open {output / "report.html"}')
+
+
+def _labelled(arguments: Sequence[str]) -> dict[str, Workdir]:
+    """Workdirs by their labels.
+
+    Raises:
+      InputError: there are fewer than two, or two of them share a label.
+    """
+    workdirs: dict[str, Workdir] = {}
+    for argument in arguments:
+        label, is_labelled, path = argument.partition('=')
+        if not is_labelled or pathlib.Path(argument).is_dir():
+            label, path = pathlib.Path(argument).resolve().name, argument
+        if label in workdirs:
+            raise InputError(f'Two runs are called {label!r}: give them labels, as codinet={path}.')
+        workdirs[label] = Workdir(path)
+    if len(workdirs) < 2:
+        raise InputError('Name the runs to compare, two or more: LABEL=WORKDIR or WORKDIR.')
+    return workdirs
+
+
+if __name__ == '__main__':
+    doors.open_door(main, takes_arguments=True)

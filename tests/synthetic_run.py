@@ -1,0 +1,58 @@
+"""A run that no one trained, small, and every image unlike the others: for tests of the report."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from codinet_jax.analysis.run import Run
+from codinet_jax.data import datasets
+from codinet_jax.models.cost import CostTable
+from codinet_jax.record import AugmentedRecord, Record
+
+CLASSES = ('cat', 'dog', 'cow')
+
+
+def synthetic_run(
+    num_images: int = 70,
+    num_blocks: int = 11,
+    num_thumbnails: int = 50,
+    size: int = 8,
+    classes: tuple[str, ...] = CLASSES,
+) -> Run:
+    """Labels go round the classes, every fifth prediction is wrong; routes and thumbnails are drawn at random."""
+    generator = np.random.default_rng(0)
+    labels_N = (np.arange(num_images) % 3).astype(np.int32)
+    probability_Nxn = generator.random((num_images, num_blocks)).astype(np.float32)
+    decisions_Nxn = probability_Nxn > 0.5
+    record = Record(
+        labels_N, np.where(np.arange(num_images) % 5, labels_N, (labels_N + 1) % 3), probability_Nxn, decisions_Nxn
+    )
+    augmented = AugmentedRecord(
+        np.array(['crop']),
+        record.predictions_N[None],
+        probability_Nxn[None],
+        decisions_Nxn[None],
+        np.zeros((1, num_images)),
+    )
+    return Run(
+        name='synthetic',
+        recorded='test',
+        is_own=True,
+        split='test',
+        budget=None,
+        config=ConfigDict({'dataset': 'digits', 'model': {'router': 'linear'}}),
+        dataset=datasets.DatasetSpec('none', 'test', len(classes), size, 3, (0.5,), (0.5,), 0, False, classes=classes),
+        costs=CostTable(1_000_000, tuple(range(100_000, 100_000 * (num_blocks + 1), 100_000)), (0,), (5_000,), 20_000),
+        record=record,
+        augmented=augmented,
+        thumbnails_SxhxwxC=generator.integers(0, 256, (num_thumbnails, size, size, 3), np.uint8),
+        results={},
+        metrics=[],
+        budgets={},
+        evaluations={},
+    )
+
+
+def grid_positions(num_images: int = 60) -> np.ndarray:
+    """Places far enough apart to be pointed at, in no order: [P, 2]."""
+    places = np.random.default_rng(1).permutation(num_images)
+    return np.stack([places % 10, places // 10], axis=1).astype(np.float64)

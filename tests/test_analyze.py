@@ -1,0 +1,200 @@
+"""analyze and compare: from what a real run left behind to numbers, figures and a page; and what they refuse."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import helpers
+from codinet_jax.analysis import study as analysis
+from codinet_jax.analysis.run import Run, read_run
+from codinet_jax.analysis.tables import Table, text
+from codinet_jax.record import Record
+from codinet_jax.workdir import Workdir
+
+FIGURES = {
+    'map_by_class',
+    'map_by_blocks',
+    'divergence',
+    'path_lengths',
+    'run_rates',
+    'flow',
+    'extremes',
+    'training',
+    'accuracy_cost',
+}
+OF_ONE_RUN = {'flow', 'extremes'}
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digits run of a few steps, trained and evaluated by the command."""
+    path = tmp_path_factory.mktemp('analyze') / 'tiny'
+    finished = helpers.run_door('main', *helpers.tiny_flags(**{'stage1.epochs': 1.0}), f'--workdir={path}')
+    assert finished.returncode == 0, finished.stderr
+    return path
+
+
+@pytest.fixture(scope='module')
+def analysed(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, analysed by the command, which said so."""
+    path = tmp_path_factory.mktemp('analyze') / 'tiny'
+    shutil.copytree(workdir, path)
+    finished = helpers.run_door('analyze', f'--workdir={path}')
+    assert finished.returncode == 0, finished.stderr
+    (path.parent / 'said').write_text(finished.stdout)
+    return path
+
+
+def files(names: set[str]) -> set[str]:
+    return {'numbers.json', 'numbers.md', 'report.html'} | {
+        f'{name}.{kind}' for name in names for kind in ('png', 'pdf')
+    }
+
+
+def test_a_run_gets_its_numbers_figures_and_page_and_keeps_all_it_had(workdir: Path, analysed: Path) -> None:
+    before, after = helpers.all_bytes(workdir), helpers.all_bytes(analysed)
+    assert after.items() > before.items()
+    assert {Path(name).name for name in after.keys() - before.keys()} == files(FIGURES)
+    numbers, results = (json.loads(after[name]) for name in ('analysis/numbers.json', 'results.json'))
+    for name in ('top1', 'mean_path_length', 'num_paths', 'mean_macs', 'macs_share', 'run_rate_per_block'):
+        assert numbers[name] == pytest.approx(results[name], abs=1e-6), name
+    said = (analysed.parent / 'said').read_text()
+    assert f'{results["top1"]:.2%}' in said and 'report.html' in said
+    assert set(numbers['augmentations']) == {'crop', 'horizontal flip', 'vertical flip', 'rotation', 'mean'}
+    for name in FIGURES:
+        with Image.open(analysed / 'analysis' / f'{name}.png') as image:
+            assert len(np.unique(np.asarray(image.convert('L')))) > 10, f'{name} is empty'
+
+
+def test_an_analysis_comes_out_the_same_again(analysed: Path) -> None:
+    again = analysis.study([read_run(Workdir(analysed))], say=lambda _: None).files
+    there = helpers.all_bytes(analysed / 'analysis')
+    assert {name for name in again if again[name] != there[name]} <= {'report.html'}  # Bokeh numbers its models anew
+
+
+def test_a_budget_is_analysed_beside_the_run_itself(workdir: Path, tmp_path: Path) -> None:
+    path = tmp_path / 'run'
+    shutil.copytree(workdir, path)
+    Workdir(path).write_budget('cheap', {'threshold': 0.75, 'cost': 0.5, 'curve': [], 'split': 'train'})
+    missing = helpers.run_door('analyze', f'--workdir={path}', '--budget=cheap')
+    assert missing.returncode == 2 and 'codinet_jax.evaluate' in missing.stderr
+    for door in ('evaluate', 'analyze'):
+        finished = helpers.run_door(door, f'--workdir={path}', '--budget=cheap')
+        assert finished.returncode == 0, finished.stderr
+    numbers = json.loads((path / 'analysis' / 'test_cheap' / 'numbers.json').read_text())
+    assert numbers['budget'] == 'cheap'
+    with np.load(path / 'routes' / 'test_cheap.npz') as routes:
+        assert numbers['mean_path_length'] == pytest.approx(routes['decisions_Nxn'].sum() / len(routes['labels_N']))
+        np.testing.assert_array_equal(routes['decisions_Nxn'], routes['run_probability_Nxn'] >= 0.75)
+
+
+def cut(run: Run, count: int) -> Run:
+    """The run as if only its first images had been evaluated."""
+    return dataclasses.replace(
+        run,
+        record=Record(*(array[:count] for array in run.record)),
+        augmented=run.augmented._replace(
+            **{name: array[:, :count] for name, array in run.augmented._asdict().items() if name != 'augmentations_A'}
+        ),
+        thumbnails_SxhxwxC=run.thumbnails_SxhxwxC[:count],
+    )
+
+
+def decided(run: Run, v_n: np.ndarray) -> Run:
+    """The run as if every image and augmentation had these gates."""
+    A, N = run.augmented.augmented_predictions_AxN.shape
+    v_Nxn, v_AxNxn = np.tile(v_n, (N, 1)), np.tile(v_n, (A, N, 1))
+    return dataclasses.replace(
+        run,
+        record=run.record._replace(run_probability_Nxn=v_Nxn, decisions_Nxn=v_Nxn >= 0.5),
+        augmented=run.augmented._replace(
+            augmented_run_probability_AxNxn=v_AxNxn, augmented_decisions_AxNxn=v_AxNxn >= 0.5
+        ),
+    )
+
+
+def static(run: Run) -> Run:
+    config = run.config.copy_and_resolve_references()
+    config.model.router = 'static'
+    return dataclasses.replace(decided(run, np.ones(run.num_blocks, np.float32)), config=config)
+
+
+def of_one_class(run: Run) -> Run:
+    return dataclasses.replace(run, record=run.record._replace(labels_N=np.full_like(run.record.labels_N, 3)))
+
+
+DEGENERATE = {
+    'static': (static, 'static network'),
+    'one route': (lambda run: decided(run, np.array([0.9, 0.2, 0.7], np.float32)), 'Routing has collapsed'),
+    'one class': (of_one_class, 'All images are of one class'),
+    'fewer images than the perplexity': (lambda run: cut(run, 12), 'only 12'),
+    'two images': (lambda run: cut(run, 2), 'there is no route map'),
+}
+
+
+@pytest.mark.parametrize('kind', DEGENERATE)
+def test_a_degenerate_run_gets_a_report_that_says_so(workdir: Path, kind: str) -> None:
+    make, sentence = DEGENERATE[kind]
+    found = analysis.study([make(read_run(Workdir(workdir)))], say=lambda _: None)
+    assert any(sentence in remark for remark in found.remarks)
+    page = found.files['report.html'].decode()
+    assert sentence in page
+    assert ('id="route-map-chart"' in page) == (kind in ('one class', 'fewer images than the perplexity'))
+    assert json.loads(found.files['numbers.json'])['num_images'] >= 1
+    assert 'nan' not in text(found.numbers)
+
+
+def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp_path: Path) -> None:
+    other = tmp_path / 'other'
+    shutil.copytree(workdir, other)
+    again = helpers.run_door('compare', f'--output={tmp_path / "compared"}', str(workdir), f'a copy={other}')
+    assert again.returncode == 0, again.stderr
+    assert set(helpers.all_bytes(tmp_path / 'compared')) == files(FIGURES - OF_ONE_RUN)
+    numbers = json.loads((tmp_path / 'compared' / 'numbers.json').read_text())
+    assert list(numbers) == ['tiny', 'a copy'] and numbers['tiny'] == numbers['a copy']
+    top1 = f'{numbers["tiny"]["top1"]:.2%}'
+    assert any(line.split()[1:] == [top1, top1] for line in again.stdout.splitlines() if line.startswith('top-1'))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['analyze'], 'Say which run: --workdir=DIRECTORY.'),
+        (['analyze', '--workdir={tmp}/unfinished'], 'go on with codinet_jax.main'),
+        (['analyze', '--workdir={tmp}/older'], 'make it with codinet_jax.evaluate'),
+        (['analyze', '--workdir={run}', '--budget=none'], 'make it with codinet_jax.evaluate'),
+        (['compare', '{run}', '--output={tmp}/out'], 'Name the runs to compare'),
+        (['compare', '{run}', 'a={run}'], 'Say where to write: --output=DIRECTORY.'),
+        (['compare', '{run}', '{run}', '--output={tmp}/out'], "Two runs are called 'tiny'"),
+        (['compare', '{run}', 'a={tmp}/cifar', '--output={tmp}/out'], 'different data sets'),
+        (['compare', '{run}', 'a={run}', '--output={tmp}/file'], 'cannot be written'),
+    ],
+)
+def test_what_cannot_be_analysed_is_refused_in_a_sentence(
+    workdir: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    for name in ('older', 'unfinished', 'cifar'):
+        shutil.copytree(workdir, tmp_path / name, ignore=shutil.ignore_patterns('checkpoints', 'analysis'))
+    (tmp_path / 'unfinished' / 'results.json').unlink()
+    with np.load(tmp_path / 'older' / 'routes' / 'test.npz') as routes:
+        older = {field: routes[field] for field in Record._fields}
+    np.savez(tmp_path / 'older' / 'routes' / 'test.npz', **older)
+    config = json.loads((tmp_path / 'cifar' / 'config.json').read_text())
+    (tmp_path / 'cifar' / 'config.json').write_text(json.dumps(config | {'dataset': 'cifar10'}))
+    (tmp_path / 'file').write_text('mine')
+    before = helpers.all_bytes(tmp_path)
+    door, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)
+    finished = helpers.run_door(door, *rest)
+    assert finished.returncode == 2
+    assert sentence in finished.stderr and len(finished.stderr.splitlines()) == 1
+    assert helpers.all_bytes(tmp_path) == before
+
+
+def test_a_table_is_aligned() -> None:
+    table = Table('', ('', 'one', 'another'), (('top-1', '9.00%', '10.00%'), ('K', '1', '12')))
+    assert text(table).splitlines() == ['         one  another', 'top-1  9.00%   10.00%', 'K          1       12']

@@ -27,14 +27,14 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.analysis.run import read_run
     from codinet_jax.analysis.study import study
     from codinet_jax.analysis.tables import text
-    from codinet_jax.workdir import write_files
+    from codinet_jax.workdir import OutputDirectory
 
     run = read_run(workdir, SPLIT.value, BUDGET.value)
+    output = OutputDirectory(workdir.analysis if run.is_own else workdir.analysis / run.recorded)
     found = study([run], say=lambda line: print(line, flush=True))
-    directory = workdir.analysis if run.is_own else workdir.analysis / run.recorded
-    write_files(directory, found.files)
+    output.write(found.files)
     print('\n'.join([*(f'note: {remark}' for remark in found.remarks), text(found.numbers)]))
-    print(f'{len(found.files)} files in {time.monotonic() - started:.0f} s; open {directory / "report.html"}')
+    print(f'{len(found.files)} files in {time.monotonic() - started:.0f} s; open {output.path / "report.html"}')
 
 
 if __name__ == '__main__':

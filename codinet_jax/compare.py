@@ -27,22 +27,23 @@ def main(argv: Sequence[str]) -> None:
     workdirs = _labelled(argv[1:])
     if OUTPUT.value is None:
         raise InputError('Say where to write: --output=DIRECTORY.')
-    output = pathlib.Path(OUTPUT.value).expanduser()
+    path = pathlib.Path(OUTPUT.value).expanduser()
     jax.config.update('jax_platforms', 'cpu')
 
     from codinet_jax.analysis.run import read_run
     from codinet_jax.analysis.study import study
     from codinet_jax.analysis.tables import text
-    from codinet_jax.workdir import write_files
+    from codinet_jax.workdir import OutputDirectory
 
     runs = [read_run(workdir, SPLIT.value, BUDGET.value, label) for label, workdir in workdirs.items()]
     if len({run.config.dataset for run in runs}) > 1:
         sets = ', '.join(f'{run.name} on {run.config.dataset}' for run in runs)
         raise InputError(f'Runs of different data sets cannot be held against each other: {sets}.')
+    output = OutputDirectory(path)
     found = study(runs, say=lambda line: print(line, flush=True))
-    write_files(output, found.files)
+    output.write(found.files)
     print('\n'.join([*(f'note: {remark}' for remark in found.remarks), text(found.numbers)]))
-    print(f'{len(found.files)} files; open {output / "report.html"}')
+    print(f'{len(found.files)} files; open {output.path / "report.html"}')
 
 
 def _labelled(arguments: Sequence[str]) -> dict[str, Workdir]:

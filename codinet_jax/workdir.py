@@ -12,10 +12,11 @@ analysis/           numbers, figures and the page that codinet_jax.analyze makes
 budgets.json        thresholds on the gates that meet a wanted cost, by name
 """
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -171,17 +172,32 @@ class Workdir:
         return self.read_results('budgets') or {}
 
 
-def write_files(directory: pathlib.Path, files: Mapping[str, bytes]) -> None:
-    """Writes files by name, each whole or not at all, into a directory that is made if it is not there.
+class OutputDirectory:
+    """Where files go that are made of a run or of several; made, if it is not there, before work is spent on them.
 
     Raises:
-      InputError: they cannot be written.
+      InputError: it cannot be made, or a file cannot be written.
     """
-    try:
-        for name, content in files.items():
-            _write(directory / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-    except OSError as error:
-        raise InputError(f'{directory} cannot be written ({error.strerror}): make room or name another.') from error
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        with self._writing():
+            path.mkdir(parents=True, exist_ok=True)
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Writes files by name, each whole or not at all."""
+        with self._writing():
+            for name, content in files.items():
+                _write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f'{self.path} cannot be written ({error.strerror}): make room, or name another.'
+            ) from error
 
 
 def write_weights_file(path: pathlib.Path, variables: Mapping[str, Any]) -> None:

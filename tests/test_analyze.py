@@ -34,7 +34,7 @@ OF_ONE_RUN = {'flow', 'extremes'}
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits run of a few steps, trained and evaluated by the command."""
     path = tmp_path_factory.mktemp('analyze') / 'tiny'
-    finished = helpers.run_door('main', *helpers.tiny_flags(**{'stage1.epochs': 1.0}), f'--workdir={path}')
+    finished = helpers.run_door('main', *helpers.tiny_flags(), f'--workdir={path}')
     assert finished.returncode == 0, finished.stderr
     return path
 

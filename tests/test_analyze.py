@@ -133,7 +133,7 @@ DEGENERATE = {
     'one route': (lambda run: decided(run, np.array([0.9, 0.2, 0.7], np.float32)), 'Routing has collapsed'),
     'one class': (of_one_class, 'All images are of one class'),
     'fewer images than the perplexity': (lambda run: cut(run, 12), 'only 12'),
-    'two images': (lambda run: cut(run, 2), 'there is no route map'),
+    'two images': (lambda run: cut(run, 2), 'there is no map'),
 }
 
 

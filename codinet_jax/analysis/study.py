@@ -31,8 +31,8 @@ def study(runs: Sequence[Run], say: Say) -> Study:
     of_all = tables.tables(found)
     said = [f'{run.name}: {remark}' if len(runs) > 1 else remark for run in runs for remark in remarks(run)]
     positions = _positions(runs, say)
-    if any(points is None for points in positions):
-        said.append('Fewer than three different relaxed routes cannot be laid out: there is no route map.')
+    if any(points is None and not run.is_static for run, points in zip(runs, positions, strict=True)):
+        said.append('Fewer than four images, or three different relaxed routes, cannot be laid out: there is no map.')
     say('drawing')
     light, dark = (figures.draw(runs, positions, is_dark=is_dark) for is_dark in (False, True))
     files = {'numbers.json': _json(found if len(runs) > 1 else found[runs[0].name])}
@@ -66,14 +66,21 @@ def study(runs: Sequence[Run], say: Say) -> Study:
 
 
 def _positions(runs: Sequence[Run], say: Say) -> list[np.ndarray | None]:
-    """Positions of each run's first images; of networks with as many blocks in one map, so that spreads compare."""
-    if len({run.num_blocks for run in runs}) > 1:
-        return [embed(run.record.run_probability_Nxn[: MOST_POINTS // len(runs)], say) for run in runs]
-    of_each = [run.record.run_probability_Nxn[: MOST_POINTS // len(runs)] for run in runs]
-    points_Px2 = embed(np.concatenate(of_each), say)
-    if points_Px2 is None:
-        return [None] * len(runs)
-    return list(np.split(points_Px2, np.cumsum([len(each) for each in of_each])[:-1]))
+    """Positions of each run's first images; of networks with as many blocks in one map, so that spreads compare.
+
+    None for a run without routes: t-SNE would blow up its one point to a disc.
+    """
+    v_of_each = {
+        run.name: run.record.run_probability_Nxn[: MOST_POINTS // len(runs)] for run in runs if not run.is_static
+    }
+    if len({v_Pxn.shape[1] for v_Pxn in v_of_each.values()}) != 1:
+        found = {name: embed(v_Pxn, say) for name, v_Pxn in v_of_each.items()}
+    elif (points := embed(np.concatenate(list(v_of_each.values())), say)) is None:
+        found = {}
+    else:
+        ends = np.cumsum([len(v_Pxn) for v_Pxn in v_of_each.values()])
+        found = dict(zip(v_of_each, np.split(points, ends[:-1]), strict=True))
+    return [found.get(run.name) for run in runs]
 
 
 def _title(runs: Sequence[Run]) -> str:

@@ -24,7 +24,7 @@ def extremes(run: Run) -> Picture | None:
         figure,
         'Images that run the fewest and the most blocks',
         f'Of the first {len(run.thumbnails_SxhxwxC)} images, those with the shortest routes (above) and the longest '
-        f'(below); under each its class and the blocks it runs, of {run.num_blocks}. The images of Fig. 11 of the '
+        f'(below); under each its class and the blocks it runs, of {run.num_blocks}. As in Fig. 11 of the '
         'paper, which finds that clear images need fewer blocks.',
         f'Two rows of {len(fewest)} images. Fewest blocks: {_in_words(run, fewest)}. Most blocks: '
         f'{_in_words(run, most)}.',

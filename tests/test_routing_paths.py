@@ -125,7 +125,7 @@ def test_the_same_under_jit(measure):
 def test_coverage_by_hand(counts: list[int], share: float, routes: int) -> None:
     decisions_Bxn = np.random.default_rng(0).permutation(mixture(counts))
     assert paths.coverage(jnp.asarray(decisions_Bxn), share) == routes
-    assert jax.jit(paths.coverage)(jnp.asarray(decisions_Bxn), share) == routes
+    assert jax.jit(paths.coverage, static_argnums=1)(jnp.asarray(decisions_Bxn), share) == routes
 
 
 @settings(deadline=None, max_examples=60)

@@ -2,10 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import openTSNE
+
+from codinet_jax.analysis.run import Run
 
 MOST_POINTS = 10_000
 PERPLEXITY = 30.0
@@ -13,6 +15,24 @@ FEWEST_POINTS = 4
 SECONDS_BETWEEN_LINES = 5.0
 ITERATIONS_A_CALL = 10
 ITERATIONS = (250, 500)  # with clusters drawn tighter than they are, then as they are
+
+
+def lay_out(runs: Sequence[Run], say: Callable[[str], None]) -> list[np.ndarray | None]:
+    """Positions of each run's first images; of networks with as many blocks in one map, so that spreads compare.
+
+    None for a run without routes: t-SNE would blow up its one point to a disc.
+    """
+    v_of_each = {
+        run.name: run.record.run_probability_Nxn[: MOST_POINTS // len(runs)] for run in runs if not run.is_static
+    }
+    if len({v_Pxn.shape[1] for v_Pxn in v_of_each.values()}) != 1:
+        found = {name: embed(v_Pxn, say) for name, v_Pxn in v_of_each.items()}
+    elif (points := embed(np.concatenate(list(v_of_each.values())), say)) is None:
+        found = {}
+    else:
+        ends = np.cumsum([len(v_Pxn) for v_Pxn in v_of_each.values()])
+        found = dict(zip(v_of_each, np.split(points, ends[:-1]), strict=True))
+    return [found.get(run.name) for run in runs]
 
 
 def embed(v_Nxn: np.ndarray, say: Callable[[str], None], seed: int = 0) -> np.ndarray | None:

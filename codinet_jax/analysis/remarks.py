@@ -16,7 +16,7 @@ def remarks(run: Run) -> list[str]:
             'Routing has collapsed: every image takes one and the same route, so this is a static sub-network of '
             f'{int(rates_n.sum())} of {run.num_blocks} blocks; loss.beta and loss.diversity_margin keep routes apart.'
         )
-    elif fixed := int(np.sum((rates_n == 0) | (rates_n == 1))):
+    elif run.num_images > 1 and (fixed := int(np.sum((rates_n == 0) | (rates_n == 1)))):
         found.append(f'{fixed} of {run.num_blocks} blocks are fixed: every image runs them, or none does.')
     if num_classes == 1:
         found.append('All images are of one class, so there is no distance between classes.')

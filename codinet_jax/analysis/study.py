@@ -4,10 +4,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from codinet_jax.analysis import figures, paper, tables
-from codinet_jax.analysis.embedding import MOST_POINTS, embed
+from codinet_jax.analysis.embedding import lay_out
 from codinet_jax.analysis.remarks import remarks
 from codinet_jax.analysis.report import Page, Shown, page_html
 from codinet_jax.analysis.route_map import route_map_html
@@ -30,7 +28,7 @@ def study(runs: Sequence[Run], say: Say) -> Study:
     found = {run.name: statistics(run) for run in runs}
     of_all = tables.tables(found)
     said = [f'{run.name}: {remark}' if len(runs) > 1 else remark for run in runs for remark in remarks(run)]
-    positions = _positions(runs, say)
+    positions = lay_out(runs, say)
     if any(points is None and not run.is_static for run, points in zip(runs, positions, strict=True)):
         said.append('Fewer than four images, or three different relaxed routes, cannot be laid out: there is no map.')
     say('drawing')
@@ -63,24 +61,6 @@ def study(runs: Sequence[Run], say: Say) -> Study:
     route_map = route_map_html(runs[0], positions[0]) if len(runs) == 1 and positions[0] is not None else ''
     files['report.html'] = page_html(page, route_map).encode()
     return Study(files, said, of_all[0])
-
-
-def _positions(runs: Sequence[Run], say: Say) -> list[np.ndarray | None]:
-    """Positions of each run's first images; of networks with as many blocks in one map, so that spreads compare.
-
-    None for a run without routes: t-SNE would blow up its one point to a disc.
-    """
-    v_of_each = {
-        run.name: run.record.run_probability_Nxn[: MOST_POINTS // len(runs)] for run in runs if not run.is_static
-    }
-    if len({v_Pxn.shape[1] for v_Pxn in v_of_each.values()}) != 1:
-        found = {name: embed(v_Pxn, say) for name, v_Pxn in v_of_each.items()}
-    elif (points := embed(np.concatenate(list(v_of_each.values())), say)) is None:
-        found = {}
-    else:
-        ends = np.cumsum([len(v_Pxn) for v_Pxn in v_of_each.values()])
-        found = dict(zip(v_of_each, np.split(points, ends[:-1]), strict=True))
-    return [found.get(run.name) for run in runs]
 
 
 def _title(runs: Sequence[Run]) -> str:

@@ -31,7 +31,10 @@ def route_entropy(decisions_Bxn: jax.Array) -> jax.Array:
 
 
 def coverage(decisions_Bxn: jax.Array, share: float) -> jax.Array:
-    """How few routes hold at least that share of the rows, an int32 from 1 to #Path; the most used are taken first."""
+    """How few routes hold at least that share of the rows, an int32 from 1 to #Path; the most used are taken first.
+
+    The share is static under `jit`.
+    """
     held_B = jnp.cumsum(jnp.sort(route_counts_B(decisions_Bxn), descending=True))
     # In Python's numbers, which count more rows than float32 can; 0.07 of 100 rows is 7, not a hair above it.
     return 1 + jnp.count_nonzero(held_B < math.ceil(share * len(decisions_Bxn) - 1e-6))

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from codinet_jax.data import datasets
 from codinet_jax.data.datasets import DatasetSpec
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.split import Split
 from codinet_jax.errors import InputError
 from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
@@ -30,7 +31,12 @@ def dataset(config: ConfigDict) -> DatasetSpec:
 
 def split(config: ConfigDict, name: str) -> Split:
     """'train', 'validation' or 'test' of the config's data set; see `datasets.load`."""
-    return datasets.load(config.dataset, name, config.data_dir, config.val_split, config.image_size)
+    images = datasets.load(config.dataset, name, config.data_dir, config.val_split, config.image_size)
+    if name != 'train' or config.train_images is None:
+        return images
+    if not isinstance(images, ImageSet):
+        raise InputError(f'train_images is {config.train_images}, but {config.dataset} is streamed: leave it out.')
+    return ImageSet(*(array[: config.train_images] for array in images))
 
 
 def architecture(config: ConfigDict) -> Architecture:
@@ -94,6 +100,8 @@ def check(config: ConfigDict) -> None:
         _at_least(name, config[name], 1)
     for name in ('momentum', 'weight_decay'):
         _at_least(f'optimizer.{name}', config.optimizer[name], 0)
+    if config.train_images is not None:
+        _at_least('train_images', config.train_images, 1)
     if config.optimizer.base_batch_size is not None:
         _at_least('optimizer.base_batch_size', config.optimizer.base_batch_size, 1)
     _share('optimizer.ema_decay', config.optimizer.ema_decay)

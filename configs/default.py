@@ -21,6 +21,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.data_dir = placeholder(str)  # where TFDS keeps its sets; unset: TFDS's own default
     config.image_size = placeholder(int)  # pixels a side, of imagenet2012 alone; unset: 224
     config.val_split = 0.0  # share of train held out; if above 0, it is evaluated in place of the test split
+    config.train_images = placeholder(int)  # the first so many of train, of a set held in memory; unset: all
     config.batch_size = 64  # L: images a step, over all devices
     config.num_views = 4  # M: augmentations of each
     config.accumulate_steps = 1  # parts that a batch is worked through in, one after another, to need less memory

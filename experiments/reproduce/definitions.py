@@ -1,0 +1,162 @@
+"""The paper's tables and figures: which networks stand in them, what is told of each, and what the paper tells."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from experiments.reproduce.runs import GAMMAS, MARGINS, margin, weight
+
+
+class Column(NamedTuple):
+    """A number of a run: its heading, how it is had from `summarize.Numbers`, and how many decimals it is told with."""
+
+    heading: str
+    value: Callable[[Any], float]
+    decimals: int
+
+
+class Row(NamedTuple):
+    """A network of a table, by its name in `runs.RUNS`, and what the paper says of it, by column."""
+
+    label: str
+    run: str
+    paper: Mapping[str, float] = {}
+
+
+class Table(NamedTuple):
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+class Figure(NamedTuple):
+    """Pictures of `codinet_jax.analysis.figures`, by their stems, of one network or of several beside each other."""
+
+    title: str
+    rows: tuple[Row, ...]
+    pictures: tuple[str, ...]
+
+
+COLUMNS = {
+    'paths': Column('#Path', lambda n: n['num_paths'], 0),
+    'accuracy': Column('Acc. (%)', lambda n: 100 * n['top1'], 2),
+    'K': Column('K', lambda n: n['mean_path_length'], 2),
+    'gflops': Column('GFLOPs', lambda n: n['gflops'], 3),
+    'cost': Column('cost (% of static)', lambda n: 100 * n['macs_share'], 1),
+    'params': Column('params (M)', lambda n: n['num_params'] / 1e6, 2),
+    'same_route': Column('same route (%)', lambda n: 100 * n['augmentations']['mean']['same_route'], 1),
+    'router_cost': Column('router cost (% of a block)', lambda n: 100 * n['router_share'], 2),
+    'reduction': Column('cost reduction (%)', lambda n: 100 * (1 - n['macs_share']), 1),
+}
+
+R110 = 'cifar10_r110'
+
+STATIC = Row('static', f'{R110}_static', {'accuracy': 93.6, 'gflops': 0.50, 'K': 54, 'params': 1.71})
+VANILLA = Row('vanilla', f'{R110}_vanilla', {'paths': 113, 'accuracy': 93.16, 'same_route': 22.65})
+CONSISTENCY = Row('consistency only', f'{R110}_consistency', {'paths': 20, 'accuracy': 92.88})
+CODINET = Row(
+    'CoDiNet', f'{R110}_codinet', {'paths': 276, 'accuracy': 94.47, 'K': 25, 'gflops': 0.29, 'same_route': 53.42}
+)
+RANDOM = Row("random skipping at CoDiNet's cost", f'{R110}_random')
+EQUAL_MACS = Row("static, of CoDiNet's MACs", f'{R110}_equal_macs')
+
+
+def _resnets(dataset: str, depth: int, *paper: tuple[float, float, float]) -> tuple[Row, ...]:
+    """Three rows of Table 6, with the paper's accuracy, parameters in millions, and K."""
+    labels = {'static': 'ResNet', 'vanilla': 'vanilla', 'codinet': 'CoDiNet'}
+    return tuple(
+        Row(
+            f'{label}-{depth} on {dataset.upper()}',
+            f'{dataset}_r{depth}_{variant}',
+            dict(zip(('accuracy', 'params', 'K'), numbers, strict=True)),
+        )
+        for (variant, label), numbers in zip(labels.items(), paper, strict=True)
+    )
+
+
+def _sizes(name: str, *paper: tuple[float, float]) -> tuple[Row, ...]:
+    """Three rows of Tables 3 and 4, with the paper's accuracy and GFLOPs."""
+    labels = {'static': 'ResNet', 'vanilla': 'vanilla', 'codinet': 'CoDiNet'}
+    return tuple(
+        Row(label, f'{name}_{variant}', {'accuracy': accuracy, 'gflops': gflops})
+        for (variant, label), (accuracy, gflops) in zip(labels.items(), paper, strict=True)
+    )
+
+
+def _margins() -> tuple[Row, ...]:
+    paper = ((196, 21, 93.12), (276, 25, 94.47), (396, 22, 92.75), (800, 26, 92.46))
+    return tuple(
+        Row(f'm_d = {m_d:.2f}', margin(m_d), dict(zip(('paths', 'K', 'accuracy'), numbers, strict=True)))
+        for m_d, numbers in zip(MARGINS, paper, strict=True)
+    )
+
+
+def _weights() -> tuple[Row, ...]:
+    paper = ((0.29, 25, 94.47), (0.27, 22, 94.30), (0.22, 19, 93.94), (0.20, 17, 93.71), (0.10, 10, 92.45))
+    return tuple(
+        Row(f'γ = {gamma:g}', weight(gamma), dict(zip(('gflops', 'K', 'accuracy'), numbers, strict=True)))
+        for gamma, numbers in zip(GAMMAS, paper, strict=True)
+    )
+
+
+def _relaxations() -> tuple[Row, ...]:
+    return (
+        Row('softmax', f'{R110}_softmax', {'accuracy': 93.1, 'gflops': 0.27}),
+        Row('sampling', f'{R110}_sampling', {'accuracy': 87.8, 'gflops': 0.26}),
+        Row('Gumbel-Softmax', f'{R110}_vanilla', {'accuracy': 93.66, 'gflops': 0.26}),
+    )
+
+
+def _routers() -> tuple[Row, ...]:
+    paper = {74: ((12.5, 27), (0.04, 48), (0.8, 54)), 110: ((12.5, 41), (0.04, 56), (0.8, 50))}
+    names = {'CNN': 'conv', 'RNN': 'recurrent', "the paper's": 'codinet'}
+    return tuple(
+        Row(
+            f'ResNet-{depth}, {label}',
+            f'cifar10_r{depth}_{name}',
+            dict(zip(('router_cost', 'reduction'), numbers, strict=True)),
+        )
+        for depth, of_depth in paper.items()
+        for (label, name), numbers in zip(names.items(), of_depth, strict=True)
+    )
+
+
+DEFINITIONS: dict[str, Table | Figure] = {
+    'table2': Table(
+        'Table 2: consistency and diversity on CIFAR-10',
+        ('paths', 'accuracy', 'K', 'cost', 'same_route'),
+        (STATIC, VANILLA, CONSISTENCY, CODINET, RANDOM, EQUAL_MACS),
+    ),
+    'few_blocks': Table(
+        'Diversity for networks of few blocks: more weight, and a margin of a whole block',
+        ('paths', 'accuracy', 'K', 'cost', 'same_route'),
+        (VANILLA, CODINET, Row('CoDiNet, β = 1, m_d = 1', f'{R110}_few_blocks')),
+    ),
+    'table3': Table(
+        'Table 3: ImageNet', ('accuracy', 'gflops'), _sizes('imagenet_r50', (77.15, 3.8), (75.46, 3.0), (76.63, 3.1))
+    ),
+    'table4': Table(
+        'Table 4: SVHN', ('accuracy', 'gflops'), _sizes('svhn_r110', (94.19, 0.50), (93.15, 0.38), (94.28, 0.39))
+    ),
+    'table5': Table('Table 5: efficiency and accuracy on CIFAR-10', ('gflops', 'K', 'accuracy'), _weights()),
+    'table6': Table(
+        'Table 6: CIFAR-10 and CIFAR-100',
+        ('accuracy', 'params', 'K'),
+        (
+            *_resnets('cifar10', 32, (92.4, 0.46, 15), (91.55, 0.49, 10), (92.48, 0.49, 10)),
+            *_resnets('cifar10', 74, (93.3, 1.13, 36), (93.17, 1.21, 19), (93.61, 1.21, 20)),
+            *_resnets('cifar10', 110, (93.6, 1.71, 54), (93.66, 1.83, 27), (94.47, 1.83, 27)),
+            *_resnets('cifar100', 32, (68.7, 0.46, 15), (66.4, 0.49, 10), (69.2, 0.49, 12)),
+            *_resnets('cifar100', 74, (70.5, 1.13, 36), (69.7, 1.21, 22), (70.9, 1.21, 22)),
+            *_resnets('cifar100', 110, (71.2, 1.71, 54), (70.3, 1.83, 23), (72.9, 1.83, 24)),
+        ),
+    ),
+    'table8': Table('Table 8: the margin of diversity', ('paths', 'K', 'accuracy'), _margins()),
+    'table9': Table('Table 9: relaxations', ('accuracy', 'gflops'), _relaxations()),
+    'table10': Table('Table 10: routers', ('router_cost', 'reduction', 'accuracy'), _routers()),
+    'figure6': Figure('Fig. 6: routes under different losses', (VANILLA, CONSISTENCY, CODINET), ('map_by_class',)),
+    'figure7': Figure('Fig. 7: accuracy at what cost', (*_weights(), RANDOM, EQUAL_MACS), ('accuracy_cost',)),
+    'figure8': Figure('Fig. 8: accuracy at what cost, and static networks', (*_weights(), STATIC), ('accuracy_cost',)),
+    'figure9': Figure('Fig. 9: routes under different margins', _margins()[:3], ('map_by_class',)),
+    'figure10': Figure('Fig. 10: steadiness of predictions', (VANILLA, CONSISTENCY), ('divergence',)),
+    'figure11': Figure('Fig. 11: routes by the blocks they run', (CODINET,), ('map_by_blocks', 'extremes')),
+}

@@ -1,0 +1,118 @@
+"""How large an experiment is run: the paper's own size, or one that this machine can do; never to be mixed up."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from codinet_jax import settings
+from codinet_jax.errors import InputError
+from experiments.reproduce.runs import Trained
+
+
+class Scale(NamedTuple):
+    """What a scale changes in every config. `depths` replaces depths, `epochs` those of the two stages, with the decays
+    of the learning rate at the same shares of them; `is_result` says whether its numbers may be told to anybody.
+    """
+
+    says: str
+    is_result: bool
+    depths: Mapping[int, int] = MappingProxyType({})
+    epochs: tuple[float, float] | None = None
+    changes: Mapping[str, Any] = MappingProxyType({})
+
+
+SCALES = {
+    'paper': Scale("the paper's own networks and schedule", is_result=True),
+    'gpu30': Scale(
+        "the paper's networks, 40 + 8 epochs of 128 images x 2 views in bfloat16",
+        is_result=True,
+        epochs=(40, 8),
+        changes={'batch_size': 128, 'num_views': 2, 'model.dtype': 'bfloat16'},
+    ),
+    'cpu': Scale(
+        'ResNet-8, -14 and -20 for ResNet-32, -74 and -110; 5 + 1 epochs of 25,000 images, 32 x 2 views a step',
+        is_result=True,
+        depths={32: 8, 74: 14, 110: 20},
+        epochs=(5, 1),
+        changes={'batch_size': 32, 'num_views': 2, 'train_images': 25_000, 'eval_every_epochs': 1.0},
+    ),
+    'smoke': Scale(
+        'SMOKE: eighteen steps of ResNet-8 on digits, which shows that the command runs and nothing else',
+        is_result=False,
+        depths={32: 8, 50: 8, 74: 8, 110: 8},
+        epochs=(0.1, 0.1),
+        changes={
+            'dataset': 'digits',
+            'batch_size': 16,
+            'num_views': 2,
+            'model.backbone': 'cifar_resnet',
+            'model.dtype': 'float32',
+            'eval_every_epochs': 0.0,
+            'log_every_steps': 5,
+        },
+    ),
+}
+
+
+def config_of(trained: Trained, scale: Scale, seed: int, cost: float | None = None) -> ConfigDict:
+    """The resolved config of a run; `cost` is what the one it takes its cost from came to, as a share of static.
+
+    Raises:
+      InputError: the config refuses what the scale makes of it.
+    """
+    config = _config_file(trained.config).copy_and_resolve_references()
+    changes = dict(trained.changes) | dict(scale.changes) | {'seed': seed}
+    changes['model.depth'] = scale.depths.get(config.model.depth, config.model.depth)
+    if scale.epochs:
+        for stage, epochs in zip(('stage1', 'stage2'), scale.epochs, strict=True):
+            share = epochs / config[stage].epochs
+            changes[f'{stage}.epochs'] = float(epochs)
+            changes[f'{stage}.decay_epochs'] = tuple(share * epoch for epoch in config[stage].decay_epochs)
+    config.update_from_flattened_dict(changes)
+    if cost is not None and config.model.router == settings.STATIC:
+        config.model.depth = _depth_at(config, cost)
+    elif cost is not None:
+        config.loss.target_cost = cost
+    settings.check(config)
+    return config
+
+
+def command_flags(trained: Trained, config: ConfigDict) -> list[str]:
+    """What `codinet_jax.main` is to be given to have this config, and no more."""
+    theirs = _flat(_config_file(trained.config))
+    changed = {name: value for name, value in _flat(config).items() if theirs[name] != value}
+    return [f'--config={trained.config}', *(f'--config.{name}={_as_flag(value)}' for name, value in changed.items())]
+
+
+def _config_file(name: str) -> ConfigDict:
+    path, _, variant = name.partition(':')
+    module = importlib.import_module(path.removesuffix('.py').replace('/', '.'))
+    config: ConfigDict = module.get_config(variant or 'codinet')
+    return config
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    return traverse_util.flatten_dict(json.loads(config.to_json()), sep='.')
+
+
+def _as_flag(value: Any) -> str:
+    return f'({"".join(f"{item}," for item in value)})' if isinstance(value, list) else str(value)
+
+
+def _depth_at(config: ConfigDict, cost: float) -> int:
+    """The depth at which a static network comes nearest to this share of what the config's costs."""
+    wanted = cost * settings.costs(config).static_macs
+
+    def off(depth: int) -> float:
+        other = config.copy_and_resolve_references()
+        other.model.depth = depth
+        return abs(settings.costs(other).static_macs - wanted)
+
+    if config.model.backbone != 'cifar_resnet':
+        raise InputError(f'A {config.model.backbone} cannot be had in any depth: there is none of equal MACs.')
+    return min(range(8, config.model.depth + 1, 6), key=off)

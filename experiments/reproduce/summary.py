@@ -1,0 +1,110 @@
+"""What was reproduced, set beside what the paper says: a table in markdown, its numbers as JSON, and pictures."""
+
+import json
+import pathlib
+import statistics as stdlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from codinet_jax.analysis import paper, statistics
+from codinet_jax.analysis.run import Run, read_run
+from codinet_jax.workdir import Workdir
+from experiments.reproduce import pictures
+from experiments.reproduce.definitions import COLUMNS, Figure, Row, Table
+from experiments.reproduce.scales import SCALES
+
+
+class Finished(NamedTuple):
+    """A run, and what experiments.run noted of how it was started."""
+
+    run: Run
+    started: dict[str, Any]
+
+
+Found = dict[str, dict[int, Finished]]  # by the run's name and its seed
+
+
+def runs_of(rows: Sequence[Row], directory: pathlib.Path) -> Found:
+    """The finished runs of each row, by seed."""
+    return {
+        row.run: {
+            int(path.name.removeprefix('seed_')): Finished(
+                read_run(Workdir(path), label=row.label), json.loads(path.with_suffix('.json').read_text())
+            )
+            for path in sorted((directory / row.run).glob('seed_*'))
+            if (path / 'results.json').exists()
+        }
+        for row in rows
+    }
+
+
+def summary(stem: str, definition: Table | Figure, scale: str, found: Found) -> dict[str, bytes]:
+    """The files of one table or figure."""
+    says = f'Scale {scale}: {SCALES[scale].says}.'
+    rows = [about(row, definition, found[row.run]) for row in definition.rows]
+    told = {'title': definition.title, 'scale': scale, 'says': says, 'is_result': SCALES[scale].is_result, 'rows': rows}
+    if isinstance(definition, Table):
+        drawn = {f'{stem}.png': pictures.dots(definition, rows, says)}
+    else:
+        first = [next(iter(runs.values())).run for runs in found.values() if runs]
+        drawn = {f'{stem}_{kind}.png': png for kind, png in pictures.of_runs(definition, first, says).items()}
+    text = markdown(definition, rows, says, list(drawn))
+    return {f'{stem}.json': (json.dumps(told, indent=1) + '\n').encode(), f'{stem}.md': text.encode()} | drawn
+
+
+def about(row: Row, definition: Table | Figure, runs: dict[int, Finished]) -> dict[str, Any]:
+    """A row: what the paper says, and of every seed its numbers, its curve, and how it was had."""
+    columns = definition.columns if isinstance(definition, Table) else ('accuracy', 'K', 'cost')
+    return {
+        'label': row.label,
+        'run': row.run,
+        'paper': dict(row.paper),
+        'seeds': [{'seed': seed} | _told(*each, columns) for seed, each in runs.items()],
+    }
+
+
+def _told(run: Run, started: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    results = run.results
+    numbers = statistics.statistics(run) | {
+        'gflops': paper.gflops(run.config.dataset, results['mean_macs']),
+        'num_params': results['num_params'],
+        'router_share': sum(run.costs.routers_n) / sum(run.costs.blocks_n),
+    }
+    how = ('num_steps', 'seconds_train', 'images_per_second', 'num_devices', 'device', 'platform', 'python', 'versions')
+    kept = ('step', 'stage', 'top1', 'mean_path_length', 'num_paths', 'macs_share')
+    return {
+        'numbers': {name: COLUMNS[name].value(numbers) for name in columns},
+        'curve': [{key: row[key] for key in kept} for row in run.metrics if row['kind'] == 'evaluation'],
+        'how': {'command': started['command'], 'commit': started['commit']} | {name: results[name] for name in how},
+    }
+
+
+def markdown(definition: Table | Figure, rows: Sequence[dict[str, Any]], says: str, drawn: Sequence[str]) -> str:
+    """The table, of each column ours, the paper's and the difference; then the pictures."""
+    lines = [f'# {definition.title}', '', says, '']
+    if isinstance(definition, Table):
+        heads = [head for name in definition.columns for head in (COLUMNS[name].heading, 'paper', 'difference')]
+        lines += [f'| | seeds | {" | ".join(heads)} |', f'|---|---{"|---:" * len(heads)}|']
+        lines += [_line(definition, row) for row in rows]
+    lines += ['', *(f'![{definition.title}]({name})' for name in drawn), '']
+    return '\n'.join(lines)
+
+
+def _line(definition: Table, row: dict[str, Any]) -> str:
+    seeds = [each['seed'] for each in row['seeds']]
+    cells = [cell for name in definition.columns for cell in _cells(name, row)]
+    return f'| {row["label"]} | {", ".join(map(str, seeds)) or "missing"} | {" | ".join(cells)} |'
+
+
+def _cells(name: str, row: dict[str, Any]) -> tuple[str, str, str]:
+    values, theirs, decimals = (
+        [each['numbers'][name] for each in row['seeds']],
+        row['paper'].get(name),
+        COLUMNS[name].decimals,
+    )
+    paper_cell = '' if theirs is None else f'{theirs:g}'
+    if not values:
+        return 'missing', paper_cell, ''
+    mean = stdlib.mean(values)
+    spread = f' ± {stdlib.stdev(values):.{decimals}f}' if len(values) > 1 else ''
+    return f'{mean:.{decimals}f}{spread}', paper_cell, '' if theirs is None else f'{mean - theirs:+.{decimals}f}'

@@ -1,0 +1,148 @@
+"""The paper's tables as commands: what they train, at which scale, who trains it, and what is said of it."""
+
+import multiprocessing
+import pathlib
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from codinet_jax import settings
+from codinet_jax.errors import InputError
+from experiments.reproduce import queue, scales, summary
+from experiments.reproduce.definitions import COLUMNS, DEFINITIONS, Table
+from experiments.reproduce.runs import RUNS
+from experiments.reproduce.scales import SCALES
+
+SEED = 3
+
+
+def flat(config: ConfigDict) -> dict[str, object]:
+    return scales._flat(config)
+
+
+def config_of(name: str, scale: str, cost: float | None = None) -> ConfigDict:
+    return scales.config_of(RUNS[name], SCALES[scale], SEED, 0.6 if RUNS[name].cost_of and cost is None else cost)
+
+
+def test_every_row_is_a_run_and_every_number_a_column() -> None:
+    for name, definition in DEFINITIONS.items():
+        assert all(row.run in RUNS and set(row.paper) <= set(COLUMNS) for row in definition.rows), name
+        if isinstance(definition, Table):
+            assert set(definition.columns) <= set(COLUMNS), name
+            assert any(set(row.paper) & set(definition.columns) for row in definition.rows), name
+    assert {row.run for definition in DEFINITIONS.values() for row in definition.rows} == set(RUNS)
+
+
+def test_the_papers_static_costs_are_ours() -> None:
+    """Where the paper prices what the cost table prices too, the two agree: the columns mean the same."""
+    for name, static in (('cifar10_r110_static', 0.50), ('svhn_r110_static', 0.50), ('imagenet_r50_static', 3.8)):
+        config = config_of(name, 'paper')
+        macs = settings.costs(config).static_macs
+        ours = (1 if config.dataset == 'imagenet2012' else 2) * macs / 1e9
+        assert ours == pytest.approx(static, rel=0.02), name
+    router = settings.costs(config_of('cifar10_r110_conv', 'paper'))
+    assert sum(router.routers_n) / sum(router.blocks_n) == pytest.approx(0.125, rel=0.05)  # Table 10
+
+
+@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize('name', ['cifar10_r110_codinet', 'cifar10_r74_conv', 'imagenet_r50_vanilla'])
+def test_a_scale_changes_what_it_says_and_nothing_else(name: str, scale: str) -> None:
+    theirs, ours = flat(config_of(name, 'paper')), flat(config_of(name, scale))
+    changed = {key for key in theirs if theirs[key] != ours[key]}
+    schedule = {f'stage{i}.{key}' for i in (1, 2) for key in ('epochs', 'decay_epochs')}
+    assert changed <= schedule | {'model.depth'} | set(SCALES[scale].changes)
+    for stage in ('stage1', 'stage2'):
+        shares = [np.array(config[f'{stage}.decay_epochs']) / config[f'{stage}.epochs'] for config in (theirs, ours)]
+        np.testing.assert_allclose(*shares)
+    assert ours['seed'] == SEED
+
+
+@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize('name', ['cifar10_r110_random', 'cifar10_r110_margin_0.25', 'cifar100_r32_static'])
+def test_the_command_leads_to_the_config(name: str, scale: str) -> None:
+    config = config_of(name, scale)
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file('config', flag_values=values)
+    values(['main', *scales.command_flags(RUNS[name], config)])
+    assert flat(holder.value) == flat(config)
+
+
+def test_a_static_network_of_equal_macs_has_the_nearest_depth() -> None:
+    """Of ResNet-110's 252.89 MMACs: by the table in the README, ResNet-74's 167.95 are 66 %, ResNet-32's 68.86 27 %."""
+    assert config_of('cifar10_r110_equal_macs', 'paper', 0.66).model.depth == 74
+    assert config_of('cifar10_r110_equal_macs', 'paper', 0.28).model.depth == 32
+    assert config_of('cifar10_r110_equal_macs', 'paper', 1.0).model.depth == 110
+    assert config_of('cifar10_r110_random', 'paper', 0.66).loss.target_cost == 0.66
+
+
+def test_runs_are_planned_once_and_after_those_whose_cost_they_need(tmp_path: pathlib.Path) -> None:
+    jobs = queue.planned(['table2', 'figure6', 'table5'], tmp_path, ['0', '7'])
+    assert len({(job.run, job.seed) for job in jobs}) == len(jobs) == 2 * (6 + 4)
+    for i, job in enumerate(jobs):
+        assert (job.needs is None) == (job.run not in ('cifar10_r110_random', 'cifar10_r110_equal_macs'))
+        assert job.needs is None or (job.needs in jobs[:i] and job.needs.seed == job.seed)
+    assert jobs[0].workdir.path == tmp_path / 'cifar10_r110_static' / 'seed_0'
+
+
+@pytest.mark.parametrize(
+    ('names', 'seeds', 'sentence'),
+    [(['table7'], ['0'], 'no table or figure'), ([], ['0'], 'one or more of'), (['table2'], ['x'], 'whole numbers')],
+)
+def test_what_cannot_be_planned_is_refused(names: list[str], seeds: list[str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        queue.planned(names, pathlib.Path('nowhere'), seeds)
+
+
+def finish(job: queue.Job) -> bool:
+    """What a training leaves, without the training."""
+    job.workdir.write_results({'macs_share': 0.5})
+    return True
+
+
+def test_a_failed_run_stops_none_but_those_that_need_it(tmp_path: pathlib.Path) -> None:
+    jobs, tried = queue.planned(['table2'], tmp_path, ['0']), []
+
+    def train(job: queue.Job) -> bool:
+        tried.append(job.run)
+        return job.run != 'cifar10_r110_codinet' and finish(job)
+
+    failed = [job.run for job in queue.work_off(jobs, train)]
+    assert set(failed) == {f'cifar10_r110_{name}' for name in ('codinet', 'random', 'equal_macs')}
+    assert tried == [f'cifar10_r110_{name}' for name in ('static', 'vanilla', 'consistency', 'codinet')]
+    tried.clear()
+    assert queue.work_off(jobs, lambda job: bool(tried.append(job.run)) or finish(job)) == []
+    assert tried == [f'cifar10_r110_{name}' for name in ('codinet', 'random', 'equal_macs')]
+
+
+def work(directory: pathlib.Path, name: str) -> None:
+    def train(job: queue.Job) -> bool:
+        with open(directory / 'trained', 'a') as file:
+            file.write(f'{job.run} {name}\n')
+        time.sleep(0.05)
+        return finish(job)
+
+    assert queue.work_off(queue.planned(['table6'], directory, ['0']), train) == []
+
+
+def test_several_runners_share_the_work_and_do_none_of_it_twice(tmp_path: pathlib.Path) -> None:
+    context = multiprocessing.get_context('spawn')
+    runners = [context.Process(target=work, args=(tmp_path, name)) for name in 'abc']
+    for runner in runners:
+        runner.start()
+    for runner in runners:
+        runner.join(120)
+        assert runner.exitcode == 0
+    lines = [line.split() for line in (tmp_path / 'trained').read_text().splitlines()]
+    assert sorted(name for name, _ in lines) == sorted(row.run for row in DEFINITIONS['table6'].rows)
+    assert len({who for _, who in lines}) > 1
+
+
+def test_mean_spread_and_difference_are_told_and_what_is_missing() -> None:
+    row = {'paper': {'accuracy': 94.47}, 'seeds': [{'numbers': {'accuracy': 93.0}}, {'numbers': {'accuracy': 94.0}}]}
+    assert summary._cells('accuracy', row) == ('93.50 ± 0.71', '94.47', '-0.97')
+    assert summary._cells('accuracy', row | {'seeds': row['seeds'][:1]}) == ('93.00', '94.47', '-1.47')
+    assert summary._cells('accuracy', row | {'seeds': []}) == ('missing', '94.47', '')
+    assert summary._cells('accuracy', row | {'paper': {}}) == ('93.50 ± 0.71', '', '')

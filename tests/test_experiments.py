@@ -60,6 +60,7 @@ def test_a_scale_changes_what_it_says_and_nothing_else(name: str, scale: str) ->
     assert ours['seed'] == SEED
 
 
+@pytest.mark.filterwarnings('ignore:the load_module')  # ml_collections loads config files so
 @pytest.mark.parametrize('scale', SCALES)
 @pytest.mark.parametrize('name', ['cifar10_r110_random', 'cifar10_r110_margin_0.25', 'cifar100_r32_static'])
 def test_the_command_leads_to_the_config(name: str, scale: str) -> None:

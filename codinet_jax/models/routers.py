@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from codinet_jax.models.architecture import Block
+from codinet_jax.models.random_router import RandomRouter, RandomStart
 
 RECURRENT_FEATURES = 10  # SkipNet's
 
@@ -90,10 +91,17 @@ def _recurrent_macs(block: Block) -> int:
     return block.in_channels * d + 4 * d * (d + d) + 2 * d
 
 
+def _random_macs(block: Block) -> int:
+    """None: the table counts convolutions and dense layers, and a hash has neither."""
+    del block
+    return 0
+
+
 ROUTERS = {
     'linear': RouterKind(LinearRouter, _linear_macs),
     'conv': RouterKind(ConvRouter, _conv_macs),
     'recurrent': RouterKind(RecurrentRouter, _recurrent_macs, start=RecurrentStart),
+    'random': RouterKind(RandomRouter, _random_macs, start=RandomStart),
 }
 
 

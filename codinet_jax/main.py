@@ -1,7 +1,7 @@
 """Trains and evaluates a network: `python -m codinet_jax.main --config=configs/digits_r14.py`.
 
 Run it again to go on with a run that was stopped. Any field of the config can be set as `--config.loss.alpha=0.5`; a
-variant's name may follow the file's after a colon: vanilla, consistency, static.
+variant's name may follow the file's after a colon: vanilla, consistency, static, random.
 """
 
 import pathlib

@@ -32,7 +32,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.depth = 110
     config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
     config.model.stride_on = '3x3'  # of an imagenet_resnet: the convolution that strides, 1x1 or 3x3
-    config.model.router = 'linear'  # conv, recurrent; static: no routers, every block runs
+    config.model.router = 'linear'  # conv, recurrent; random: skips at random; static: no routers, all run
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of each device's own rows
     config.model.remat = False  # blocks computed again in the backward pass, to need less memory
@@ -95,16 +95,23 @@ def _static(config: ConfigDict) -> None:
     config.model.router = 'static'
 
 
+def _random(config: ConfigDict) -> None:
+    config.model.router = 'random'
+    config.loss.alpha = config.loss.beta = 0.0  # a route drawn at random is not to be shaped
+    config.loss.gamma_lead = 200.0  # the run rate moves for as long as gamma pushes: it must brake early
+
+
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     'codinet': lambda config: None,
     'vanilla': _vanilla,
     'consistency': _consistency,
     'static': _static,
+    'random': _random,
 }
 
 
 def with_variant(config: ConfigDict, variant: str) -> ConfigDict:
-    """The config with a named ablation applied: codinet, vanilla, consistency or static."""
+    """The config with a named ablation applied: codinet, vanilla, consistency, static or random."""
     if variant not in VARIANTS:
         raise InputError(f'There is no variant {variant!r}: after the colon write one of {", ".join(VARIANTS)}.')
     VARIANTS[variant](config)

@@ -1,5 +1,6 @@
 """The network written out in numpy: one image, plain loops, double precision, every block really run or skipped."""
 
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 
 from codinet_jax.models.architecture import Architecture, Block
 from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.random_router import INITIAL_LEAD, PACE, PIXEL_SCALE, SHARPNESS
 from codinet_jax.models.routers import RECURRENT_FEATURES
 
 Tree = Any
@@ -76,12 +78,31 @@ def np_lstm(params: Tree, memory: Any, x: np.ndarray) -> Any:
     return c, np_sigmoid(gate['o']) * np.tanh(c)
 
 
+def np_scrambled(bits: int) -> int:
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        bits = (bits ^ bits >> shift) * factor % 2**32
+    return bits
+
+
+def np_memory(router: str | None, image: np.ndarray) -> Any:
+    """What an image's first router remembers."""
+    if router != 'random':
+        return np.zeros(RECURRENT_FEATURES), np.zeros(RECURRENT_FEATURES)
+    steps = np.rint(np.float32(image) * np.float32(PIXEL_SCALE)).ravel()
+    return np_scrambled(sum(int(step) * (np_scrambled(i) | 1) for i, step in enumerate(steps)) % 2**32)
+
+
 def np_router(router: str, params: Tree, shared: Tree, x: np.ndarray, memory: Any) -> tuple[np.ndarray, Any]:
     if router == 'linear':
         return np_dense(np_relu(np_dense(x.mean((0, 1)), params['hidden'])), params['decide']), memory
     if router == 'conv':
         x = np_relu(np_conv(x, params['conv']['kernel'], 2) + params['conv']['bias'])
         return np_dense(x.mean((0, 1)), params['decide']), memory
+    if router == 'random':
+        memory = (memory + 0x9E3779B9) % 2**32
+        share = (np_scrambled(memory) // 2**20 + 0.5) / 2**12
+        lead = INITIAL_LEAD + PACE * shared['drift']
+        return np.array([0, SHARPNESS * (lead + math.log(share / (1 - share)))]), memory
     memory = np_lstm(shared['cell'], memory, np_relu(np_dense(x.mean((0, 1)), params['project'])))
     return np_dense(memory[1], shared['decide']), memory
 
@@ -106,11 +127,11 @@ def follow(net: CoDiNet, variables: Tree, image: jax.Array, decisions: np.ndarra
     arch, variables = net.architecture, jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     params, stats = variables['params'], variables['batch_stats']
     x = np_stem(arch, params, stats, np.asarray(image, np.float64))
-    memory: Any = (np.zeros(RECURRENT_FEATURES), np.zeros(RECURRENT_FEATURES))
+    memory = np_memory(net.router, np.asarray(image))
     router_logits, taken = [], []
     blocks = zip(arch.blocks, in_order(arch, params), in_order(arch, stats), strict=True)
     for k, (block, block_params, block_stats) in enumerate(blocks):
-        scores, memory = np_router(net.router, block_params['router'], params.get('router_start'), x, memory)
+        scores, memory = np_router(net.router, block_params.get('router'), params.get('router_start'), x, memory)
         run = scores[1] >= scores[0] if decisions is None else decisions[k]
         shortcut = np_shortcut(block, block_params, block_stats, x)
         if run:

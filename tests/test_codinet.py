@@ -92,6 +92,7 @@ class Evaluated(NamedTuple):
         (CoDiNet(SMALL, 'linear'), 17),
         (CoDiNet(SMALL, 'conv'), 7),
         (CoDiNet(SMALL, 'recurrent'), 6),
+        (CoDiNet(SMALL, 'random'), 0),
         (CoDiNet(BOTTLENECKS, 'linear', unroll=2), 9),
     ],
     ids=[*ROUTERS, 'bottlenecks'],

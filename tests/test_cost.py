@@ -114,7 +114,8 @@ def test_a_router_multiplies_what_the_table_says(router: str, size: int, channel
     a_BxHxWxC = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     carry, shared = ((), ())
     if kind.start:
-        carry, shared = jax.eval_shape(lambda a: kind.start().init_with_output(jax.random.key(0), a)[0], a_BxHxWxC)
+        start = kind.start()
+        carry, shared = jax.eval_shape(lambda a: start.init_with_output(jax.random.key(0), a, a)[0], a_BxHxWxC)
     module = kind.router()
     variables = jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args), a_BxHxWxC, carry, shared)
     assert macs_of(module.apply, variables, a_BxHxWxC, carry, shared) == kind.macs(block)

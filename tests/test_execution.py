@@ -245,6 +245,7 @@ NETWORKS = {
     'linear': (CoDiNet(BASIC, 'linear'), 25),
     'conv': (CoDiNet(BASIC, 'conv', unroll=2), 27),
     'recurrent': (CoDiNet(BASIC, 'recurrent'), 6),
+    'random': (CoDiNet(BASIC, 'random'), 0),
     'bottlenecks': (CoDiNet(BOTTLENECKS, 'linear'), 14),
 }
 BATCHES = (1, 3, 64, 257)
@@ -389,6 +390,7 @@ def test_each_decision_matters_to_each_image(network: str) -> None:
         ('linear', 'compacted-8', 0.3),
         ('conv', 'compacted-None', 0.7),
         ('recurrent', 'compacted-8', 0.5),
+        ('random', 'compacted-2', 0.5),
         ('bottlenecks', 'conditional', 0.5),
         ('bottlenecks', 'compacted-None', 0.5),
     ],

@@ -16,20 +16,22 @@ def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]
     rng = np.random.default_rng(seed)
     a_BxHxWxC = jnp.asarray(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
     module = ROUTERS[router].router()
-    carry, shared = recurrent_start()
+    carry, shared = started(router)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), a_BxHxWxC, carry, shared))
     return module, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), variables), a_BxHxWxC
 
 
-def recurrent_start(seed: int = 1) -> tuple[Any, Tree]:
-    """An empty memory for three images and random shared weights."""
-    start = ROUTERS['recurrent'].start()  # type: ignore[misc]
-    stem_BxHxWxC = jnp.ones((3, 5, 5, 4))
-    rng = np.random.default_rng(seed)
-    shared = jax.eval_shape(lambda: start.init(jax.random.key(0), stem_BxHxWxC))['params']
-    shared = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shared)
-    carry, given = start.apply({'params': shared}, stem_BxHxWxC)
-    jax.tree.map(np.testing.assert_array_equal, given, shared)
+def started(router: str) -> tuple[Any, Tree]:
+    """What a router's first block is given for three images, where its start, if it has one, has random weights."""
+    if (make_start := ROUTERS[router].start) is None:
+        return (), ()
+    rng, start = np.random.default_rng(1), make_start()
+    inputs = jnp.ones((3, 5, 5, 4)), jnp.ones((3, 5, 5, 3))
+    params = jax.eval_shape(lambda: start.init(jax.random.key(0), *inputs))['params']
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), params)
+    carry, shared = start.apply({'params': params}, *inputs)
+    if router == 'recurrent':
+        jax.tree.map(np.testing.assert_array_equal, shared, params)
     return carry, shared
 
 
@@ -45,7 +47,7 @@ def test_a_local_router_is_its_equation_and_passes_the_memory_on(router: str) ->
 
 def test_the_recurrent_router_is_an_lstm_over_blocks_from_an_empty_memory() -> None:
     module, variables, a_BxHxWxC = router_case('recurrent')
-    carry, shared = recurrent_start()
+    carry, shared = started('recurrent')
     params = jax.tree.map(np.asarray, variables['params'])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(carry))
     memories = [(np.zeros(RECURRENT_FEATURES), np.zeros(RECURRENT_FEATURES))] * 3
@@ -62,7 +64,7 @@ def test_the_recurrent_router_is_an_lstm_over_blocks_from_an_empty_memory() -> N
 
 def test_the_recurrent_router_remembers_earlier_blocks_of_the_same_image() -> None:
     module, variables, a_BxHxWxC = router_case('recurrent')
-    empty, shared = recurrent_start()
+    empty, shared = started('recurrent')
 
     def second_decision(first_BxHxWxC: jax.Array) -> jax.Array:
         carry = module.apply(variables, first_BxHxWxC, empty, shared)[1]
@@ -77,7 +79,7 @@ def test_the_recurrent_router_remembers_earlier_blocks_of_the_same_image() -> No
 @pytest.mark.parametrize('router', ROUTERS)
 def test_routers_decide_in_float32_whatever_they_are_given(router: str) -> None:
     module, variables, a_BxHxWxC = router_case(router)
-    carry, shared = recurrent_start()
+    carry, shared = started(router)
     a_BxHxWxC = a_BxHxWxC.astype(jnp.bfloat16)
     low = module.apply(variables, a_BxHxWxC, carry, shared)[0]
     high = module.apply(variables, a_BxHxWxC.astype(jnp.float32), carry, shared)[0]

@@ -76,7 +76,8 @@ def test_every_config_can_start_in_every_variant(name: str, variant: str) -> Non
     network, table = settings.network(config), settings.costs(config)
     assert network.architecture == settings.architecture(config)
     assert network.architecture.num_blocks == table.num_blocks
-    assert (network.router is None) == (sum(table.routers_n) == 0) == (variant == 'static')
+    assert (network.router is None) == (variant == 'static')
+    assert (sum(table.routers_n) == 0) == (variant in ('static', 'random'))
 
 
 def test_there_are_configs_and_they_build_what_their_names_say() -> None:
@@ -97,6 +98,7 @@ def test_a_variant_has_the_last_word_and_changes_nothing_else(name: str) -> None
         'vanilla': {'loss.alpha': 0.0, 'loss.beta': 0.0},
         'consistency': {'loss.beta': 0.0},
         'static': {'model.router': 'static'},
+        'random': {'model.router': 'random', 'loss.alpha': 0.0, 'loss.beta': 0.0, 'loss.gamma_lead': 200.0},
         'codinet': {},
     }
     assert set(ablations) == set(default.VARIANTS)
@@ -107,7 +109,7 @@ def test_a_variant_has_the_last_word_and_changes_nothing_else(name: str) -> None
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"'vanila'.*codinet, vanilla, consistency, static"):
+    with pytest.raises(InputError, match=r"'vanila'.*codinet, vanilla, consistency, static, random"):
         load('digits_r14', 'vanila')
 
 

@@ -110,7 +110,7 @@ class CoDiNet(nn.Module):
 
         a_BxHxWxC = self._stem(images_BxHxWxC.astype(self.dtype), conv, norm)
         start = ROUTERS[self.router].start if self.router else None
-        carry, shared = start(name='router_start')(a_BxHxWxC) if start else ((), ())
+        carry, shared = start(name='router_start')(a_BxHxWxC, images_BxHxWxC) if start else ((), ())
         noise_nxBx2 = None if noise_Bxnx2 is None else jnp.swapaxes(noise_Bxnx2, 0, 1)
 
         state, gates, k = (a_BxHxWxC, carry), [], 0

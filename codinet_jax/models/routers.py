@@ -2,8 +2,9 @@
 
 A router is called once a block as `router(a_BxHxWxC, carry, shared) -> (router_logits_Bx2, carry)`; index 0 is skip,
 1 run. The carry travels from block to block and `shared` is the same for all of them; both come from the router's
-`start`, a module called once on the stem's output. That seam holds three reaches: local routers use neither; recurrent
-ones evolve the carry under shared weights; a global one would decide every block in `start` and hand out its logits.
+`start`, a module called once as `start(stem_BxHxWxC, images_BxHxWxC)` on the stem's output and the network's input, in
+float32. That seam holds three reaches: local routers use neither; recurrent ones evolve the carry under shared weights;
+a global one would decide every block in `start` and hand out its logits.
 
 Routers hold no batch norm: what is frozen in stage 2 is then frozen whole. They compute in float32.
 """
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from codinet_jax.models.architecture import Block
+from codinet_jax.models.random_router import RandomRouter, RandomStart
 
 RECURRENT_FEATURES = 10  # SkipNet's
 
@@ -45,7 +47,8 @@ class RecurrentStart(nn.Module):
     """The empty memory, and the weights of the LSTM cell and the decision that all blocks share."""
 
     @nn.compact
-    def __call__(self, stem_BxHxWxC: jax.Array) -> tuple[Any, Any]:
+    def __call__(self, stem_BxHxWxC: jax.Array, images_BxHxWxC: jax.Array) -> tuple[Any, Any]:
+        del images_BxHxWxC
         cell = nn.LSTMCell(RECURRENT_FEATURES, name='cell')
         decide = nn.Dense(2, name='decide')
         inputs_Bx10 = jnp.zeros((stem_BxHxWxC.shape[0], RECURRENT_FEATURES))
@@ -88,10 +91,17 @@ def _recurrent_macs(block: Block) -> int:
     return block.in_channels * d + 4 * d * (d + d) + 2 * d
 
 
+def _random_macs(block: Block) -> int:
+    """None: the table counts convolutions and dense layers, and a hash has neither."""
+    del block
+    return 0
+
+
 ROUTERS = {
     'linear': RouterKind(LinearRouter, _linear_macs),
     'conv': RouterKind(ConvRouter, _conv_macs),
     'recurrent': RouterKind(RecurrentRouter, _recurrent_macs, start=RecurrentStart),
+    'random': RouterKind(RandomRouter, _random_macs, start=RandomStart),
 }
 
 

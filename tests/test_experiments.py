@@ -65,9 +65,9 @@ def test_a_scale_changes_what_it_says_and_nothing_else(name: str, scale: str) ->
 @pytest.mark.parametrize('name', ['cifar10_r110_random', 'cifar10_r110_margin_0.25', 'cifar100_r32_static'])
 def test_the_command_leads_to_the_config(name: str, scale: str) -> None:
     config = config_of(name, scale)
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file('config', flag_values=values)
-    values(['main', *scales.command_flags(RUNS[name], config)])
+    values, command = flags.FlagValues(), ['main', *scales.command_flags(RUNS[name], config)]
+    holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=command)
+    values(command)
     assert flat(holder.value) == flat(config)
 
 

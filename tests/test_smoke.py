@@ -1,0 +1,64 @@
+"""Every table and figure of the paper, from its networks to its files, at a scale that shows nothing else."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from PIL import Image
+
+from codinet_jax.training import loop
+from experiments.reproduce import queue, scales, summary
+from experiments.reproduce.definitions import DEFINITIONS, Table
+from experiments.reproduce.runs import RUNS
+from experiments.reproduce.scales import SCALES
+
+pytestmark = pytest.mark.smoke
+
+ROOM = {
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all workers train the networks, each once for all tables; equal programs are compiled once."""
+    directory = tmp_path_factory.getbasetemp().parent / 'smoke'
+    directory.mkdir(exist_ok=True)
+    settings = ROOM | {'jax_compilation_cache_dir': str(directory / 'compiled')}
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield directory
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def train(job: queue.Job) -> bool:
+    """What the queue's own does in a process."""
+    cost = (job.needs.workdir.read_results() or {})['macs_share'] if job.needs else None
+    job.beside('.json').write_text(json.dumps({'command': [], 'commit': None}))
+    loop.train(scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, cost), job.workdir)
+    return True
+
+
+@pytest.mark.parametrize('name', DEFINITIONS)
+def test_a_table_or_figure_is_reproduced_and_says_that_it_is_no_result(trained: Path, name: str) -> None:
+    jobs = queue.planned([name], trained, ['0'])
+    assert queue.work_off(jobs, train) == []
+    definition = DEFINITIONS[name]
+    files = summary.summary(f'{name}_smoke', definition, 'smoke', summary.runs_of(definition.rows, trained))
+    told, text = json.loads(files[f'{name}_smoke.json']), files[f'{name}_smoke.md'].decode()
+    assert told['is_result'] is False and 'SMOKE' in text and 'missing' not in text
+    assert [len(row['seeds']) for row in told['rows']] == [1] * len(definition.rows)
+    pictures = [stem for stem in files if stem.endswith('.png')]
+    assert pictures
+    for stem in pictures:
+        (trained / stem).write_bytes(files[stem])
+        with Image.open(trained / stem) as image:
+            assert min(image.size) > 100
+    if isinstance(definition, Table):
+        assert text.count('\n| ') == 1 + len(definition.rows)
+        assert all(set(seed['numbers']) == set(definition.columns) for row in told['rows'] for seed in row['seeds'])

@@ -21,8 +21,6 @@ from codinet_jax.analysis.route_map import route_map_html
 from codinet_jax.analysis.tables import Table
 from synthetic_run import CLASSES, grid_positions, synthetic_run
 
-playwright = pytest.importorskip('playwright.sync_api')
-
 pytestmark = pytest.mark.browser
 
 QUIET = [
@@ -44,10 +42,19 @@ ON_SCREEN = """(places) => {
 }"""
 
 
+def expect(found: Any) -> Any:
+    """playwright's, which is there where these tests are asked for."""
+    from playwright.sync_api import expect as of_playwright
+
+    return of_playwright(found)
+
+
 @pytest.fixture(scope='session')
 def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
     # Without a Chromium of the system's, the one that playwright installed.
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=shutil.which('chromium'), args=QUIET)
         yield browser
         browser.close()
@@ -86,7 +93,7 @@ def opened(browser: Any, report_html: Path) -> Iterator[Callable[..., Any]]:
         page.on('pageerror', lambda error: seen.append(str(error)))
         page.on('request', lambda request: request.url.startswith(allowed) or seen.append(request.url))
         page.goto(report_html.as_uri())
-        playwright.expect(page.locator('#route-map-position')).to_have_text('Image 0')
+        expect(page.locator('#route-map-position')).to_have_text('Image 0')
         page.locator('.controls').evaluate('(controls) => controls.scrollIntoView()')
         return page
 
@@ -121,7 +128,7 @@ def assert_card(page: Any, image: int) -> None:
     """The card shows this image: its texts, its route, and its pixels as they are on screen."""
     record, decisions_n = RUN.record, RUN.record.decisions_Nxn[image]
     card = page.locator('#route-map-card')
-    playwright.expect(card.locator('h3 b')).to_have_text(f'Image {image}')
+    expect(card.locator('h3 b')).to_have_text(f'Image {image}')
     label, prediction = CLASSES[record.labels_N[image]], CLASSES[record.predictions_N[image]]
     assert page.inner_text('#route-map-label') == label
     assert page.inner_text('#route-map-prediction') == (prediction if image % 5 else f'{prediction} ✗ wrong')
@@ -195,8 +202,8 @@ def test_a_finger_on_the_map_scrolls_the_page(opened: Callable[..., Any]) -> Non
 def test_an_image_that_was_not_kept_has_no_picture(opened: Callable[..., Any]) -> None:
     page = opened(**DESK)
     page.mouse.move(*on_screen(page, 55))
-    playwright.expect(page.locator('#route-map-position')).to_have_text('Image 55')
-    playwright.expect(page.get_by_text('No picture was kept of this image.')).to_be_visible()
+    expect(page.locator('#route-map-position')).to_have_text('Image 55')
+    expect(page.get_by_text('No picture was kept of this image.')).to_be_visible()
     assert not page.locator('#route-map-picture').is_visible()
     page.mouse.move(*on_screen(page, 7))
     assert_card(page, 7)
@@ -244,7 +251,7 @@ def test_images_can_be_stepped_through_by_keys(opened: Callable[..., Any]) -> No
     page.keyboard.press('Shift+Tab')
     for _ in range(2):
         page.keyboard.press('Enter')
-    playwright.expect(page.locator('#route-map-position')).to_have_text('Image 59')
+    expect(page.locator('#route-map-position')).to_have_text('Image 59')
     page.get_by_label('Show').select_option(label='cow (20)')
     page.get_by_role('button', name='Next').press('Enter')
     assert_card(page, 2)

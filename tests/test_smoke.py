@@ -38,9 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def train(job: queue.Job) -> bool:
     """What the queue's own does in a process."""
-    cost = (job.needs.workdir.read_results() or {})['macs_share'] if job.needs else None
     job.beside('.json').write_text(json.dumps({'command': [], 'commit': None}))
-    loop.train(scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, cost), job.workdir)
+    loop.train(scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, job.cost), job.workdir)
     return True
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from codinet_jax.analysis import paper
 from experiments.reproduce.runs import GAMMAS, MARGINS, margin, weight
 
 
@@ -51,16 +52,20 @@ COLUMNS = {
 R110 = 'cifar10_r110'
 
 STATIC = Row('static', f'{R110}_static', {'accuracy': 93.6, 'gflops': 0.50, 'K': 54, 'params': 1.71})
-VANILLA = Row('vanilla', f'{R110}_vanilla', {'paths': 113, 'accuracy': 93.16, 'same_route': 22.65})
+VANILLA = Row(
+    'vanilla', f'{R110}_vanilla', {'paths': 113, 'accuracy': 93.16, 'same_route': 100 * paper.SAME_ROUTE['vanilla']}
+)
 CONSISTENCY = Row('consistency only', f'{R110}_consistency', {'paths': 20, 'accuracy': 92.88})
 CODINET = Row(
-    'CoDiNet', f'{R110}_codinet', {'paths': 276, 'accuracy': 94.47, 'K': 25, 'gflops': 0.29, 'same_route': 53.42}
+    'CoDiNet',
+    f'{R110}_codinet',
+    {'paths': 276, 'accuracy': 94.47, 'K': 25, 'gflops': 0.29, 'same_route': 100 * paper.SAME_ROUTE['CoDiNet']},
 )
 RANDOM = Row("random skipping at CoDiNet's cost", f'{R110}_random')
 EQUAL_MACS = Row("static, of CoDiNet's MACs", f'{R110}_equal_macs')
 
 
-def _resnets(dataset: str, depth: int, *paper: tuple[float, float, float]) -> tuple[Row, ...]:
+def _resnets(dataset: str, depth: int, *theirs: tuple[float, float, float]) -> tuple[Row, ...]:
     """Three rows of Table 6, with the paper's accuracy, parameters in millions, and K."""
     labels = {'static': 'ResNet', 'vanilla': 'vanilla', 'codinet': 'CoDiNet'}
     return tuple(
@@ -69,32 +74,33 @@ def _resnets(dataset: str, depth: int, *paper: tuple[float, float, float]) -> tu
             f'{dataset}_r{depth}_{variant}',
             dict(zip(('accuracy', 'params', 'K'), numbers, strict=True)),
         )
-        for (variant, label), numbers in zip(labels.items(), paper, strict=True)
+        for (variant, label), numbers in zip(labels.items(), theirs, strict=True)
     )
 
 
-def _sizes(name: str, *paper: tuple[float, float]) -> tuple[Row, ...]:
-    """Three rows of Tables 3 and 4, with the paper's accuracy and GFLOPs."""
+def _sizes(name: str, dataset: str) -> tuple[Row, ...]:
+    """Three rows of Tables 3 and 4."""
+    reported = {each.method: {'accuracy': each.top1, 'gflops': each.gflops} for each in paper.REPORTED[dataset]}
     labels = {'static': 'ResNet', 'vanilla': 'vanilla', 'codinet': 'CoDiNet'}
     return tuple(
-        Row(label, f'{name}_{variant}', {'accuracy': accuracy, 'gflops': gflops})
-        for (variant, label), (accuracy, gflops) in zip(labels.items(), paper, strict=True)
+        Row(label, f'{name}_{variant}', reported['static' if variant == 'static' else label])
+        for variant, label in labels.items()
     )
 
 
 def _margins() -> tuple[Row, ...]:
-    paper = ((196, 21, 93.12), (276, 25, 94.47), (396, 22, 92.75), (800, 26, 92.46))
+    theirs = ((196, 21, 93.12), (276, 25, 94.47), (396, 22, 92.75), (800, 26, 92.46))
     return tuple(
         Row(f'm_d = {m_d:.2f}', margin(m_d), dict(zip(('paths', 'K', 'accuracy'), numbers, strict=True)))
-        for m_d, numbers in zip(MARGINS, paper, strict=True)
+        for m_d, numbers in zip(MARGINS, theirs, strict=True)
     )
 
 
 def _weights() -> tuple[Row, ...]:
-    paper = ((0.29, 25, 94.47), (0.27, 22, 94.30), (0.22, 19, 93.94), (0.20, 17, 93.71), (0.10, 10, 92.45))
+    reported = [each for each in paper.REPORTED['cifar10'] if each.source == 'Table 5']
     return tuple(
-        Row(f'γ = {gamma:g}', weight(gamma), dict(zip(('gflops', 'K', 'accuracy'), numbers, strict=True)))
-        for gamma, numbers in zip(GAMMAS, paper, strict=True)
+        Row(f'γ = {gamma:g}', weight(gamma), {'gflops': each.gflops, 'K': K, 'accuracy': each.top1})
+        for gamma, each, K in zip(GAMMAS, reported, (25, 22, 19, 17, 10), strict=True)
     )
 
 
@@ -107,7 +113,7 @@ def _relaxations() -> tuple[Row, ...]:
 
 
 def _routers() -> tuple[Row, ...]:
-    paper = {74: ((12.5, 27), (0.04, 48), (0.8, 54)), 110: ((12.5, 41), (0.04, 56), (0.8, 50))}
+    theirs = {74: ((12.5, 27), (0.04, 48), (0.8, 54)), 110: ((12.5, 41), (0.04, 56), (0.8, 50))}
     names = {'CNN': 'conv', 'RNN': 'recurrent', "the paper's": 'codinet'}
     return tuple(
         Row(
@@ -115,7 +121,7 @@ def _routers() -> tuple[Row, ...]:
             f'cifar10_r{depth}_{name}',
             dict(zip(('router_cost', 'reduction'), numbers, strict=True)),
         )
-        for depth, of_depth in paper.items()
+        for depth, of_depth in theirs.items()
         for (label, name), numbers in zip(names.items(), of_depth, strict=True)
     )
 
@@ -131,12 +137,8 @@ DEFINITIONS: dict[str, Table | Figure] = {
         ('paths', 'accuracy', 'K', 'cost', 'same_route'),
         (VANILLA, CODINET, Row('CoDiNet, β = 1, m_d = 1', f'{R110}_few_blocks')),
     ),
-    'table3': Table(
-        'Table 3: ImageNet', ('accuracy', 'gflops'), _sizes('imagenet_r50', (77.15, 3.8), (75.46, 3.0), (76.63, 3.1))
-    ),
-    'table4': Table(
-        'Table 4: SVHN', ('accuracy', 'gflops'), _sizes('svhn_r110', (94.19, 0.50), (93.15, 0.38), (94.28, 0.39))
-    ),
+    'table3': Table('Table 3: ImageNet', ('accuracy', 'gflops'), _sizes('imagenet_r50', 'imagenet2012')),
+    'table4': Table('Table 4: SVHN', ('accuracy', 'gflops'), _sizes('svhn_r110', 'svhn')),
     'table5': Table('Table 5: efficiency and accuracy on CIFAR-10', ('gflops', 'K', 'accuracy'), _weights()),
     'table6': Table(
         'Table 6: CIFAR-10 and CIFAR-100',

@@ -35,6 +35,11 @@ class Job(NamedTuple):
         return self.workdir.path.with_suffix(suffix)
 
     @property
+    def cost(self) -> float | None:
+        """The share of the static network's MACs that it is to have, once that is known."""
+        return (self.needs.workdir.read_results() or {})['macs_share'] if self.needs else None
+
+    @property
     def is_finished(self) -> bool:
         return self.workdir.read_results() is not None
 
@@ -87,10 +92,9 @@ def work_off(jobs: Sequence[Job], train: Callable[[Job], bool]) -> list[Job]:
 
 def train(job: Job, scale: str, data_dir: str | None) -> bool:
     """Trains in a process of its own, whose words go to the screen and to a log; returns whether it finished."""
-    cost = (job.needs.workdir.read_results() or {})['macs_share'] if job.needs else None
     trained = RUNS[job.run]
     try:
-        config = config_of(trained, SCALES[scale], job.seed, cost)
+        config = config_of(trained, SCALES[scale], job.seed, job.cost)
     except InputError as error:
         print(f'\n{job}: {error}', flush=True)
         return False

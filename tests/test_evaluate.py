@@ -157,7 +157,9 @@ def augmented_by_hand() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize('batch_size', [1, 7, FEW_IMAGES, 64])
 def test_every_augmentation_of_every_image_is_met_once(batch_size: int, num_devices: int) -> None:
     mesh = sharding.data_mesh(num_devices)
-    augmented = evaluate.evaluate_augmented(read_numbers, None, few_images(), batch_size, mesh)
+    record, augmented = evaluate.evaluate_augmented(read_numbers, None, few_images(), batch_size, mesh)
+    alone = evaluate.evaluate(read_numbers, None, few_images(), batch_size, mesh)
+    jax.tree.map(np.testing.assert_array_equal, record, alone)
     numbers_AxN, divergences_AxN = augmented_by_hand()
     assert augmented.augmentations_A.tolist() == ['crop', 'horizontal flip', 'vertical flip', 'rotation']
     np.testing.assert_array_equal(augmented.augmented_predictions_AxN, numbers_AxN)
@@ -170,7 +172,7 @@ def test_every_augmentation_of_every_image_is_met_once(batch_size: int, num_devi
 
 def test_flips_under_evaluation_are_read_from_the_other_side() -> None:
     """The numbers of flipped images, from the pixels of the originals."""
-    augmented = evaluate.evaluate_augmented(read_numbers, None, few_images(), 16, sharding.data_mesh(8))
+    _, augmented = evaluate.evaluate_augmented(read_numbers, None, few_images(), 16, sharding.data_mesh(8))
     pixels_NxHxW = few_images().images_NxHxWxC[..., 0].astype(int)
     _, mirrored_N, upside_down_N, _ = augmented.augmented_predictions_AxN
     np.testing.assert_array_equal(mirrored_N, 256 * pixels_NxHxW[:, 0, -1] + pixels_NxHxW[:, 0, -2])
@@ -180,7 +182,7 @@ def test_flips_under_evaluation_are_read_from_the_other_side() -> None:
 @functools.cache
 def augmented_record_of(batch_size: int, num_devices: int) -> AugmentedRecord:
     forward, variables, mesh = forward_and_variables(num_devices)
-    return evaluate.evaluate_augmented(forward, variables, helpers.noise_images(NUM_IMAGES), batch_size, mesh)
+    return evaluate.evaluate_augmented(forward, variables, helpers.noise_images(NUM_IMAGES), batch_size, mesh)[1]
 
 
 @pytest.mark.parametrize('name', AUGMENTATIONS)

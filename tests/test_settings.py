@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 import configs
 from codinet_jax import settings
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.errors import InputError
 from configs import default
 
@@ -21,6 +23,7 @@ BAD = [
     ('dataset', 'cifar11'),
     ('model.backbone', 'vgg'),
     ('model.depth', 21),
+    ('train_images', 0),
     ('model.shortcut', 'identity'),
     ('model.router', 'lineer'),
     ('model.dtype', 'float64'),
@@ -153,6 +156,18 @@ def test_a_batch_that_cannot_be_spread_is_refused(batch_size: int, num_devices: 
     with pytest.raises(InputError, match=rf'batch_size {batch_size} .*batch_size={near}\.'):
         settings.check_devices(changed(batch_size=batch_size, **parts), num_devices)
     settings.check_devices(changed(batch_size=near, **parts), num_devices)
+
+
+def test_train_images_are_the_first_of_train_and_leave_the_test_split_whole(tmp_path: Path) -> None:
+    config = default.get_config()
+    config.update({'dataset': 'digits', 'data_dir': str(tmp_path)})
+    everything, test = settings.split(config, 'train'), settings.split(config, 'test')
+    config.train_images = 100
+    few = settings.split(config, 'train')
+    assert isinstance(everything, ImageSet) and isinstance(few, ImageSet) and few.num_images == 100
+    np.testing.assert_array_equal(few.images_NxHxWxC, everything.images_NxHxWxC[:100])
+    np.testing.assert_array_equal(few.labels_N, everything.labels_N[:100])
+    assert settings.split(config, 'test').num_images == test.num_images == 355
 
 
 def test_blocks_are_laid_out_whole_on_cpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,21 +64,26 @@ def evaluate(forward: Forward, variables: Any, split: Split, batch_size: int, me
     return Record(*_of_every_image(of_batch, split, batch_size, mesh))
 
 
-def evaluate_augmented(forward: Forward, variables: Any, split: Split, batch_size: int, mesh: Mesh) -> AugmentedRecord:
-    """Runs every image and its augmentations once, as `evaluate` does."""
+def evaluate_augmented(
+    forward: Forward, variables: Any, split: Split, batch_size: int, mesh: Mesh
+) -> tuple[Record, AugmentedRecord]:
+    """Runs every image and its augmentations once, as `evaluate` does the images alone."""
     rows = sharding.by_rows(mesh)
     augmented = {name: jax.jit(function, out_shardings=rows) for name, function in AUGMENTATIONS.items()}
     divergence = jax.jit(paths.divergence_B)
 
-    def of_batch(images_BxHxWxC: jax.Array, _: jax.Array, positions_B: jax.Array) -> tuple[jax.Array, ...]:
-        plain, answers = forward(variables, images_BxHxWxC), []
+    def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, positions_B: jax.Array) -> tuple[jax.Array, ...]:
+        *of_images, plain_BxY = forward(variables, images_BxHxWxC)
+        answers = [labels_B, *of_images]
         for function in augmented.values():
             *answer, log_probabilities_BxY = forward(variables, function(images_BxHxWxC, positions_B))
-            answers += [*answer, divergence(plain.log_probabilities_BxY, log_probabilities_BxY)]
+            answers += [*answer, divergence(plain_BxY, log_probabilities_BxY)]
         return tuple(answers)
 
     columns = _of_every_image(of_batch, split, batch_size, mesh)
-    return AugmentedRecord(np.array(list(augmented)), *(np.stack(columns[start::4]) for start in range(4)))
+    of_images, of_augmentations = columns[:4], columns[4:]
+    stacked = (np.stack(of_augmentations[start::4]) for start in range(4))
+    return Record(*of_images), AugmentedRecord(np.array(list(augmented)), *stacked)
 
 
 def _of_every_image(
@@ -131,6 +136,5 @@ def evaluate_weights(config: ConfigDict, variables: Any, split: Split, threshold
     mesh = sharding.data_mesh()
     forward = make_forward(settings.network(config), settings.dataset(config), mesh, threshold)
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    record = evaluate(forward, variables, split, config.eval_batch_size, mesh)
-    augmented = evaluate_augmented(forward, variables, split, config.eval_batch_size, mesh)
+    record, augmented = evaluate_augmented(forward, variables, split, config.eval_batch_size, mesh)
     return Evaluation(record, augmented, summarise(record, settings.costs(config)))

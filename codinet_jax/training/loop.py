@@ -81,7 +81,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
     with contextlib.ExitStack() as open_files, hosts.none_alone(Stopped):
         run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
         record, outcome = run.both_stages()
-        augmented = evaluate_augmented(run.forward, run.state.variables, test_set, config.eval_batch_size, mesh)
+        _, augmented = evaluate_augmented(run.forward, run.state.variables, test_set, config.eval_batch_size, mesh)
     outcome |= {'split': test_split}
     if not is_first_host:
         return None

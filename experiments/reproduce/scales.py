@@ -35,11 +35,11 @@ SCALES = {
         changes={'batch_size': 128, 'num_views': 2, 'model.dtype': 'bfloat16'},
     ),
     'cpu': Scale(
-        'ResNet-8, -14 and -20 for ResNet-32, -74 and -110; 5 + 1 epochs of 25,000 images, 32 x 2 views a step',
+        'ResNet-8, -14 and -20 for ResNet-32, -74 and -110; 3 + 1 epochs of 20,000 images, 32 x 2 views a step',
         is_result=True,
         depths={32: 8, 74: 14, 110: 20},
-        epochs=(5, 1),
-        changes={'batch_size': 32, 'num_views': 2, 'train_images': 25_000, 'eval_every_epochs': 1.0},
+        epochs=(3, 1),
+        changes={'batch_size': 32, 'num_views': 2, 'train_images': 20_000, 'eval_every_epochs': 1.0},
     ),
     'smoke': Scale(
         'SMOKE: eighteen steps of ResNet-8 on digits, which shows that the command runs and nothing else',

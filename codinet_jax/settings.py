@@ -67,6 +67,7 @@ def network(config: ConfigDict) -> CoDiNet:
         unroll,
         norm_groups=jax.device_count() if config.model.batch_norm == 'device' else 1,
         remat=config.model.remat,
+        initial_lead=math.log(config.routing.initial_run_rate / (1 - config.routing.initial_run_rate)),
     )
 
 
@@ -82,6 +83,8 @@ def check(config: ConfigDict) -> None:
     Raises:
       InputError: the first setting found wrong, by name, with what it may be.
     """
+    if not 0 < config.routing.initial_run_rate < 1:
+        raise InputError(f'routing.initial_run_rate is {config.routing.initial_run_rate}; give a share in (0, 1).')
     table = costs(config)
     network(config)
     _one_of('routing.relaxation', config.routing.relaxation, RELAXATIONS)

@@ -31,6 +31,8 @@ BAD = [
     ('routing.relaxation', 'gumbel'),
     ('routing.temperature', 0.0),
     ('routing.temperature', float('nan')),
+    ('routing.initial_run_rate', 0.0),
+    ('routing.initial_run_rate', 1.0),
     ('loss.alpha', -0.1),
     ('loss.alpha', float('nan')),
     ('loss.beta', -1.0),

@@ -119,14 +119,18 @@ def test_eq_12_is_the_weighted_sum_of_its_terms() -> None:
     assert min(metrics[name] for name in ('consistency', 'diversity', 'cost', 'cross_entropy')) > 0
 
 
-def test_the_terms_are_those_of_the_views_grouped_by_image() -> None:
+@pytest.mark.parametrize('noise_free', [False, True])
+def test_the_terms_are_those_of_the_views_grouped_by_image(noise_free: bool) -> None:
     generator = np.random.default_rng(0)
     logits_BxY, v_Bxn = generator.normal(size=(L * M, 10)), generator.uniform(size=(L * M, 4))
     labels_B = np.repeat(IMAGES.labels_N[:L], M)
     step, costs_n = stages()[0].step, np.asarray(helpers.tiny_costs().blocks_n)
-    output = RoutedOutput(jnp.asarray(logits_BxY), jnp.asarray(v_Bxn), None)
-    total, terms = jax.device_get(step.loss(output, jnp.asarray(labels_B), jnp.float32(GAMMA)))
     assert step.objective is not None
+    step = dataclasses.replace(step, objective=step.objective._replace(noise_free=noise_free))
+    router_logits_Bxnx2 = np.stack([np.zeros_like(v_Bxn), np.log(v_Bxn / (1 - v_Bxn))], axis=-1)
+    drawn_Bxn = generator.uniform(size=v_Bxn.shape) if noise_free else v_Bxn
+    output = RoutedOutput(jnp.asarray(logits_BxY), jnp.asarray(drawn_Bxn), jnp.asarray(router_logits_Bxnx2))
+    total, terms = jax.device_get(step.loss(output, jnp.asarray(labels_B), jnp.float32(GAMMA)))
     by_image = [v_Bxn[i * M : (i + 1) * M] for i in range(L)]
     strays = [np.linalg.norm(v - views.mean(0)) for views in by_image for v in views]
     expected = {

@@ -12,7 +12,7 @@ from codinet_jax.models.architecture import Architecture, Block, Stage
 from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut
 from codinet_jax.models.execution import Execution, masked
 from codinet_jax.models.norms import GroupedBatchNorm
-from codinet_jax.models.routers import ROUTERS
+from codinet_jax.models.routers import ROUTERS, shifted
 
 EPSILON = 1e-5  # of batch norm
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -84,6 +84,7 @@ class CoDiNet(nn.Module):
         either way; more is faster to train on CPU and slower to compile.
       norm_groups: equal parts of a training batch, each normalised by its own statistics.
       remat: whether training computes a block again in the backward pass and keeps only its input.
+      initial_lead: run's log-odds, on average, in routers before training; 'random' has its own.
       folded: whether batch norm is part of the convolutions, whose weights are then `inference.folding`'s.
     """
 
@@ -93,6 +94,7 @@ class CoDiNet(nn.Module):
     unroll: int = 1
     norm_groups: int = 1
     remat: bool = False
+    initial_lead: float = 0.0
     folded: bool = False
 
     @nn.compact
@@ -181,7 +183,10 @@ def fresh_variables(model: CoDiNet, seed: int) -> dict[str, Any]:
     arch = model.architecture
     images_1xHxWxC = jnp.zeros((1, arch.image_size, arch.image_size, arch.image_channels))
     rolled = model.clone(unroll=1)  # the same parameters, in a fraction of the compile time
-    return dict(rolled.init(jax.random.key(seed), images_1xHxWxC, masked(), train=False))
+    variables = dict(rolled.init(jax.random.key(seed), images_1xHxWxC, masked(), train=False))
+    if model.router and model.router != 'random':
+        variables['params'] = shifted(variables['params'], model.initial_lead)
+    return variables
 
 
 def is_router(path: Sequence[str]) -> bool:

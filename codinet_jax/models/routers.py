@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from codinet_jax.models.architecture import Block
-from codinet_jax.models.random_router import RandomRouter, RandomStart
+from codinet_jax.models.random_router import PACE, RandomRouter, RandomStart
 
 RECURRENT_FEATURES = 10  # SkipNet's
 
@@ -103,6 +104,20 @@ ROUTERS = {
     'recurrent': RouterKind(RecurrentRouter, _recurrent_macs, start=RecurrentStart),
     'random': RouterKind(RandomRouter, _random_macs, start=RandomStart),
 }
+
+
+def shifted(params: Any, lead: float | jax.Array) -> Any:
+    """Parameters of a network whose routers all lean further to running: run's log-odds are higher by `lead`.
+
+    For hard decisions it is what lowering the threshold is, and it is kept where the weights are.
+    """
+    leaves = traverse_util.flatten_dict(params)
+    for path, leaf in leaves.items():
+        if path[-2:] == ('decide', 'bias'):
+            leaves[path] = leaf.at[..., 1].add(lead)
+        elif path[-1] == 'drift':
+            leaves[path] = leaf + lead / PACE
+    return traverse_util.unflatten_dict(leaves)
 
 
 def _pooled(a_BxHxWxC: jax.Array) -> jax.Array:

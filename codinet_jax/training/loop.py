@@ -18,6 +18,7 @@ from codinet_jax.data.thumbnails import thumbnails
 from codinet_jax.errors import InputError
 from codinet_jax.models import pretrained
 from codinet_jax.models.codinet import fresh_variables
+from codinet_jax.training import hold
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.evaluate import Record, evaluate, evaluate_augmented, make_forward, summarise
@@ -137,8 +138,11 @@ class Run:
         for stage in self.stages[progress.stage - 1 :]:
             if stage.number > progress.stage:
                 progress.stage = stage.number
+                self._hold_cost()
                 self.state = dataclasses.replace(self.state, opt_state=stage.step.optimizer.init(self.state.params))
             self._train(stage)
+            if stage.number == 2:
+                self._hold_cost()  # again, for the blocks have changed what the routers see
             record, summary = self._evaluate()
             if stage.number == 1:
                 progress.top1_stage1 = summary['top1']
@@ -212,6 +216,25 @@ class Run:
             f'{summary["macs_share"]:.0%} of the static MACs'
         )
         return record, summary
+
+    def _hold_cost(self) -> None:
+        """Has hard decisions on plain images of the training set cost what is wanted, if anything is."""
+        target = self.config.loss.target_cost
+        if target is None or self.model.router is None:
+            return
+        images = self.train_set.sample(hold.NUM_IMAGES, self.config.seed)
+        lean = jax.jit(hold.leaning, out_shardings=sharding.replicated(self.mesh))
+
+        def cost_at(lead: float) -> float:
+            variables = lean(self.state, lead).variables
+            record = evaluate(self.forward, variables, images, self.config.eval_batch_size, self.mesh)
+            return self.costs.mean_macs(record.decisions_Nxn.mean(axis=0)) / self.costs.static_macs
+
+        lead, cost = hold.nearest_lead(cost_at, target)
+        self.state = lean(self.state, lead)
+        say(f'routers lean {lead:+.2f} to running: hard decisions cost {cost:.1%} of {images.num_images} train images')
+        if abs(cost - target) > hold.MISSED:
+            say(f'warning: that is not the {target:.1%} asked for, and no lean comes nearer.')
 
     def _save(self) -> None:
         self.progress.seconds = time.monotonic() - self._started

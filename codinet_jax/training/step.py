@@ -25,6 +25,7 @@ class Objective(NamedTuple):
     beta: float
     consistency_margin: float
     diversity_margin: float
+    noise_free: bool
     target_cost: float | None
     gamma_gain: float
     gamma_lead: float
@@ -152,11 +153,14 @@ class Step:
         terms = {'cross_entropy': self.cross_entropy(output.logits_BxY, labels_B)}
         total = terms['cross_entropy']
         if self.objective:
-            paths_LxMxn = output.run_probability_Bxn.reshape(-1, self.num_views, output.run_probability_Bxn.shape[-1])
+            v_Bxn = output.run_probability_Bxn
+            if self.objective.noise_free and output.router_logits_Bxnx2 is not None:
+                v_Bxn = relaxation.run_probability(output.router_logits_Bxnx2)
+            paths_LxMxn = v_Bxn.reshape(-1, self.num_views, v_Bxn.shape[-1])
             terms |= {
                 'consistency': losses.consistency_loss(paths_LxMxn, self.objective.consistency_margin),
                 'diversity': losses.diversity_loss(paths_LxMxn, self.objective.diversity_margin),
-                'cost': losses.cost_loss(output.run_probability_Bxn, jnp.asarray(self.costs.costs_n)),
+                'cost': losses.cost_loss(v_Bxn, jnp.asarray(self.costs.costs_n)),
             }
             total += (
                 self.objective.alpha * terms['consistency']

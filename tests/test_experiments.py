@@ -147,3 +147,11 @@ def test_mean_spread_and_difference_are_told_and_what_is_missing() -> None:
     assert summary._cells('accuracy', row | {'seeds': row['seeds'][:1]}) == ('93.00', '94.47', '-1.47')
     assert summary._cells('accuracy', row | {'seeds': []}) == ('missing', '94.47', '')
     assert summary._cells('accuracy', row | {'paper': {}}) == ('93.50 ± 0.71', '', '')
+
+
+def test_a_figure_lists_the_results_of_others_with_their_sources() -> None:
+    text = summary.markdown(DEFINITIONS['figure8'], [], 'Scale paper.', [])
+    for macs, error in ((2.13e8, 6.45), (1.55e8, 6.70)):  # of PFEC's own table
+        assert f'| PFEC | ResNet-110 | {2 * macs / 1e9:g} | {100 - error:.2f} | arXiv:1608.08710, Table 1 |' in text
+    assert '| ACT | ResNet-110 | 0.38 | 93.50 | Table 7 |' in summary.markdown(DEFINITIONS['figure7'], [], '', [])
+    assert 'other methods' not in summary.markdown(DEFINITIONS['figure11'], [], '', [])

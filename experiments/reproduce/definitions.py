@@ -30,11 +30,15 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """Pictures of `codinet_jax.analysis.figures`, by their stems, of one network or of several beside each other."""
+    """Pictures of `codinet_jax.analysis.figures`, by their stems, of one network or of several beside each other.
+
+    `others` are results of other methods, which the plane of accuracy and cost shows too.
+    """
 
     title: str
     rows: tuple[Row, ...]
     pictures: tuple[str, ...]
+    others: tuple[paper.Reported, ...] = ()
 
 
 COLUMNS = {
@@ -156,8 +160,12 @@ DEFINITIONS: dict[str, Table | Figure] = {
     'table9': Table('Table 9: relaxations', ('accuracy', 'gflops'), _relaxations()),
     'table10': Table('Table 10: routers', ('router_cost', 'reduction', 'accuracy'), _routers()),
     'figure6': Figure('Fig. 6: routes under different losses', (VANILLA, CONSISTENCY, CODINET), ('map_by_class',)),
-    'figure7': Figure('Fig. 7: accuracy at what cost', (*_weights(), RANDOM, EQUAL_MACS), ('accuracy_cost',)),
-    'figure8': Figure('Fig. 8: accuracy at what cost, and static networks', (*_weights(), STATIC), ('accuracy_cost',)),
+    'figure7': Figure(
+        'Fig. 7: accuracy at what cost', (*_weights(), RANDOM, EQUAL_MACS), ('accuracy_cost',), paper.COMPARED
+    ),
+    'figure8': Figure(
+        'Fig. 8: accuracy at what cost, and smaller networks', (*_weights(), STATIC), ('accuracy_cost',), paper.PRUNED
+    ),
     'figure9': Figure('Fig. 9: routes under different margins', _margins()[:3], ('map_by_class',)),
     'figure10': Figure('Fig. 10: steadiness of predictions', (VANILLA, CONSISTENCY), ('divergence',)),
     'figure11': Figure('Fig. 11: routes by the blocks they run', (CODINET,), ('map_by_blocks', 'extremes')),

@@ -41,7 +41,7 @@ def dots(table: Table, rows: Sequence[dict[str, Any]], says: str) -> bytes:
 
 def of_runs(definition: Figure, runs: Sequence[Run], says: str) -> dict[str, bytes]:
     """The pictures that a figure is made of, by their stems, of one run for each network there is."""
-    drawn = figures.draw(runs, lay_out(runs, print))
+    drawn = figures.draw(runs, lay_out(runs, print), others=definition.others)
     return {stem: _png(drawn[stem].figure, says) for stem in definition.pictures if stem in drawn}
 
 

@@ -46,6 +46,7 @@ def summary(stem: str, definition: Table | Figure, scale: str, found: Found) -> 
     if isinstance(definition, Table):
         drawn = {f'{stem}.png': pictures.dots(definition, rows, says)}
     else:
+        told['others'] = [each._asdict() for each in definition.others]
         first = [next(iter(runs.values())).run for runs in found.values() if runs]
         drawn = {f'{stem}_{kind}.png': png for kind, png in pictures.of_runs(definition, first, says).items()}
     text = markdown(definition, rows, says, list(drawn))
@@ -86,6 +87,12 @@ def markdown(definition: Table | Figure, rows: Sequence[dict[str, Any]], says: s
         heads = [head for name in definition.columns for head in (COLUMNS[name].heading, 'paper', 'difference')]
         lines += [f'| | seeds | {" | ".join(heads)} |', f'|---|---{"|---:" * len(heads)}|']
         lines += [_line(definition, row) for row in rows]
+    elif definition.others:
+        lines += ['| other methods | backbone | GFLOPs | top-1 (%) | source |', '|---|---|---:|---:|---|']
+        lines += [
+            f'| {each.method} | {each.backbone} | {each.gflops:g} | {each.top1:.2f} | {each.source} |'
+            for each in definition.others
+        ]
     lines += ['', *(f'![{definition.title}]({name})' for name in drawn), '']
     return '\n'.join(lines)
 

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from codinet_jax.analysis import style
+from codinet_jax.analysis import paper, style
 from codinet_jax.analysis.figures import curves, flow, histograms, images, maps, rates
 from codinet_jax.analysis.figures.picture import Picture, rendered
 from codinet_jax.analysis.run import Run
@@ -14,14 +14,21 @@ from codinet_jax.analysis.run import Run
 __all__ = ['Picture', 'draw', 'rendered']
 
 
-def draw(runs: Sequence[Run], positions: Sequence[np.ndarray | None], *, is_dark: bool = False) -> dict[str, Picture]:
+def draw(
+    runs: Sequence[Run],
+    positions: Sequence[np.ndarray | None],
+    *,
+    is_dark: bool = False,
+    others: Sequence[paper.Reported] = (),
+) -> dict[str, Picture]:
     """The pictures there are to draw, in reading order, by the stem of their files.
 
     `positions[i]` [P, 2] are where t-SNE lays the relaxed routes of the first P images of run i; None without any.
+    `others` are shown in the plane of accuracy and cost, beside what the paper reports of the runs' data sets.
     """
     pictures = {}
     with matplotlib.rc_context(style.rc(is_dark)):
-        for stem, make in _drawn(runs, positions, style.theme(is_dark)):
+        for stem, make in _drawn(runs, positions, others, style.theme(is_dark)):
             if picture := make():
                 _settle(picture.figure)
                 pictures[stem] = picture
@@ -36,7 +43,10 @@ def _settle(figure: Figure) -> None:
 
 
 def _drawn(
-    runs: Sequence[Run], positions: Sequence[np.ndarray | None], theme: style.Theme
+    runs: Sequence[Run],
+    positions: Sequence[np.ndarray | None],
+    others: Sequence[paper.Reported],
+    theme: style.Theme,
 ) -> Iterator[tuple[str, Callable[[], Picture | None]]]:
     yield 'map_by_class', lambda: maps.by_class(runs, positions, theme)
     yield 'map_by_blocks', lambda: maps.by_blocks(runs, positions, theme)
@@ -47,4 +57,4 @@ def _drawn(
         yield 'flow', lambda: flow.flow(runs[0], theme)
         yield 'extremes', lambda: images.extremes(runs[0])
     yield 'training', lambda: curves.training(runs, theme)
-    yield 'accuracy_cost', lambda: curves.accuracy_cost(runs, theme)
+    yield 'accuracy_cost', lambda: curves.accuracy_cost(runs, theme, others)

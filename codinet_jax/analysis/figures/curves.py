@@ -21,7 +21,7 @@ PANELS = (
     ('routes in use', 'num_paths', 'num_paths', False),
     ('agreement of views', 'agreement', None, True),
 )
-PAPER_MARKERS = 'D^sv*P'
+PAPER_MARKERS = 'D^sv*PXdph<>8H'
 MARGIN = 0.08
 AS_TRAINED = 'as trained'
 SPLITS = {'train': 'training'}
@@ -71,11 +71,11 @@ def training(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
     )
 
 
-def accuracy_cost(runs: Sequence[Run], theme: style.Theme) -> Picture:
-    """The plane of accuracy and cost: the runs at all their budgets, and what the paper reports."""
+def accuracy_cost(runs: Sequence[Run], theme: style.Theme, others: Sequence[paper.Reported] = ()) -> Picture:
+    """The plane of accuracy and cost: the runs at all their budgets, what the paper reports, and `others`."""
     figure, (axis,) = style.panels(1, 1, style.NARROW, 3.9)
     handles: dict[str, Any] = {}
-    reported = [point for name in _datasets(runs) for point in paper.REPORTED.get(name, ())]
+    reported = [*(point for name in _datasets(runs) for point in paper.REPORTED.get(name, ())), *others]
     for run, look in zip(runs, style.looks(runs, theme), strict=True):
         handles[look.label] = _draw_points(axis, points(run), look, theme)
         for split, curve in curves(run).items():
@@ -84,12 +84,15 @@ def accuracy_cost(runs: Sequence[Run], theme: style.Theme) -> Picture:
             )
     for marker, method in zip(PAPER_MARKERS, dict.fromkeys(each.method for each in reported), strict=False):
         theirs = [(each.gflops, each.top1) for each in reported if each.method == method]
-        (handles[f'{method} (paper)'],) = axis.plot(
+        (handles[f'{method} (reported)' if others else f'{method} (paper)'],) = axis.plot(
             *np.array(theirs).T, color=theme.muted, marker=marker, linestyle='', markerfacecolor='none', markersize=6
         )
     places = [(point.gflops, point.top1) for run in runs for point in points(run)]
     places += [(each.gflops, each.top1) for each in reported]
     _set_limits(axis, places, [place for run in runs for curve in curves(run).values() for place in curve])
+    if others:
+        axis.set_xscale('log')  # theirs are networks of very different cost
+        axis.set_xlim(0.8 * min(x for x, _ in places), 1.25 * max(x for x, _ in places))
     axis.set(xlabel='GFLOPs an image, as the paper counts', ylabel='top-1, %')
     style.legend_below(figure, list(handles.values()), [style.shortened(label, 44) for label in handles])
     words = '; '.join(

@@ -1,7 +1,7 @@
 """Pinned numbers: one tiny run from end to end, whose losses and routes are known.
 
 Seen with jax 0.10.2 on an AMD EPYC (AVX-512), the same on 1 and on 8 devices; confined to SSE4.2, no loss moved by more
-than 0.0002 and one image of 355 changed its route. A change that is meant to alter training replaces them.
+than 0.0014 and one image of 355 changed its route. A change that is meant to alter training replaces them.
 """
 
 import json
@@ -24,12 +24,12 @@ STAGE_1 = {
     'gamma': [0.1, 0.13022, 0.16045, 0.19067, 0.22089, 0.25111, 0.19828, 0.15056, 0.10578],
 }
 STAGE_2 = {
-    'loss': [2.40433, 2.04232, 2.23333, 2.23667, 2.20468, 2.20329, 2.13861, 2.23428, 2.07141],
+    'loss': [2.41088, 2.04772, 2.22335, 2.22895, 2.20047, 2.21402, 2.13092, 2.22302, 2.03248],
 }
 NUM_PARAMS = 76_736
-NUM_ROUTES = 5
-RUN_RATES = [313 / 355, 322 / 355, 290 / 355]
-CORRECT_AFTER_STAGE_1, CORRECT = 53 / 355, 81 / 355
+NUM_ROUTES = 7
+RUN_RATES = [177 / 355, 309 / 355, 289 / 355]
+CORRECT_AFTER_STAGE_1, CORRECT = 53 / 355, 67 / 355
 # A gate this near one half may fall on the other side on another machine.
 FEW_IMAGES = 6 / 355
 
@@ -50,7 +50,7 @@ def test_every_step_of_a_stage_loses_what_it_did(workdir: Workdir, stage: int, p
     rows = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
     steps = [row for row in rows if row['kind'] == 'train' and row['stage'] == stage]
     for name, numbers in pinned.items():
-        np.testing.assert_allclose([row[name] for row in steps], numbers, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose([row[name] for row in steps], numbers, atol=3e-3, err_msg=name)
 
 
 def test_the_routes_are_those_it_took(workdir: Workdir) -> None:

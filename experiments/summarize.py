@@ -14,11 +14,13 @@ from absl import flags
 from codinet_jax import doors
 from codinet_jax.errors import InputError
 from codinet_jax.workdir import OutputDirectory
+from experiments.reproduce import readme
 from experiments.reproduce.definitions import DEFINITIONS
 from experiments.reproduce.scales import SCALES
 
 OUTPUT = flags.DEFINE_string('output', 'reproduced', 'What experiments.run wrote to.')
 SCALE = flags.DEFINE_enum('scale', None, list(SCALES), 'One scale; all that were run if not given.')
+README = flags.DEFINE_bool('readme', False, "Only write the README's tables anew from experiments/results.")
 TO = flags.DEFINE_string('to', None, 'Where to write; beside the runs if not given.')
 
 
@@ -27,6 +29,11 @@ def main(argv: Sequence[str]) -> None:
     if unknown := [name for name in wanted if name not in DEFINITIONS]:
         raise InputError(f'{unknown[0]!r} is no table or figure here: name some of {", ".join(DEFINITIONS)}.')
     jax.config.update('jax_platforms', 'cpu')
+    if README.value:
+        here = pathlib.Path(__file__).parent
+        path = here.parent / 'README.md'
+        path.write_text(readme.filled(path.read_text(), here / 'results'))
+        return
 
     from experiments.reproduce.summary import runs_of, summary
 

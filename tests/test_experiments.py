@@ -1,5 +1,6 @@
 """The paper's tables as commands: what they train, at which scale, who trains it, and what is said of it."""
 
+import json
 import multiprocessing
 import pathlib
 import time
@@ -9,9 +10,10 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import helpers
 from codinet_jax import settings
 from codinet_jax.errors import InputError
-from experiments.reproduce import queue, scales, summary
+from experiments.reproduce import queue, readme, scales, summary
 from experiments.reproduce.definitions import COLUMNS, DEFINITIONS, Table
 from experiments.reproduce.runs import RUNS
 from experiments.reproduce.scales import SCALES
@@ -155,3 +157,38 @@ def test_a_figure_lists_the_results_of_others_with_their_sources() -> None:
         assert f'| PFEC | ResNet-110 | {2 * macs / 1e9:g} | {100 - error:.2f} | arXiv:1608.08710, Table 1 |' in text
     assert '| ACT | ResNet-110 | 0.38 | 93.50 | Table 7 |' in summary.markdown(DEFINITIONS['figure7'], [], '', [])
     assert 'other methods' not in summary.markdown(DEFINITIONS['figure11'], [], '', [])
+
+
+def told(**changes: object) -> dict[str, object]:
+    how = {'commit': 'abc1234', 'device': 'AMD EPYC', 'num_devices': 2, 'versions': {'jax': '0.10.2'}}
+    seeds = [{'seed': i, 'numbers': {'accuracy': 93.0 + i, 'paths': 20.0}, 'how': how} for i in range(2)]
+    rows = [
+        {'label': 'ours', 'paper': {'accuracy': 94.47}, 'seeds': seeds},
+        {'label': 'other', 'paper': {}, 'seeds': []},
+    ]
+    return {'title': 'T', 'scale': 'cpu', 'says': 'Scale cpu: small.', 'is_result': True, 'rows': rows} | changes
+
+
+def test_the_readmes_tables_are_written_from_the_kept_numbers(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'table9_cpu.json').write_text(json.dumps(told()))
+    text = 'before\n<!-- results table9_cpu -->\nold\n<!-- end of results -->\nafter\n'
+    filled = readme.filled(text, tmp_path)
+    assert filled.startswith('before\n<!-- results table9_cpu -->\n| | Acc. (%) | #Path |\n|---|---:|---:|\n')
+    assert '| ours | 93.50 ± 0.71 (94.47) | 20 ± 0 |\n| other | missing | missing |\n' in filled
+    assert 'Scale cpu: small. Seeds 0, 1; commit abc1234; AMD EPYC, 2 device(s); jax 0.10.2.\n<!-- end' in filled
+    assert filled.endswith('-->\nafter\n') and readme.filled(filled, tmp_path) == filled
+
+
+def test_what_is_no_result_is_not_written_into_the_readme(tmp_path: pathlib.Path) -> None:
+    text = '<!-- results table9_smoke -->\n<!-- end of results -->'
+    with pytest.raises(InputError, match=r'table9_smoke\.json does not exist'):
+        readme.filled(text, tmp_path)
+    (tmp_path / 'table9_smoke.json').write_text(json.dumps(told(is_result=False)))
+    with pytest.raises(InputError, match='no result'):
+        readme.filled(text, tmp_path)
+
+
+def test_the_readme_says_what_the_kept_numbers_say() -> None:
+    text = (helpers.REPOSITORY / 'README.md').read_text()
+    assert '<!-- results ' in text
+    assert readme.filled(text, helpers.REPOSITORY / 'experiments' / 'results') == text

@@ -136,6 +136,19 @@ DEFINITIONS: dict[str, Table | Figure] = {
         ('paths', 'accuracy', 'K', 'cost', 'same_route'),
         (STATIC, VANILLA, CONSISTENCY, CODINET, RANDOM, EQUAL_MACS),
     ),
+    'digits': Table(
+        'Digits: what routing adds where it is cheap to try',
+        ('accuracy', 'paths', 'K', 'cost', 'same_route'),
+        tuple(
+            Row(label, f'digits_r14_{variant}')
+            for label, variant in (
+                ('static', 'static'),
+                ('vanilla', 'vanilla'),
+                ('CoDiNet', 'codinet'),
+                ('random skipping', 'random'),
+            )
+        ),
+    ),
     'few_blocks': Table(
         'Diversity for networks of few blocks: more weight, and a margin of a whole block',
         ('paths', 'accuracy', 'K', 'cost', 'same_route'),

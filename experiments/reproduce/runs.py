@@ -52,6 +52,10 @@ RUNS |= {
     for relaxation in ('softmax', 'sampling')
 }
 RUNS |= {
+    f'digits_r14_{variant}': Trained(f'configs/digits_r14.py:{variant}')
+    for variant in ('static', 'vanilla', 'codinet', 'random')
+}
+RUNS |= {
     f'{name}_{router}': Trained(f'configs/{name}.py', {'model.router': router})
     for name in ('cifar10_r74', 'cifar10_r110')
     for router in ('conv', 'recurrent')

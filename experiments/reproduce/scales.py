@@ -27,7 +27,7 @@ class Scale(NamedTuple):
 
 
 SCALES = {
-    'paper': Scale("the paper's own networks and schedule", is_result=True),
+    'paper': Scale("the configs as they are: the paper's networks and schedule, or digits_r14's own", is_result=True),
     'gpu30': Scale(
         "the paper's networks, 40 + 8 epochs of 128 images x 2 views in bfloat16",
         is_result=True,

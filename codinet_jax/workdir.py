@@ -13,6 +13,7 @@ budgets.json        thresholds on the gates that meet a wanted cost, by name
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -27,8 +28,8 @@ from codinet_jax.errors import InputError
 from codinet_jax.record import AugmentedRecord, Record
 from configs import default
 
-# Where the data lie says nothing of the run: it may go on on another machine.
-NOT_COMPARED = ('data_dir',)
+# Where the data lie, and how often a run tells and saves, says nothing of where it leads.
+NOT_COMPARED = ('data_dir', 'log_every_steps', 'checkpoint_every_steps')
 
 
 class Workdir:
@@ -60,17 +61,33 @@ class Workdir:
         elif self.path.exists() and any(not path.name.startswith('.') for path in self.path.iterdir()):
             raise InputError(f'{self} is not empty and holds no run: give --workdir a new or an empty directory.')
 
-    def claim(self, config: ConfigDict) -> None:
-        """Makes this the workdir of a run with this config. Call `check` first.
+    @contextlib.contextmanager
+    def claimed(self, config: ConfigDict) -> Iterator[None]:
+        """Makes this the workdir of a run with this config, and of nobody else as long as this lasts or lives.
 
         Raises:
-          InputError: it cannot be written.
+          InputError: it cannot be written, or a run is at work in it, or `check` would refuse it.
         """
         try:
-            if not self._config.exists():
-                _write(self._config, lambda file: file.write(_json_bytes(json.loads(config.to_json()))))
+            self.path.mkdir(parents=True, exist_ok=True)
+            directory = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise InputError(f'{self} cannot be written ({error.strerror}): give another --workdir.') from error
+        try:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f'Another run is at work in {self}: wait for it or stop it, or give another --workdir.'
+                ) from error
+            except OSError:
+                pass  # a network drive that knows no locks: there nobody can be told from anybody
+            self.check(config)
+            if not self._config.exists():
+                _write(self._config, lambda file: file.write(_json_bytes(json.loads(config.to_json()))))
+            yield
+        finally:
+            os.close(directory)
 
     def read_config(self) -> ConfigDict:
         """The resolved config of the run; what the version that wrote it did not know is as the default says.
@@ -181,23 +198,15 @@ class OutputDirectory:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        with self._writing():
+        try:
             path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f'{path} cannot be made ({error.strerror}): name another.') from error
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Writes files by name, each whole or not at all."""
-        with self._writing():
-            for name, content in files.items():
-                _write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f'{self.path} cannot be written ({error.strerror}): make room, or name another.'
-            ) from error
+        for name, content in files.items():
+            _write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
 
 
 def write_weights_file(path: pathlib.Path, variables: Mapping[str, Any]) -> None:
@@ -262,11 +271,22 @@ def _json_bytes(value: Any) -> bytes:
 
 
 def _write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Through a temporary file and a rename, so that a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Through a temporary file and a rename, so that a reader sees the old file or the new one.
+
+    Raises:
+      InputError: it cannot be written; what was there is there.
+    """
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with open(temporary, 'wb') as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, 'wb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise InputError(
+            f'{path} cannot be written ({error.strerror}): make room, or see to it that it may be, and try again.'
+        ) from error

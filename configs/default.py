@@ -62,6 +62,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.base_batch_size = placeholder(int)  # batch the learning rates are meant for; unset: batch_size
     config.optimizer.ema_decay = 0.0  # above 0: weights averaged over steps are evaluated and kept
+    config.optimizer.skip_nonfinite = False  # leave out steps of infinite loss or gradient, where else a run stops
 
     config.stage1 = ConfigDict()  # blocks and routers together, relaxed decisions (Eq. 12)
     config.stage1.epochs = 250.0

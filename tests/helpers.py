@@ -149,8 +149,8 @@ def by_path(tree: Any) -> dict[str, np.ndarray]:
 def write_workdir(path: Path, config: ConfigDict, seed: int = 6) -> Workdir:
     """A finished run of a config, as far as those that use its network can tell; its routes and classes differ."""
     workdir = Workdir(path)
-    workdir.claim(config)
-    workdir.write_weights(random_variables(settings.network(config), seed))
+    with workdir.claimed(config):
+        workdir.write_weights(random_variables(settings.network(config), seed))
     return workdir
 
 

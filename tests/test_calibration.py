@@ -265,7 +265,8 @@ class Doors:
         helpers.write_workdir(self.refused / 'routed', helpers.tiny_config())
         helpers.write_workdir(self.refused / 'static', helpers.tiny_config(**{'model.router': 'static'}))
         (self.refused / 'empty').mkdir()
-        Workdir(self.refused / 'unfinished').claim(helpers.tiny_config())
+        with Workdir(self.refused / 'unfinished').claimed(helpers.tiny_config()):
+            pass
         self.before = helpers.all_bytes(self.refused)
         self.variables = {
             'JAX_COMPILATION_CACHE_DIR': str(tmp / 'cache'),

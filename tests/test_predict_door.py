@@ -55,7 +55,8 @@ class Doors:
         self.data_dir = tmp / 'tfds'
         self.run = helpers.write_workdir(tmp / 'run', helpers.tiny_config())
         self.run.write_budget(BUDGET, {'threshold': THRESHOLD})
-        Workdir(tmp / 'unfinished').claim(helpers.tiny_config())
+        with Workdir(tmp / 'unfinished').claimed(helpers.tiny_config()):
+            pass
         self.files = tmp / 'files'
         self.files.mkdir()
         for name, image in zip(GOOD, IMAGES, strict=True):

@@ -356,7 +356,8 @@ def test_the_card_of_a_config() -> None:
 
 def test_what_a_workdir_lacks_is_said(workdir: Workdir, tmp_path: Path) -> None:
     unfinished = Workdir(tmp_path / 'unfinished')
-    unfinished.claim(helpers.tiny_config())
+    with unfinished.claimed(helpers.tiny_config()):
+        pass
     cases: list[tuple[Path, dict[str, str], str]] = [
         (tmp_path / 'nowhere', {}, 'nowhere holds no run'),
         (unfinished.path, {}, 'its run is unfinished'),

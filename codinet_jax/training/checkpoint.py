@@ -1,11 +1,26 @@
-"""The whole train state and the run's progress on disk, for resuming; the only file that knows Orbax's manager."""
+"""The whole train state and the run's progress on disk, for resuming; the only file that knows Orbax's manager.
 
+With every checkpoint lies a digest of what was saved, so that one bit that is no longer as it was is noticed, and the
+checkpoint before it taken.
+"""
+
+import hashlib
+import json
 import pathlib
+import shutil
+from collections.abc import Callable
 from typing import Any, Self
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from codinet_jax import hosts
+from codinet_jax.errors import InputError
+from codinet_jax.training.metrics import say
 from codinet_jax.training.state import TrainState
+
+Progress = dict[str, Any]
 
 
 class Checkpoints:
@@ -18,32 +33,119 @@ class Checkpoints:
             # Steps are saved when the loop says so, not when the manager thinks it is time.
             save_decision_policy=ocp.checkpoint_managers.FixedIntervalPolicy(1),
         )
+        self._directory = directory
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._manager.close()
+        except Exception as error:
+            if failure is None:  # or what came first is what there is to tell of
+                raise self._cannot_write(error) from error
 
-    def save(self, step: int, state: TrainState, progress: dict[str, Any]) -> None:
-        """Saves a step once; `progress` is what JSON can hold."""
-        if step != self._manager.latest_step():
-            items = {'state': ocp.args.StandardSave(state), 'progress': ocp.args.JsonSave(progress)}
+    @property
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint, whole or not; None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+        """Saves a step once; `progress` is what JSON can hold.
+
+        Raises:
+          InputError: it cannot be written, or the one before it could not; those before are as they were.
+        """
+        if step == self.newest_step:
+            return
+        note = {'progress': progress, 'digest': _digest(state, progress)}
+        items = {'state': ocp.args.StandardSave(state), 'progress': ocp.args.JsonSave(note)}
+        try:
             self._manager.save(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # the writing of the one before comes out here too, as whatever it is
+            raise self._cannot_write(error) from error
+
+    def check(self) -> None:
+        """Tells of a checkpoint that could not be written behind.
+
+        Raises:
+          InputError: see `save`.
+        """
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._cannot_write(error) from error
 
     def is_preempted(self, step: int) -> bool:
         """Whether one of several hosts was told to stop, so that all of them should after this step."""
         return self._manager.reached_preemption(step)
 
-    def progress(self) -> dict[str, Any] | None:
-        """The progress saved with the newest checkpoint; None if there is no checkpoint."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        return self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))['progress']
+    def newest(self, abstract: Callable[[Progress], TrainState]) -> tuple[Progress, TrainState] | None:
+        """Progress and state of the newest whole checkpoint, and None if there was never any.
 
-    def state(self, abstract: TrainState) -> TrainState:
-        """The newest state, restored into the structure and shardings of `abstract`."""
-        items = {'state': ocp.args.StandardRestore(abstract)}
-        return self._manager.restore(self._manager.latest_step(), args=ocp.args.Composite(**items))['state']
+        Newer ones that are damaged are put aside, beside the checkpoints, and told of. `abstract` gives the structure
+        and the shardings of the state that goes with a progress.
+
+        Raises:
+          InputError: there are checkpoints and none is whole; all are left as they are.
+        """
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._whole(step, abstract)
+            except Exception as error:  # readers of damaged files raise whatever they stumble over
+                damaged[step] = _first_line(error)
+                continue
+            for bad in damaged:
+                say(f'warning: the checkpoint of step {bad} is damaged ({damaged[bad]}): it is put aside.')
+            hosts.together(lambda: self._put_aside(damaged) if jax.process_index() == 0 else None)
+            if damaged:
+                self._manager.reload()
+            return found
+        if damaged:
+            newest = max(damaged)
+            raise InputError(
+                f'No checkpoint in {self._directory} can be read (step {newest}: {damaged[newest]}): they are damaged, '
+                'or another version wrote them; restore them from a copy, or give another --workdir.'
+            )
+        return None
+
+    def _whole(self, step: int, abstract: Callable[[Progress], TrainState]) -> tuple[Progress, TrainState]:
+        items = {'progress': ocp.args.JsonRestore()}
+        note = self._manager.restore(step, args=ocp.args.Composite(**items))['progress']
+        items = {'state': ocp.args.StandardRestore(abstract(note['progress']))}
+        state: TrainState = self._manager.restore(step, args=ocp.args.Composite(**items))['state']
+        if _digest(state, note['progress']) != note['digest']:
+            raise ValueError('it does not hold what was saved')
+        return note['progress'], state
+
+    def _put_aside(self, steps: dict[int, str]) -> None:
+        for step in steps:
+            aside = self._directory.parent / 'damaged_checkpoints' / str(step)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(aside)
+
+    def _cannot_write(self, error: Exception) -> InputError:
+        full = 'No space left on device'
+        reason = full if full in str(error) else _first_line(error)
+        return InputError(
+            f'No checkpoint can be written in {self._directory} ({reason}): make room, and the same command goes on '
+            'from the last one.'
+        )
+
+
+def _digest(state: TrainState, progress: Progress) -> str:
+    """SHA-256 of every number of a state, where it stands in it, and of the progress."""
+    digest = hashlib.sha256(json.dumps(progress, sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.asarray(jax.device_get(leaf))
+        digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b'')
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

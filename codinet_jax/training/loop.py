@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,19 +16,28 @@ from codinet_jax import hosts, provenance, settings, sharding
 from codinet_jax.data.ahead import ahead
 from codinet_jax.data.split import Split
 from codinet_jax.data.thumbnails import thumbnails
-from codinet_jax.errors import InputError
+from codinet_jax.errors import Diverged, InputError
 from codinet_jax.models import pretrained
 from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.training import hold
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.evaluate import Record, evaluate, evaluate_augmented, make_forward, summarise
-from codinet_jax.training.metrics import MetricWriter, ProgressLines, RunningMeans, routing_warning, say
+from codinet_jax.training.metrics import (
+    MetricWriter,
+    ProgressLines,
+    RunningMeans,
+    first_not_finite,
+    routing_warning,
+    say,
+)
 from codinet_jax.training.signals import stop_signals
 from codinet_jax.training.stages import Stage, compiled, plan
 from codinet_jax.training.state import TrainState
 from codinet_jax.training.step import Metrics
 from codinet_jax.workdir import Workdir, read_weights_file
+
+MOST_SKIPPED_IN_A_ROW = 20
 
 
 class Stopped(Exception):
@@ -49,6 +59,8 @@ class Progress:
     timed_steps: int = 0  # all but those that compiled or waited for something else than a step
     timed_seconds: float = 0.0
     metrics_bytes: int = 0
+    num_skipped: int = 0
+    skipped_in_a_row: int = 0
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -77,20 +89,20 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
     test_split = 'validation' if config.val_split else 'test'
     train_set, test_set = hosts.together(lambda: (settings.split(config, 'train'), settings.split(config, test_split)))
     imported = hosts.together(lambda: _imported(config))
-    hosts.together(lambda: workdir.claim(config) if is_first_host else None)
-    hosts.together(lambda: _check_claimed(workdir, config))
-    with contextlib.ExitStack() as open_files, hosts.none_alone(Stopped):
+    with contextlib.ExitStack() as open_files, hosts.none_alone(Stopped, Diverged):
+        hosts.together(lambda: open_files.enter_context(workdir.claimed(config)) if is_first_host else None)
+        hosts.together(lambda: _check_claimed(workdir, config))
         run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
         record, outcome = run.both_stages()
         _, augmented = evaluate_augmented(run.forward, run.state.variables, test_set, config.eval_batch_size, mesh)
-    outcome |= {'split': test_split}
-    if not is_first_host:
-        return None
-    workdir.write_routes(test_split, record, augmented)
-    workdir.write_thumbnails(test_split, thumbnails(test_set))
-    workdir.write_weights(jax.device_get(run.state.variables))
-    workdir.write_results(outcome)
-    return outcome
+        outcome |= {'split': test_split}
+        if not is_first_host:
+            return None
+        workdir.write_routes(test_split, record, augmented)
+        workdir.write_thumbnails(test_split, thumbnails(test_set))
+        workdir.write_weights(jax.device_get(run.state.variables))
+        workdir.write_results(outcome)
+        return outcome
 
 
 class Run:
@@ -110,17 +122,16 @@ class Run:
         imported: dict[str, Any] | None,
     ):
         self.config, self.mesh, self.train_set, self.test_set = config, mesh, train_set, test_set
-        self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints))
-        saved = self.checkpoints.progress()
-        self.progress = Progress(**(saved or {}))
-        self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
-        self.signals = open_files.enter_context(stop_signals())
         self.model, self.costs = settings.network(config), settings.costs(config)
         dataset = settings.dataset(config)
         self.forward = make_forward(self.model, dataset, mesh)
         self.stages = plan(config, self.model, self.costs, dataset, train_set.num_images)
+        self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints))
+        saved = self.checkpoints.newest(self._abstract)
+        self.progress, self.state = (Progress(**saved[0]), saved[1]) if saved else (Progress(), self._created(imported))
+        self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
+        self.signals = open_files.enter_context(stop_signals())
         self.window = RunningMeans(**self.progress.window)
-        self.state: TrainState = self._restored() if saved else self._created(imported)
         batches = train_set.train_batches(
             self.progress.step, config.batch_size, config.num_views, config.seed, hosts.this()
         )
@@ -152,6 +163,7 @@ class Run:
             'num_params': train_state.num_params(self.state.params),
             'gamma': float(self.state.budget.gamma),
             'num_steps': progress.step,
+            'num_skipped': progress.num_skipped,
             'seconds_train': time.monotonic() - self._started,
             'images_per_second': images / progress.timed_seconds if progress.timed_seconds else 0.0,
             'seed': self.config.seed,
@@ -184,20 +196,40 @@ class Run:
         if metrics is None:
             return
         values, progress = jax.device_get(metrics), self.progress
+        self._check_finite(values)
         now = time.monotonic()
         if self._last_read is not None:
             progress.timed_steps += 1
             progress.timed_seconds += now - self._last_read
         self._last_read = now
         progress.step += 1
-        self.window.add(values)
+        if values.get('skipped'):
+            progress.num_skipped += 1
+        else:
+            self.window.add(values)
         lines.update(progress.step, values, progress.timed_steps, progress.timed_seconds)
         if progress.step % self.config.log_every_steps == 0 or progress.step == stage.end:
             self._log(stage, lines.images_per_second)
 
+    def _check_finite(self, values: Mapping[str, Any]) -> None:
+        """Stops for numbers that no later step can mend, or for too many skipped steps, before any of it is saved."""
+        term, progress = first_not_finite(values), self.progress
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if term and values.get('skipped') else 0
+        if term is None or 0 < progress.skipped_in_a_row < MOST_SKIPPED_IN_A_ROW:
+            return
+        saved = self.checkpoints.newest_step
+        kept = f'the checkpoint of step {saved} is kept' if saved else 'no checkpoint was due yet'
+        many = f' for {MOST_SKIPPED_IN_A_ROW} steps in a row' if progress.skipped_in_a_row else ''
+        hint = '' if progress.skipped_in_a_row else ', or skip such steps (optimizer.skip_nonfinite=True)'
+        raise Diverged(
+            f'Step {progress.step + 1} has a {term.replace("_", " ")} of {values[term]}{many} ({kept}): '
+            f'train with a lower stage{progress.stage}.learning_rate or a warm-up{hint}, in another --workdir.'
+        )
+
     def _log(self, stage: Stage, images_per_second: float | None) -> None:
         step, means = self.progress.step, self.window.means()
         rate = {'images_per_second': images_per_second}
+        self.checkpoints.check()
         self.writer.write(step, 'train', {'stage': stage.number} | means | rate)
         self.window = RunningMeans()
         warning = routing_warning(means)
@@ -242,9 +274,9 @@ class Run:
         self.progress.window = self.window.as_json()
         self.checkpoints.save(self.progress.step, self.state, dataclasses.asdict(self.progress))
 
-    def _first(self, variables: dict[str, Any]) -> TrainState:
-        stage, is_averaged = self.stages[self.progress.stage - 1], self.config.optimizer.ema_decay > 0
-        return train_state.create(variables, stage.step.optimizer, self.config.loss.gamma, is_averaged=is_averaged)
+    def _first(self, variables: dict[str, Any], stage: int = 1) -> TrainState:
+        optimizer, is_averaged = self.stages[stage - 1].step.optimizer, self.config.optimizer.ema_decay > 0
+        return train_state.create(variables, optimizer, self.config.loss.gamma, is_averaged=is_averaged)
 
     def _fresh(self) -> dict[str, Any]:
         return fresh_variables(self.model, self.config.seed)
@@ -255,13 +287,14 @@ class Run:
             variables = pretrained.into(variables, imported, self.config.init_from)
         return jax.jit(self._first, out_shardings=sharding.replicated(self.mesh))(variables)
 
-    def _restored(self) -> TrainState:
+    def _abstract(self, progress: dict[str, Any]) -> TrainState:
+        """The shapes and shardings of the state that was saved with a progress."""
         everywhere = sharding.replicated(self.mesh)
-        abstract = jax.tree.map(
+        stage = Progress(**progress).stage
+        return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-            jax.eval_shape(lambda: self._first(self._fresh())),
+            jax.eval_shape(lambda: self._first(self._fresh(), stage)),
         )
-        return self.checkpoints.state(abstract)
 
     def _greet(self, *, resumed: bool) -> None:
         config, macs = self.config, self.costs.static_macs / 1e6

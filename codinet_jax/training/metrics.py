@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from codinet_jax import optional_tensorflow
+from codinet_jax.errors import InputError
 from codinet_jax.workdir import Workdir
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -65,8 +66,14 @@ class MetricWriter:
         """One row: `kind` is 'train' or 'evaluation'; values are numbers or lists of them, one a block."""
         if not self._file:
             return
-        self._file.write((json.dumps({'step': step, 'kind': kind} | dict(values)) + '\n').encode())
-        self._file.flush()
+        try:
+            self._file.write((json.dumps({'step': step, 'kind': kind} | dict(values)) + '\n').encode())
+            self._file.flush()
+        except OSError as error:
+            raise InputError(
+                f'{self._file.name} cannot be written ({error.strerror}): make room, and the same command goes on from '
+                'the last checkpoint.'
+            ) from error
         if self._board:
             self._board.write_scalars(step, {f'{kind}/{name}': value for name, value in _scalars(values)})
             self._board.flush()
@@ -113,6 +120,12 @@ def describe(metrics: Mapping[str, Any]) -> str:
             f'γ {float(metrics["gamma"]):.3f} paths {int(metrics["num_paths"])}'
         )
     return ' '.join(parts)
+
+
+def first_not_finite(metrics: Mapping[str, Any]) -> str | None:
+    """The term that first went wrong in a step, by name; None if all are finite."""
+    terms = ('cross_entropy', 'consistency', 'diversity', 'cost', 'loss', 'gradient_norm')
+    return next((name for name in terms if name in metrics and not np.isfinite(metrics[name])), None)
 
 
 def routing_warning(means: Mapping[str, Any]) -> str | None:

@@ -69,6 +69,7 @@ def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetS
             accumulate_steps=config.accumulate_steps,
             label_smoothing=config.loss.label_smoothing,
             ema_decay=config.optimizer.ema_decay,
+            skip_nonfinite=config.optimizer.skip_nonfinite,
         )
         stages.append(Stage(number, start, start + steps(setting.epochs), step))
         start = stages[-1].end

@@ -39,7 +39,8 @@ class Step:
 
     `objective` None leaves cross-entropy alone: stage 2, and static networks. `schedule`, the optimiser's own, is only
     told of here; it counts from `start`, the stage's first step. The batch is worked through in `accumulate_steps`
-    parts, whose gradients are averaged; each part has its own batch statistics and its own pairs of images.
+    parts, whose gradients are averaged; each part has its own batch statistics and its own pairs of images. With
+    `skip_nonfinite` a step whose loss or gradient is not finite changes nothing but the step's number.
     """
 
     model: CoDiNet
@@ -55,6 +56,7 @@ class Step:
     accumulate_steps: int = 1
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
+    skip_nonfinite: bool = False
 
     def __call__(self, state: TrainState, images: jax.Array, labels_L: jax.Array) -> tuple[TrainState, Metrics]:
         """uint8 images [L, H, W, C], or views [L, M, H, W, C], and int labels in; the next state and metrics out.
@@ -87,16 +89,19 @@ class Step:
                     gamma_max=self.objective.gamma_max,
                 )
         variables = {'params': optax.apply_updates(state.params, updates), 'batch_stats': batch_stats}
-        return (
-            TrainState(
-                step=state.step + 1,
-                **variables,
-                opt_state=opt_state,
-                budget=gamma_budget,
-                averages=state.averages and self.average(state.averages, variables, state.step),
-            ),
-            metrics,
+        after = TrainState(
+            step=state.step + 1,
+            **variables,
+            opt_state=opt_state,
+            budget=gamma_budget,
+            averages=state.averages and self.average(state.averages, variables, state.step),
         )
+        if self.skip_nonfinite:
+            is_finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+            before = dataclasses.replace(state, step=after.step)
+            after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
+            metrics['skipped'] = 1.0 - is_finite
+        return after, metrics
 
     def gradient(
         self, state: TrainState, views_LxMxHxWxC: jax.Array, labels_L: jax.Array, noise_LxMxnx2: jax.Array

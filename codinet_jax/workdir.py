@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -70,7 +71,8 @@ class Workdir:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            directory = os.open(self.path, os.O_RDONLY)
+            with tempfile.TemporaryFile(dir=self.path):
+                directory = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise InputError(f'{self} cannot be written ({error.strerror}): give another --workdir.') from error
         try:

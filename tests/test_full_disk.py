@@ -1,0 +1,102 @@
+"""A disk that fills up under a run, and one that may only be read: real file systems, mounted for the test."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import helpers
+from codinet_jax.errors import InputError
+from codinet_jax.training import loop
+from codinet_jax.training.checkpoint import Checkpoints
+from codinet_jax.workdir import Workdir
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB in memory."""
+    directory = tmp_path / 'disk'
+    directory.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=24m', 'tmpfs', str(directory)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip('this user may not mount file systems')
+    yield directory
+    subprocess.run(['umount', '--lazy', str(directory)], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Leaves so many bytes free."""
+    room, ballast = os.statvfs(disk), disk / 'ballast'
+    ballast.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - leave)))
+    return ballast
+
+
+def train(workdir: Path, **changes: Any) -> dict[str, Any] | None:
+    return loop.train(helpers.tiny_config(**{'checkpoint_every_steps': 2} | changes), Workdir(workdir))
+
+
+def whole_files(workdir: Path) -> set[str]:
+    """What lies there, without what is only being written."""
+    return {path.name for path in workdir.iterdir() if not path.name.startswith('.')}
+
+
+def test_a_disk_that_fills_up_while_saving_costs_no_checkpoint_and_with_room_the_run_goes_on(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, ballast = Checkpoints.save, disk / 'ballast'
+
+    def save_and_fill(self: Checkpoints, step: int, *args: Any) -> None:
+        if step == 8:
+            self._manager.wait_until_finished()
+            fill(disk, leave=MEGABYTE // 4)
+        save(self, step, *args)
+
+    monkeypatch.setattr(Checkpoints, 'save', save_and_fill)
+    with pytest.raises(InputError, match=r'^(No checkpoint|.*metrics\.jsonl) can.* be written .*No space left on dev'):
+        train(disk / 'run')
+    assert {'4', '6'} <= {path.name for path in (disk / 'run' / 'checkpoints').iterdir()}
+    ballast.unlink()
+    monkeypatch.setattr(Checkpoints, 'save', save)
+    results = train(disk / 'run')
+    assert results is not None and results['num_steps'] == 18
+    steps = [json.loads(line)['step'] for line in (disk / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    assert steps == sorted(steps), 'no row is lost, torn or doubled'
+
+
+def test_a_disk_that_fills_up_at_the_end_leaves_no_half_results_and_with_room_the_run_ends(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, ballast = Workdir.write_routes, disk / 'ballast'
+
+    def fill_and_write(self: Workdir, *args: Any) -> None:
+        fill(disk, leave=4096)
+        write(self, *args)
+
+    monkeypatch.setattr(Workdir, 'write_routes', fill_and_write)
+    with pytest.raises(InputError, match=r'test\.npz cannot be written \(No space left on device\): make room'):
+        train(disk / 'run')
+    assert not (disk / 'run' / 'results.json').exists() and not list((disk / 'run' / 'routes').iterdir())
+    ballast.unlink()
+    monkeypatch.setattr(Workdir, 'write_routes', write)
+    assert train(disk / 'run') is not None
+    assert {'results.json', 'weights.npz', 'routes'} <= whole_files(disk / 'run')
+
+
+def test_a_workdir_that_may_only_be_read_is_refused_before_any_work(disk: Path) -> None:
+    subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
+    with pytest.raises(InputError, match=r'run cannot be written \(Read-only file system\): give another --workdir'):
+        train(disk / 'run')
+    subprocess.run(['mount', '-o', 'remount,rw', str(disk)], check=True)
+    train(disk / 'run', **{'stage2.epochs': 0.0})
+    (disk / 'run' / 'results.json').unlink()
+    before = helpers.all_bytes(disk)
+    subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
+    with pytest.raises(InputError, match=r'cannot be written \(.*[Rr]ead-only file system'):
+        train(disk / 'run', **{'stage2.epochs': 0.0})
+    assert helpers.all_bytes(disk) == before

@@ -84,9 +84,10 @@ def markdown(definition: Table | Figure, rows: Sequence[dict[str, Any]], says: s
     """The table, of each column ours, the paper's and the difference; then the pictures."""
     lines = [f'# {definition.title}', '', says, '']
     if isinstance(definition, Table):
-        heads = [head for name in definition.columns for head in (COLUMNS[name].heading, 'paper', 'difference')]
+        compared = {name for row in rows for name in row['paper']}
+        heads = [head for name in definition.columns for head in _heads(name, compared)]
         lines += [f'| | seeds | {" | ".join(heads)} |', f'|---|---{"|---:" * len(heads)}|']
-        lines += [_line(definition, row) for row in rows]
+        lines += [_line(definition, row, compared) for row in rows]
     elif definition.others:
         lines += ['| other methods | backbone | GFLOPs | top-1 (%) | source |', '|---|---|---:|---:|---|']
         lines += [
@@ -97,9 +98,13 @@ def markdown(definition: Table | Figure, rows: Sequence[dict[str, Any]], says: s
     return '\n'.join(lines)
 
 
-def _line(definition: Table, row: dict[str, Any]) -> str:
+def _heads(name: str, compared: set[str]) -> tuple[str, ...]:
+    return (COLUMNS[name].heading, 'paper', 'difference') if name in compared else (COLUMNS[name].heading,)
+
+
+def _line(definition: Table, row: dict[str, Any], compared: set[str]) -> str:
     seeds = [each['seed'] for each in row['seeds']]
-    cells = [cell for name in definition.columns for cell in _cells(name, row)]
+    cells = [cell for name in definition.columns for cell in _cells(name, row)[: len(_heads(name, compared))]]
     return f'| {row["label"]} | {", ".join(map(str, seeds)) or "missing"} | {" | ".join(cells)} |'
 
 

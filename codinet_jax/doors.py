@@ -77,7 +77,7 @@ def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: b
         return main(argv)
 
     try:
-        app.run(guarded, flags_parser=_parse)
+        app.run(guarded, flags_parser=parse)
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
@@ -86,12 +86,23 @@ def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: b
         sys.exit(128 + signal.SIGPIPE)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Sets flags from a command line, and returns what is left of it.
+
+    Raises:
+      InputError: a flag or a field is unknown, or cannot have that value.
+    """
     try:
-        return flags.FLAGS(argv)
+        return values(argv)
+    except InputError:
+        raise
+    except SyntaxError as error:
+        raise InputError(
+            f'{error.filename}, line {error.lineno}: {error.msg}; --config takes a Python file.'
+        ) from error
     except OSError as error:  # a field is set, of a config file that is not there
         raise InputError(f'{str(error).splitlines()[-1].strip()}: give --config a file that is there.') from error
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(_sentence(error)) from error
 
 

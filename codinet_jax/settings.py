@@ -19,6 +19,7 @@ from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.models.routers import ROUTERS
 from codinet_jax.routing.relaxation import RELAXATIONS
+from configs import default
 
 STATIC = 'static'
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -83,6 +84,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       InputError: the first setting found wrong, by name, with what it may be.
     """
+    default.check_types(config)
     if not 0 < config.routing.initial_run_rate < 1:
         raise InputError(f'routing.initial_run_rate is {config.routing.initial_run_rate}; give a share in (0, 1).')
     table = costs(config)

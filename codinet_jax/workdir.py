@@ -26,7 +26,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from codinet_jax.errors import InputError
-from codinet_jax.record import AugmentedRecord, Record
+from codinet_jax.record import AugmentedRecord, Record, is_consistent
 from configs import default
 
 # Where the data lie, and how often a run tells and saves, says nothing of where it leads.
@@ -103,7 +103,9 @@ class Workdir:
             traverse_util.flatten_dict(config)
             for config in (json.loads(default.get_config().to_json()), _read_json(self._config))
         )
-        return ConfigDict(traverse_util.unflatten_dict(known | written))
+        config = ConfigDict(traverse_util.unflatten_dict(known | written))
+        default.check_types(config, f'{self._config}: ')
+        return config
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, in order.
@@ -113,7 +115,10 @@ class Workdir:
         """
         if not self.metrics.exists():
             raise InputError(f'{self} has no metrics yet: train there with codinet_jax.main first.')
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        try:
+            return [dict(json.loads(line)) for line in self.metrics.read_text().splitlines()]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f'{self.metrics} cannot be read ({error}): restore it, or train again.') from error
 
     def write_results(self, results: Mapping[str, Any], name: str = 'results') -> None:
         _write(self.path / f'{name}.json', lambda file: file.write(_json_bytes(results)))
@@ -135,9 +140,7 @@ class Workdir:
         """
         path = self.path / 'routes' / f'{name}.npz'
         arrays = _read_arrays(path, (*Record._fields, *AugmentedRecord._fields))
-        images = {len(arrays[field]) for field in Record._fields}
-        images |= {arrays[field].shape[1] for field in AugmentedRecord._fields[1:]}
-        if len(images) > 1:
+        if not is_consistent(arrays):
             raise InputError(f'{path} contradicts itself: evaluate again with codinet_jax.evaluate.')
         augmented = AugmentedRecord(*(arrays[field] for field in AugmentedRecord._fields))
         return Record(*(arrays[field] for field in Record._fields)), augmented
@@ -241,7 +244,10 @@ def _write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
 def _read_arrays(path: pathlib.Path, fields: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-            return {field: arrays[field] for field in fields}
+            found = {field: arrays[field] for field in fields}
+        if wrong := [field for field, array in found.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f'{wrong[0]} is no array')
+        return found
     except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
         raise InputError(
             f'{path} holds no record that can be read ({error}): make it with codinet_jax.evaluate.'
@@ -263,9 +269,12 @@ def _refuse_other(old: ConfigDict, new: ConfigDict, path: pathlib.Path) -> None:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        value = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{path} cannot be read ({error}): restore it, or use another workdir.') from error
+    if not isinstance(value, dict):
+        raise InputError(f'{path} holds no fields with values: restore it, or use another workdir.')
+    return value
 
 
 def _json_bytes(value: Any) -> bytes:

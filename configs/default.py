@@ -6,6 +6,7 @@ A config file takes a variant's name after a colon, and any field can be set on 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -84,6 +85,29 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.checkpoint_every_steps = 1000
     config.lock()  # so that a config file cannot set a field that is not here
     return with_variant(config, variant)
+
+
+def check_types(config: ConfigDict, where: str = '') -> None:
+    """Refuses a value of another type than the setting's here; only what is unset here may be unset.
+
+    Raises:
+      InputError: the first such setting, by name; `where` begins the sentence.
+    """
+    for name, value in _flat(get_config()).items():
+        given = _flat(config).get(name)
+        wanted: tuple[type, ...] = (int, float) if isinstance(value, float) else (type(value),)
+        if isinstance(value, tuple):
+            wanted = (tuple, list)
+        if value is not None and (not isinstance(given, wanted) or isinstance(given, bool) != isinstance(value, bool)):
+            raise InputError(f'{where}{name} is {given!r}; it must be like {value!r}.')
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    return {
+        f'{name}.{inner}' if isinstance(value, ConfigDict) else name: each
+        for name, value in config.items()
+        for inner, each in (value.items() if isinstance(value, ConfigDict) else ((name, value),))
+    }
 
 
 def _vanilla(config: ConfigDict) -> None:

@@ -88,12 +88,17 @@ def read_run(workdir: Workdir, split: str | None = None, budget: str | None = No
     config, results = workdir.read_config(), workdir.read_results()
     if results is None:
         raise InputError(f'{workdir} holds an unfinished run: go on with codinet_jax.main.')
-    own_split = results.get('split', 'test')
+    settings.check(config)
+    own_split = str(results.get('split', 'test'))
     split, budgets = split or own_split, workdir.read_budgets()
     own = {'as trained': results} if split == own_split else {}
     at_budgets = {name: workdir.read_results(f'evaluation_{split}_{name}') for name in budgets}
     recorded = '_'.join(filter(None, (split, budget)))
     record, augmented = workdir.read_routes(recorded)
+    dataset, costs = settings.dataset(config), settings.costs(config)
+    classes = np.concatenate([record.labels_N, record.predictions_N, augmented.augmented_predictions_AxN.ravel()])
+    if record.decisions_Nxn.shape[1] != costs.num_blocks or not np.isin(classes, range(dataset.num_classes)).all():
+        raise InputError(f'{workdir} holds a record of another network: evaluate it again with codinet_jax.evaluate.')
     return Run(
         name=label or workdir.path.name,
         recorded=recorded,
@@ -101,8 +106,8 @@ def read_run(workdir: Workdir, split: str | None = None, budget: str | None = No
         split=split,
         budget=budget,
         config=config,
-        dataset=settings.dataset(config),
-        costs=settings.costs(config),
+        dataset=dataset,
+        costs=costs,
         record=record,
         augmented=augmented,
         thumbnails_SxhxwxC=workdir.read_thumbnails(split),

@@ -120,7 +120,10 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
         name: tuple(value) if isinstance(value, list) else value for name, value in manifest['card'].items()
     }
     forward = sharding.on_devices(exported.call, exported.call, weights)
-    return Predictor(Card(**card), forward, manifest['threshold'])
+    try:
+        return Predictor(Card(**card), forward, float(manifest['threshold']))
+    except (TypeError, ValueError) as error:
+        raise InputError(f'{directory / MANIFEST} cannot be read ({error}): copy or export it again.') from error
 
 
 def size(directory: str | os.PathLike[str]) -> int:
@@ -134,9 +137,10 @@ def _read_manifest(directory: pathlib.Path) -> dict[str, Any]:
             raise InputError(f'{directory} holds no exported network (no {name}): make one with codinet_jax.export.')
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
-        [manifest[name] for name in ('versions', 'card', 'threshold', 'sha256')]
+        [manifest[name] for name in ('threshold', 'sha256')]
+        [manifest[name].items() for name in ('versions', 'card')]
         [manifest[name] > 0 for name in ('format', 'calling_convention')]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f'{directory / MANIFEST} cannot be read ({error}): copy or export it again.') from error
     return manifest
 

@@ -8,6 +8,7 @@ from codinet_jax.errors import InputError
 Shortcut = Literal['identity', 'pad', 'projection']
 StrideOn = Literal['1x1', '3x3']
 
+DEEPEST = 1202  # of the CIFAR ResNets
 BOTTLENECKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -98,10 +99,10 @@ def cifar_resnet(
     """The CIFAR ResNet of He et al., 4.2: three stages of (depth - 2) / 6 basic blocks, 16, 32 and 64 channels wide.
 
     Raises:
-      InputError: the depth is not 6n+2, or the shortcut is neither 'pad' nor 'projection'.
+      InputError: the depth is not 6n+2 or above 1202, He et al.'s deepest, or the shortcut is neither 'pad' nor 'projection'.
     """
-    if depth < 8 or (depth - 2) % 6:
-        near = max(8, 6 * round((depth - 2) / 6) + 2)
+    if not 8 <= depth <= DEEPEST or (depth - 2) % 6:
+        near = min(max(8, 6 * round((depth - 2) / 6) + 2), DEEPEST)
         raise InputError(f'A CIFAR ResNet has depth 6n+2 (8, 14, 20, 32, ...); {depth} is not: try model.depth={near}.')
     if shortcut not in ('pad', 'projection'):
         raise InputError(f"model.shortcut is 'pad' or 'projection', not {shortcut!r}.")

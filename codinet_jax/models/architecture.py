@@ -99,7 +99,8 @@ def cifar_resnet(
     """The CIFAR ResNet of He et al., 4.2: three stages of (depth - 2) / 6 basic blocks, 16, 32 and 64 channels wide.
 
     Raises:
-      InputError: the depth is not 6n+2 or above 1202, He et al.'s deepest, or the shortcut is neither 'pad' nor 'projection'.
+      InputError: the depth is not 6n+2 or is above 1202, He et al.'s deepest, or the shortcut is neither 'pad' nor
+        'projection'.
     """
     if not 8 <= depth <= DEEPEST or (depth - 2) % 6:
         near = min(max(8, 6 * round((depth - 2) / 6) + 2), DEEPEST)

@@ -21,11 +21,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import flags
 
 from codinet_jax import doors, provenance
 from codinet_jax.workdir import OutputDirectory
+from experiments.sameness import differences, rows
 
 KILLS = flags.DEFINE_integer('kills', 100, 'How many processes to kill.', lower_bound=1)
 OUTPUT = flags.DEFINE_string('output', 'killed', 'Where the runs go; what lies there is removed.')
@@ -39,7 +39,6 @@ COMMAND = (
     *('--config.stage2.epochs=1.0', '--config.stage2.decay_epochs=(0.5,)'),
     *('--config.eval_every_epochs=0.35', '--config.checkpoint_every_steps=20', '--config.log_every_steps=3'),
 )
-OF_THE_CLOCK = ('seconds_train', 'images_per_second')
 
 
 class Attempt(NamedTuple):
@@ -49,27 +48,6 @@ class Attempt(NamedTuple):
     is_finished: bool
     phase: str
     first_checkpoint: float | None
-
-
-def differences(workdir: pathlib.Path, expected: pathlib.Path) -> list[str]:
-    """What two finished runs do not share to the bit, the clock's doings aside: weights, routes, metrics, results."""
-    found = []
-    for name in ('weights.npz', 'routes/test.npz', 'thumbnails/test.npz'):
-        with np.load(expected / name) as ours, np.load(workdir / name) as theirs:
-            if sorted(ours.files) != sorted(theirs.files):
-                found.append(f'{name}: other arrays')
-                continue
-            found += [f'{name}: {key}' for key in ours.files if not _is_same(ours[key], theirs[key])]
-    found += ['metrics.jsonl'] if rows(workdir) != rows(expected) else []
-    return found + (['results.json'] if _results(workdir) != _results(expected) else [])
-
-
-def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl, without what the clock says."""
-    path = workdir / 'metrics.jsonl'
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    told = [json.loads(line) for line in lines if line.endswith('\n')]
-    return [{name: value for name, value in row.items() if name not in OF_THE_CLOCK} for row in told]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -162,15 +140,6 @@ def _told(attempts: Sequence[Attempt], num_runs: int, failed: Sequence[str], pea
 def _saved(workdir: pathlib.Path) -> set[str]:
     found = (workdir / 'checkpoints').glob('*')
     return {path.name for path in found if path.name.isdecimal()}
-
-
-def _is_same(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    return ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()
-
-
-def _results(workdir: pathlib.Path) -> dict[str, Any]:
-    told = json.loads((workdir / 'results.json').read_text())
-    return {name: value for name, value in told.items() if name not in OF_THE_CLOCK}
 
 
 if __name__ == '__main__':

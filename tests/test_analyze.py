@@ -172,7 +172,7 @@ def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp
         (['compare', '{run}', 'a={run}'], 'Say where to write: --output=DIRECTORY.'),
         (['compare', '{run}', '{run}', '--output={tmp}/out'], "Two runs are called 'tiny'"),
         (['compare', '{run}', 'a={tmp}/cifar', '--output={tmp}/out'], 'different data sets'),
-        (['compare', '{run}', 'a={run}', '--output={tmp}/file'], 'cannot be written'),
+        (['compare', '{run}', 'a={run}', '--output={tmp}/file'], 'cannot be made'),
     ],
 )
 def test_what_cannot_be_analysed_is_refused_in_a_sentence(

@@ -28,7 +28,7 @@ def weights(root: Path) -> dict[str, Any]:
 
 
 def config(root: Path, **changes: Any) -> Any:
-    return helpers.tiny_config(data_dir=str(root / 'tfds'), **NO_STEPS, **changes)
+    return helpers.tiny_config(data_dir=str(root / 'tfds'), **NO_STEPS, **{'loss.target_cost': None}, **changes)
 
 
 def started(

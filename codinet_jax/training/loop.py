@@ -89,20 +89,21 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
     test_split = 'validation' if config.val_split else 'test'
     train_set, test_set = hosts.together(lambda: (settings.split(config, 'train'), settings.split(config, test_split)))
     imported = hosts.together(lambda: _imported(config))
-    with contextlib.ExitStack() as open_files, hosts.none_alone(Stopped, Diverged):
+    with contextlib.ExitStack() as open_files:
         hosts.together(lambda: open_files.enter_context(workdir.claimed(config)) if is_first_host else None)
         hosts.together(lambda: _check_claimed(workdir, config))
-        run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
-        record, outcome = run.both_stages()
-        _, augmented = evaluate_augmented(run.forward, run.state.variables, test_set, config.eval_batch_size, mesh)
-        outcome |= {'split': test_split}
-        if not is_first_host:
-            return None
-        workdir.write_routes(test_split, record, augmented)
-        workdir.write_thumbnails(test_split, thumbnails(test_set))
-        workdir.write_weights(jax.device_get(run.state.variables))
-        workdir.write_results(outcome)
-        return outcome
+        with hosts.none_alone(Stopped, Diverged):
+            run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
+            record, outcome = run.both_stages()
+            _, augmented = evaluate_augmented(run.forward, run.state.variables, test_set, config.eval_batch_size, mesh)
+            outcome |= {'split': test_split}
+            if not is_first_host:
+                return None
+            workdir.write_routes(test_split, record, augmented)
+            workdir.write_thumbnails(test_split, thumbnails(test_set))
+            workdir.write_weights(jax.device_get(run.state.variables))
+            workdir.write_results(outcome)
+            return outcome
 
 
 class Run:

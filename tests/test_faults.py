@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -222,21 +221,3 @@ def test_how_often_a_run_tells_and_saves_may_be_changed_on_the_way(tmp_path: Pat
         pass
     with Workdir(tmp_path).claimed(helpers.tiny_config(log_every_steps=7, checkpoint_every_steps=9)):
         pass
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB."""
-    disk = tmp_path / 'disk'
-    disk.mkdir()
-    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip('file systems cannot be mounted here')
-    yield disk
-    subprocess.run(['umount', '-l', str(disk)], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    stat = os.statvfs(disk)
-    (disk / 'ballast').write_bytes(bytes(stat.f_bavail * stat.f_frsize - leave))
-    return disk / 'ballast'

@@ -55,17 +55,36 @@ def make_forward(model: CoDiNet, dataset: DatasetSpec, mesh: Mesh, threshold: fl
     return jax.jit(forward, in_shardings=(everywhere, rows), out_shardings=everywhere)
 
 
-def evaluate(forward: Forward, variables: Any, split: Split, batch_size: int, mesh: Mesh) -> Record:
-    """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted."""
+def _nothing() -> None:
+    pass
+
+
+def evaluate(
+    forward: Forward,
+    variables: Any,
+    split: Split,
+    batch_size: int,
+    mesh: Mesh,
+    before_batch: Callable[[], None] = _nothing,
+) -> Record:
+    """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted.
+
+    `before_batch` is called before each, and what it raises ends the evaluation.
+    """
 
     def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
         return (labels_B, *forward(variables, images_BxHxWxC)[:3])
 
-    return Record(*_of_every_image(of_batch, split, batch_size, mesh))
+    return Record(*_of_every_image(of_batch, split, batch_size, mesh, before_batch))
 
 
 def evaluate_augmented(
-    forward: Forward, variables: Any, split: Split, batch_size: int, mesh: Mesh
+    forward: Forward,
+    variables: Any,
+    split: Split,
+    batch_size: int,
+    mesh: Mesh,
+    before_batch: Callable[[], None] = _nothing,
 ) -> tuple[Record, AugmentedRecord]:
     """Runs every image and its augmentations once, as `evaluate` does the images alone."""
     rows = sharding.by_rows(mesh)
@@ -80,14 +99,18 @@ def evaluate_augmented(
             answers += [*answer, divergence(plain_BxY, log_probabilities_BxY)]
         return tuple(answers)
 
-    columns = _of_every_image(of_batch, split, batch_size, mesh)
+    columns = _of_every_image(of_batch, split, batch_size, mesh, before_batch)
     of_images, of_augmentations = columns[:4], columns[4:]
     stacked = (np.stack(of_augmentations[start::4]) for start in range(4))
     return Record(*of_images), AugmentedRecord(np.array(list(augmented)), *stacked)
 
 
 def _of_every_image(
-    of_batch: Callable[..., tuple[jax.Array, ...]], split: Split, batch_size: int, mesh: Mesh
+    of_batch: Callable[..., tuple[jax.Array, ...]],
+    split: Split,
+    batch_size: int,
+    mesh: Mesh,
+    before_batch: Callable[[], None],
 ) -> list[np.ndarray]:
     """The columns that `of_batch` answers to every batch's images, labels and positions, in the split's order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -96,6 +119,7 @@ def _of_every_image(
     parts = []
     with contextlib.closing(ahead(batches)) as ready:
         for images_BxHxWxC, labels_B, positions_B in ready:
+            before_batch()
             answers = of_batch(images_BxHxWxC, labels_B, positions_B)
             parts.append(jax.device_get(to_all_hosts(positions_B, *answers)))
     positions, *columns = map(np.concatenate, zip(*parts, strict=True))

@@ -19,10 +19,11 @@ from codinet_jax.data.thumbnails import thumbnails
 from codinet_jax.errors import Diverged, InputError
 from codinet_jax.models import pretrained
 from codinet_jax.models.codinet import fresh_variables
+from codinet_jax.record import AugmentedRecord, Record
 from codinet_jax.training import hold
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
-from codinet_jax.training.evaluate import Record, evaluate, evaluate_augmented, make_forward, summarise
+from codinet_jax.training.evaluate import evaluate, evaluate_augmented, make_forward, summarise
 from codinet_jax.training.metrics import (
     MetricWriter,
     ProgressLines,
@@ -61,6 +62,7 @@ class Progress:
     metrics_bytes: int = 0
     num_skipped: int = 0
     skipped_in_a_row: int = 0
+    is_evaluation_due: bool = False  # a signal ended the one of this step
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -95,7 +97,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
         with hosts.none_alone(Stopped, Diverged):
             run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
             record, outcome = run.both_stages()
-            _, augmented = evaluate_augmented(run.forward, run.state.variables, test_set, config.eval_batch_size, mesh)
+            augmented = run.augmented()
             outcome |= {'split': test_split}
             if not is_first_host:
                 return None
@@ -173,6 +175,8 @@ class Run:
     def _train(self, stage: Stage) -> None:
         config, step_fn = self.config, compiled(stage.step, self.mesh)
         lines = ProgressLines(stage.number, self.stages[-1].end, config.batch_size)
+        if self.progress.is_evaluation_due:
+            self._evaluate_on_the_way()
         evaluate_every = round(config.eval_every_epochs * self.train_set.num_images / config.batch_size)
         unread = None
         for done in range(self.progress.step + 1, stage.end + 1):
@@ -186,7 +190,7 @@ class Run:
                 self._read(unread, stage, lines)
                 unread = self._last_read = None
             if is_evaluated:
-                self._evaluate()
+                self._evaluate_on_the_way()
             if is_saved:
                 self._save()
             if is_stopping:
@@ -238,9 +242,36 @@ class Run:
             say(f'warning: {warning}')
         self._last_warning = warning
 
+    def augmented(self) -> AugmentedRecord:
+        """What the network does with the augmentations of the images it is evaluated on."""
+        return evaluate_augmented(
+            self.forward,
+            self.state.variables,
+            self.test_set,
+            self.config.eval_batch_size,
+            self.mesh,
+            self._stop_if_asked,
+        )[1]
+
+    def _evaluate_on_the_way(self) -> None:
+        self.progress.is_evaluation_due = True
+        try:
+            self._evaluate()
+        except Stopped:
+            self._save()
+            raise
+        self.progress.is_evaluation_due = False
+
+    def _stop_if_asked(self) -> None:
+        """Ends an evaluation that takes longer than a person waits; one of several hosts is never asked alone."""
+        if self.signals:
+            raise Stopped(self.progress.step, self.signals[0])
+
+    def _recorded(self, variables: Any, split: Split) -> Record:
+        return evaluate(self.forward, variables, split, self.config.eval_batch_size, self.mesh, self._stop_if_asked)
+
     def _evaluate(self) -> tuple[Record, dict[str, Any]]:
-        batch_size = self.config.eval_batch_size
-        record = evaluate(self.forward, self.state.variables, self.test_set, batch_size, self.mesh)
+        record = self._recorded(self.state.variables, self.test_set)
         summary = summarise(record, self.costs)
         self.writer.write(self.progress.step, 'evaluation', {'stage': self.progress.stage} | summary)
         say(
@@ -259,8 +290,7 @@ class Run:
         lean = jax.jit(hold.leaning, out_shardings=sharding.replicated(self.mesh))
 
         def cost_at(lead: float) -> float:
-            variables = lean(self.state, lead).variables
-            record = evaluate(self.forward, variables, images, self.config.eval_batch_size, self.mesh)
+            record = self._recorded(lean(self.state, lead).variables, images)
             return self.costs.mean_macs(record.decisions_Nxn.mean(axis=0)) / self.costs.static_macs
 
         lead, cost = hold.nearest_lead(cost_at, target)

@@ -1,0 +1,106 @@
+"""Runs that are stopped in this process and gone on with: in the middle of an evaluation, on other devices."""
+
+import itertools
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import helpers
+from codinet_jax import sharding
+from codinet_jax.errors import InputError
+from codinet_jax.training import loop
+from codinet_jax.training.checkpoint import Checkpoints
+from codinet_jax.workdir import Workdir
+from experiments.sameness import differences, rows
+
+EVERY_4_STEPS = 4 * 16 / 1442  # epochs of digits
+NUM_TEST_IMAGES = 355
+
+
+def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
+    config = helpers.tiny_config(**{'eval_every_epochs': EVERY_4_STEPS, 'log_every_steps': 3} | changes)
+    return loop.train(config, Workdir(workdir))
+
+
+def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Sends this process a SIGTERM within an evaluation on test images, counted from 1; each is of several batches."""
+    evaluations, whole = itertools.count(1), loop.evaluate
+
+    def evaluate(*arguments: Any) -> Any:
+        *others, before_batch = arguments
+        is_it = others[2].num_images == NUM_TEST_IMAGES and next(evaluations) == number
+        batches = itertools.count(1)
+
+        def before() -> None:
+            if is_it and next(batches) == 2:
+                signal.raise_signal(signal.SIGTERM)
+            before_batch()
+
+        return whole(*others, before)
+
+    monkeypatch.setattr(loop, 'evaluate', evaluate)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
+    trained(workdir, eval_batch_size=64)
+    return workdir
+
+
+def evaluated(workdir: Path) -> list[int]:
+    return [row['step'] for row in rows(workdir) if row['kind'] == 'evaluation']
+
+
+@pytest.mark.parametrize(('number', 'step'), [(1, 4), (3, 9), (6, 18)], ids=['on the way', 'of a stage', 'the last'])
+def test_an_evaluation_does_not_keep_a_run_from_stopping_and_is_made_good_later(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
+) -> None:
+    with monkeypatch.context() as asked:
+        stop_in_evaluation(asked, number)
+        with pytest.raises(loop.Stopped, match=f'^stopped and saved at step {step}; the same command goes on'):
+            trained(tmp_path / 'run', eval_batch_size=64)
+    assert evaluated(tmp_path / 'run') == [other for other in evaluated(undisturbed) if other < step]
+    assert (tmp_path / 'run' / 'checkpoints' / str(step)).is_dir()
+    trained(tmp_path / 'run', eval_batch_size=64)
+    assert differences(tmp_path / 'run', undisturbed) == []
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    monkeypatch.setattr(Checkpoints, 'is_preempted', lambda _, step: step == stop)
+
+
+def test_a_run_goes_on_with_more_devices_and_with_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of eight parts round otherwise than sums of one, so these runs share their numbers, not their bits."""
+    on = {count: sharding.data_mesh(count) for count in (1, 8)}
+    for workdir, parts in (('one', [(1, None)]), ('changing', [(1, 5), (8, 13), (1, None)])):
+        for num_devices, stop in parts:
+            with monkeypatch.context() as devices:
+                devices.setattr(sharding, 'data_mesh', lambda n=num_devices: on[n])
+                stop_at(devices, stop or 0)
+                if stop:
+                    with pytest.raises(loop.Stopped):
+                        trained(tmp_path / workdir)
+                else:
+                    trained(tmp_path / workdir)
+    one, changing = ([row for row in rows(tmp_path / name) if row['kind'] == 'train'] for name in ('one', 'changing'))
+    assert [row['step'] for row in changing] == [row['step'] for row in one] == [3, 6, 9, 12, 15, 18]
+    for name in ('loss', 'cross_entropy', 'gradient_norm'):
+        np.testing.assert_allclose([r[name] for r in changing], [r[name] for r in one], rtol=1e-3, err_msg=name)
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_refused_in_a_sentence(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / 'run')
+    (tmp_path / 'run' / 'results.json').unlink()
+    for step in (tmp_path / 'run' / 'checkpoints').iterdir():
+        (path,) = (path for path in (step / 'progress').iterdir() if b'digest' in path.read_bytes())
+        path.write_text(json.dumps(json.loads(path.read_text())['progress']))
+    before = helpers.all_bytes(tmp_path)
+    with pytest.raises(InputError, match=r'^No checkpoint in .* or another version wrote them'):
+        trained(tmp_path / 'run', eval_batch_size=64)
+    assert helpers.all_bytes(tmp_path) == before

@@ -3,22 +3,25 @@
     python -m experiments.kill_campaign --kills=100 --output=killed
 
 Every run is the same small network on digits, which saves every 20 steps, so that a kill may fall into start-up, a
-step, a checkpoint being written, an evaluation, the change of stages or the last files. A run is started again and
-again, by the same command, until it ends by itself; its weights, routes, results and metrics must then be those of the
-undisturbed run to the bit. Exit status 1 if one is not.
+step, a checkpoint being written, an evaluation, the change of stages or the last files. One stop in five is a SIGTERM
+or a SIGINT, after which a run should save, say how to go on, and be gone soon. A run is started again and again, by the
+same command, until it ends by itself; its weights, routes, results and metrics must then be those of the undisturbed
+run to the bit. Exit status 1 if one is not.
 """
 
 import collections
 import json
+import math
 import os
 import pathlib
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -41,11 +44,21 @@ COMMAND = (
 )
 
 
+SIGNALS = {signal.SIGKILL: 8, signal.SIGTERM: 1, signal.SIGINT: 1}  # and how often
+GOES_ON = 'the same command goes on from there.'
+
+
 class Attempt(NamedTuple):
-    """One process: the seconds it lived, whether it ended by itself, what it was at, and when it first saved."""
+    """One process: the seconds it lived, the signal it got if any, the seconds it went on living, what it answered.
+
+    `phase` is what it was at when the signal came, `first_checkpoint` the second at which it first saved.
+    """
 
     seconds: float
-    is_finished: bool
+    signal: signal.Signals | None
+    seconds_to_exit: float
+    returncode: int
+    says_how_to_go_on: bool
     phase: str
     first_checkpoint: float | None
 
@@ -58,19 +71,18 @@ def main(argv: Sequence[str]) -> int:
     moments = random.Random(SEED.value)
     print('one run in peace, twice: the first fills the compilation cache ...', flush=True)
     for name in ('first', 'undisturbed'):
-        peaceful = attempt(root, name, None)
-        if not peaceful.is_finished:
-            raise SystemExit(f'the undisturbed run failed: see {root / name}.log')
+        peaceful = attempt(root, name, math.inf, signal.SIGKILL)
     attempts: list[Attempt] = []
     failed, number = differences(root / 'undisturbed', root / 'first'), 0
-    while sum(not each.is_finished for each in attempts) < KILLS.value:
+    while _num_killed(attempts) < KILLS.value:
         name, number = f'run_{number}', number + 1
         while True:
-            attempts.append(attempt(root, name, moments.uniform(0, 1.1 * peaceful.seconds)))
-            if attempts[-1].is_finished:
+            (chosen,) = moments.choices(list(SIGNALS), list(SIGNALS.values()))
+            attempts.append(attempt(root, name, moments.uniform(0, 1.1 * peaceful.seconds), chosen))
+            if attempts[-1].returncode == 0:
                 break
         failed += (unlike := [f'{name}: {what}' for what in differences(root / name, root / 'undisturbed')])
-        kills = sum(not each.is_finished for each in attempts)
+        kills = _num_killed(attempts)
         print(f'{name} {"DIFFERS" if unlike else "equal to the bit"} after {kills} kills in all', flush=True)
         shutil.rmtree(root / name)
     told = _told(attempts, number, failed, peaceful)
@@ -80,31 +92,39 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def attempt(root: pathlib.Path, name: str, seconds: float | None) -> Attempt:
-    """Starts a run, or goes on with it, and kills it after so long if it has not ended by then."""
-    workdir, before = root / name, _saved(root / name)
+def attempt(root: pathlib.Path, name: str, seconds: float, chosen: signal.Signals) -> Attempt:
+    """Starts a run, or goes on with it, and sends it a signal after so long if it has not ended by then."""
+    workdir, before, log = root / name, _saved(root / name), root / f'{name}.log'
     told = len(rows(workdir))
     cached = {'JAX_COMPILATION_CACHE_DIR': str(root / 'cache'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
-    started, first_checkpoint = time.monotonic(), None
-    with open(root / f'{name}.log', 'a') as log:
+    started, first_checkpoint, sent, phase = time.monotonic(), None, None, 'finished'
+    with open(log, 'a') as words:
         process = subprocess.Popen(
             [sys.executable, *COMMAND, f'--workdir={workdir}'],
             env=os.environ | cached,
-            stdout=log,
-            stderr=log,
+            stdout=words,
+            stderr=words,
         )
         while process.poll() is None:
             lived = time.monotonic() - started
             if first_checkpoint is None and _saved(workdir) - before:
                 first_checkpoint = lived
-            if seconds is not None and lived >= seconds:
-                process.kill()
+            if sent is None and lived >= seconds:
+                process.send_signal(chosen)
+                sent, phase = time.monotonic(), _phase(workdir, told)
             time.sleep(0.02)
-    is_finished = process.returncode == 0
-    if not is_finished and process.returncode != -9:
-        raise SystemExit(f'{name} did not go on by itself: see {root / name}.log')
-    phase = 'finished' if is_finished else _phase(workdir, told)
-    return Attempt(time.monotonic() - started, is_finished, phase, first_checkpoint)
+    ended = time.monotonic()
+    if process.returncode and (sent is None or process.returncode not in (-chosen, 128 + chosen)):
+        raise SystemExit(f'{name} ended with {process.returncode}: see {log}')
+    return Attempt(
+        ended - started,
+        chosen if sent else None,
+        ended - sent if sent else 0.0,
+        process.returncode,
+        log.read_text().rstrip().endswith(GOES_ON),
+        phase,
+        first_checkpoint,
+    )
 
 
 def _phase(workdir: pathlib.Path, told: int) -> str:
@@ -122,12 +142,21 @@ def _phase(workdir: pathlib.Path, told: int) -> str:
     return f'stage {new[-1]["stage"]}'
 
 
+def _num_killed(attempts: Sequence[Attempt]) -> int:
+    return sum(each.signal == signal.SIGKILL for each in attempts)
+
+
 def _told(attempts: Sequence[Attempt], num_runs: int, failed: Sequence[str], peaceful: Attempt) -> dict[str, Any]:
-    killed = [each for each in attempts if not each.is_finished]
     first = [each.first_checkpoint for each in attempts if each.first_checkpoint is not None]
+    asked = [each for each in attempts if each.signal in (signal.SIGTERM, signal.SIGINT)]
     return {
-        'kills': len(killed),
-        'kills_by_phase': dict(collections.Counter(each.phase for each in killed).most_common()),
+        'kills': _num_killed(attempts),
+        'kills_by_phase': _counted(each.phase for each in attempts if each.signal == signal.SIGKILL),
+        'asked_to_stop': len(asked),
+        'asked_by_phase': _counted(each.phase for each in asked),
+        'asked_and_answered': _counted(str(each.returncode) for each in asked),
+        'asked_and_said_how_to_go_on': sum(each.says_how_to_go_on for each in asked),
+        'seconds_to_exit_longest': round(max((each.seconds_to_exit for each in asked), default=0.0), 2),
         'runs': num_runs,
         'differences': list(failed),
         'seconds_undisturbed': round(peaceful.seconds, 2),
@@ -135,6 +164,10 @@ def _told(attempts: Sequence[Attempt], num_runs: int, failed: Sequence[str], pea
         'seed': SEED.value,
         'command': ' '.join(('python', *COMMAND)),
     } | provenance.machine()
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(collections.Counter(names).most_common())
 
 
 def _saved(workdir: pathlib.Path) -> set[str]:

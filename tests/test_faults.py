@@ -150,7 +150,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
 
 
 def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
-    config = helpers.tiny_config(**{'checkpoint_every_steps': 2, 'log_every_steps': 1} | changes)
+    often = {'checkpoint_every_steps': 2, 'log_every_steps': 1, 'loss.target_cost': None}
+    config = helpers.tiny_config(**often | changes)
     return loop.train(config, Workdir(workdir))
 
 

@@ -38,7 +38,9 @@ def fill(disk: Path, leave: int) -> Path:
 
 
 def train(workdir: Path, **changes: Any) -> dict[str, Any] | None:
-    return loop.train(helpers.tiny_config(**{'checkpoint_every_steps': 2} | changes), Workdir(workdir))
+    return loop.train(
+        helpers.tiny_config(**{'checkpoint_every_steps': 2, 'loss.target_cost': None} | changes), Workdir(workdir)
+    )
 
 
 def whole_files(workdir: Path) -> set[str]:

@@ -18,12 +18,12 @@ from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.workdir import Workdir
 from experiments.sameness import differences, rows
 
-EVERY_4_STEPS = 4 * 16 / 1442  # epochs of digits
+OFTEN = {'eval_every_epochs': 4 * 16 / 1442, 'log_every_steps': 3, 'loss.target_cost': None}
 NUM_TEST_IMAGES = 355
 
 
 def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
-    config = helpers.tiny_config(**{'eval_every_epochs': EVERY_4_STEPS, 'log_every_steps': 3} | changes)
+    config = helpers.tiny_config(**OFTEN | changes)
     return loop.train(config, Workdir(workdir))
 
 

@@ -8,11 +8,10 @@ Both are compiled first, then timed in turns, so that a machine that slows down 
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from codinet_jax import doors
 
@@ -26,15 +25,16 @@ def main(argv: Sequence[str]) -> None:
     doors.start_devices(config.batch_size)
 
     from codinet_jax import provenance
+    from experiments.stepper import Stepper
 
     static = config.copy_and_resolve_references()
     static.model.router = 'static'
-    steps = {'routed': _stepper(config), 'static': _stepper(static)}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    steppers = {'routed': Stepper(config), 'static': Stepper(static)}
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
     for _ in range(REPEATS.value):
-        for name, step in steps.items():
+        for name, stepper in steppers.items():
             started = time.perf_counter()
-            step()
+            stepper.step()
             seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     row = {
@@ -48,44 +48,6 @@ def main(argv: Sequence[str]) -> None:
         },
     }
     print(json.dumps(row | {'seed': config.seed} | provenance.machine(), indent=2))
-
-
-def _stepper(config: ConfigDict) -> Callable[[], None]:
-    """A function that takes one training step and waits for it; compiled already."""
-    import jax
-
-    from codinet_jax import settings, sharding
-    from codinet_jax.models.codinet import fresh_variables
-    from codinet_jax.training import stages
-    from codinet_jax.training import state as train_state
-
-    settings.check(config)
-    mesh = sharding.data_mesh()
-    settings.check_devices(config, mesh.size)
-    model, spec = settings.network(config), settings.dataset(config)
-    stage = stages.plan(config, model, settings.costs(config), spec, num_images=50_000)[0]
-    rng = np.random.default_rng(config.seed)
-    batch = sharding.put(
-        mesh,
-        rng.integers(0, 256, (config.batch_size, *spec.image_shape), np.uint8),
-        rng.integers(0, spec.num_classes, config.batch_size, np.int32),
-    )
-    step = stages.compiled(stage.step, mesh)
-
-    def fresh() -> train_state.TrainState:
-        variables = fresh_variables(model, config.seed)
-        return train_state.create(variables, stage.step.optimizer, config.loss.gamma, is_averaged=False)
-
-    state = jax.jit(fresh, out_shardings=sharding.replicated(mesh))()
-
-    def take_step() -> None:
-        nonlocal state
-        state, metrics = step(state, *batch)
-        jax.block_until_ready((state, metrics))
-
-    take_step()
-    take_step()
-    return take_step
 
 
 if __name__ == '__main__':

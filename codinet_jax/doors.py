@@ -1,5 +1,6 @@
 """What every command does before and around its own work: devices, and errors that are the user's to mend."""
 
+import io
 import os
 import pathlib
 import signal
@@ -76,6 +77,9 @@ def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: b
             logging.set_verbosity(logging.ERROR)
         return main(argv)
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='replace')  # no run is lost for a terminal that has no gamma
     try:
         app.run(guarded, flags_parser=parse)
     except InputError as error:

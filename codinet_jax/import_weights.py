@@ -38,10 +38,7 @@ def main(argv: Sequence[str]) -> None:
     tensors = read(source)
     depth = pretrained.find_depth(tensors, str(source))
     variables = pretrained.from_torch(tensors, depth, str(source))
-    try:
-        workdir.write_weights_file(output, variables)
-    except OSError as error:
-        raise InputError(f'{output} cannot be written ({error.strerror}): give another --output.') from error
+    workdir.write_weights_file(output, variables)
     params = variables['params']
     millions = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     print(f'{source}: ResNet-{depth}, {millions:.2f} M parameters, {params["head"]["bias"].size} classes')

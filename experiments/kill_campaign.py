@@ -2,7 +2,7 @@
 
     python -m experiments.kill_campaign --kills=100 --output=killed
 
-Every run is the same small network on digits, which saves every 20 steps, so that a kill may fall into start-up, a
+Every run is the same small network on digits, which saves every 10 steps, so that a kill may fall into start-up, a
 step, a checkpoint being written, an evaluation, the change of stages or the last files. One stop in five is a SIGTERM
 or a SIGINT, after which a run should save, say how to go on, and be gone soon. A run is started again and again, by the
 same command, until it ends by itself; its weights, routes, results and metrics must then be those of the undisturbed
@@ -38,9 +38,9 @@ RESULTS = flags.DEFINE_string('results', None, 'A JSON file to keep what came of
 COMMAND = (
     *('-m', 'codinet_jax.main', '--config=configs/digits_r14.py', '--config.model.depth=8'),
     *('--config.batch_size=16', '--config.num_views=2', '--config.loss.target_cost=0.6'),
-    *('--config.stage1.epochs=1.0', '--config.stage1.decay_epochs=(0.5,)'),
-    *('--config.stage2.epochs=1.0', '--config.stage2.decay_epochs=(0.5,)'),
-    *('--config.eval_every_epochs=0.35', '--config.checkpoint_every_steps=20', '--config.log_every_steps=3'),
+    *('--config.stage1.epochs=0.5', '--config.stage1.decay_epochs=(0.25,)'),
+    *('--config.stage2.epochs=0.5', '--config.stage2.decay_epochs=(0.25,)'),
+    *('--config.eval_every_epochs=0.2', '--config.checkpoint_every_steps=10', '--config.log_every_steps=3'),
 )
 
 

@@ -1,6 +1,7 @@
 """What may go wrong in a long run: damaged checkpoints, numbers that are none, two runs in one place, no room."""
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -22,6 +23,19 @@ from codinet_jax.training.state import TrainState
 from codinet_jax.workdir import Workdir
 
 PROGRESS = {'stage': 1, 'step': 7, 'window': {}}
+
+pytestmark = [
+    pytest.mark.usefixtures('compiled_once', 'swept'),
+    # Orbax leaves what it was reading when it stumbles over damage.
+    pytest.mark.filterwarnings('ignore:.*_read_array_index_and_device_put:pytest.PytestUnraisableExceptionWarning'),
+]
+
+
+@pytest.fixture
+def swept() -> Iterator[None]:
+    """Collects garbage where it is known what it is."""
+    yield
+    gc.collect()
 
 
 def state(seed: int) -> TrainState:

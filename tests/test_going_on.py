@@ -21,6 +21,8 @@ from experiments.sameness import differences, rows
 OFTEN = {'eval_every_epochs': 4 * 16 / 1442, 'log_every_steps': 3, 'loss.target_cost': None}
 NUM_TEST_IMAGES = 355
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
 
 def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
     config = helpers.tiny_config(**OFTEN | changes)

@@ -93,13 +93,16 @@ def check_types(config: ConfigDict, where: str = '') -> None:
     Raises:
       InputError: the first such setting, by name; `where` begins the sentence.
     """
-    for name, value in _flat(get_config()).items():
-        given = _flat(config).get(name)
-        wanted: tuple[type, ...] = (int, float) if isinstance(value, float) else (type(value),)
-        if isinstance(value, tuple):
-            wanted = (tuple, list)
-        if value is not None and (not isinstance(given, wanted) or isinstance(given, bool) != isinstance(value, bool)):
-            raise InputError(f'{where}{name} is {given!r}; it must be like {value!r}.')
+    defaults = get_config()
+    for name, value in _flat(defaults).items():
+        section, _, field = name.rpartition('.')
+        given, kind = _flat(config).get(name), (defaults[section] if section else defaults).get_type(field)
+        wanted = {float: (int, float), tuple: (tuple, list)}.get(kind, (kind,))
+        if given is None and value is None:
+            continue
+        if not isinstance(given, wanted) or isinstance(given, bool) != (kind is bool):
+            like = f'like {value!r}' if value is not None else f'of type {kind.__name__}, or None'
+            raise InputError(f'{where}{name} is {given!r}; it must be {like}.')
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

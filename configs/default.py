@@ -93,10 +93,10 @@ def check_types(config: ConfigDict, where: str = '') -> None:
     Raises:
       InputError: the first such setting, by name; `where` begins the sentence.
     """
-    defaults = get_config()
+    defaults, settings = get_config(), _flat(config)
     for name, value in _flat(defaults).items():
         section, _, field = name.rpartition('.')
-        given, kind = _flat(config).get(name), (defaults[section] if section else defaults).get_type(field)
+        given, kind = settings.get(name), (defaults[section] if section else defaults).get_type(field)
         wanted = {float: (int, float), tuple: (tuple, list)}.get(kind, (kind,))
         if given is None and value is None:
             continue

@@ -28,7 +28,7 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from codinet_jax import doors
+from codinet_jax import doors, provenance
 from codinet_jax.errors import InputError
 from codinet_jax.workdir import OutputDirectory, Workdir
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
         'failures': failures,
         'slowest_seconds': round(slowest, 2),
         'seed': SEED.value,
-    }
+    } | provenance.machine()
     print(json.dumps(told, indent=1))
     if RESULTS.value:
         pathlib.Path(RESULTS.value).write_text(json.dumps(told, indent=1) + '\n')

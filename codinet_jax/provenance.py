@@ -1,8 +1,10 @@
-"""On what a number was had: machine and versions, without which it cannot be had again."""
+"""On what a number was had: code, machine and versions, without which it cannot be had again."""
 
 import importlib.metadata
 import os
 import platform
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +13,10 @@ PACKAGES = ('codinet_jax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def machine() -> dict[str, Any]:
-    """Devices, processor and versions."""
+    """Commit, devices, processor and versions."""
     device = jax.devices()[0]
     return {
+        'commit': commit(),
         'num_devices': jax.device_count(),
         'platform': device.platform,
         'device': _processor() if device.platform == 'cpu' else device.device_kind,
@@ -21,6 +24,20 @@ def machine() -> dict[str, Any]:
         'python': platform.python_version(),
         'versions': {package: _version(package) for package in PACKAGES},
     }
+
+
+def commit() -> str | None:
+    """The commit of this code; None where it is in no clone, with a plus where it was changed since."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(['git', *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+        except OSError:  # no git here
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    is_ours = git('ls-files', '--error-unmatch', Path(__file__).name) is not None  # not of what it is installed in
+    return git('describe', '--always', '--abbrev=7', '--dirty=+', '--exclude=*') if is_ours else None
 
 
 def _version(package: str) -> str | None:

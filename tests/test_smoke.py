@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def train(job: queue.Job) -> bool:
     """What the queue's own does in a process."""
-    job.beside('.json').write_text(json.dumps({'command': [], 'commit': None}))
+    job.beside('.json').write_text(json.dumps({'command': []}))
     loop.train(scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, job.cost), job.workdir)
     return True
 

@@ -99,12 +99,7 @@ def train(job: Job, scale: str, data_dir: str | None) -> bool:
         print(f'\n{job}: {error}', flush=True)
         return False
     arguments = [*command_flags(trained, config), f'--workdir={job.workdir}']
-    about = {
-        'run': job.run,
-        'scale': scale,
-        'command': ['codinet_jax.main', *arguments[:-1]],
-        'commit': _commit(),
-    }
+    about = {'run': job.run, 'scale': scale, 'command': ['codinet_jax.main', *arguments[:-1]]}
     job.beside('.json').write_text(json.dumps(about, indent=2) + '\n')
     if data_dir:
         arguments.append(f'--config.data_dir={data_dir}')
@@ -147,15 +142,3 @@ def _ended_with_us(module: str, *arguments: str) -> Iterator['subprocess.Popen[s
         process.terminate()
         process.wait()
         raise
-
-
-def _commit() -> str | None:
-    """The commit of this code; None where it is no clone, with a plus where it was changed since."""
-    here = pathlib.Path(__file__).parent
-    described = subprocess.run(
-        ['git', 'describe', '--always', '--abbrev=7', '--dirty=+', '--exclude=*'],
-        cwd=here,
-        capture_output=True,
-        text=True,
-    )
-    return described.stdout.strip() or None

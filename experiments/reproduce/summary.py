@@ -71,12 +71,13 @@ def _told(run: Run, started: dict[str, Any], columns: Sequence[str]) -> dict[str
         'num_params': results['num_params'],
         'router_share': sum(run.costs.routers_n) / sum(run.costs.blocks_n),
     }
-    how = ('num_steps', 'seconds_train', 'images_per_second', 'num_devices', 'device', 'platform', 'python', 'versions')
+    how = ('commit', 'num_steps', 'seconds_train', 'images_per_second')
+    on = ('num_devices', 'device', 'platform', 'python', 'versions')
     kept = ('step', 'stage', 'top1', 'mean_path_length', 'num_paths', 'macs_share')
     return {
         'numbers': {name: COLUMNS[name].value(numbers) for name in columns},
         'curve': [{key: row[key] for key in kept} for row in run.metrics if row['kind'] == 'evaluation'],
-        'how': {'command': started['command'], 'commit': started['commit']} | {name: results[name] for name in how},
+        'how': {'command': started['command']} | {name: results[name] for name in (*how, *on)},
     }
 
 

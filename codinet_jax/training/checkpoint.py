@@ -59,8 +59,10 @@ class Checkpoints:
         """
         if step == self.newest_step:
             return
-        note = {'progress': progress, 'digest': _digest(state, progress)}
-        items = {'state': ocp.args.StandardSave(state), 'progress': ocp.args.JsonSave(note)}
+        # Not device arrays, of which Orbax would have every device write a slice, each cut by a program of its own.
+        on_host = jax.device_get(state)
+        note = {'progress': progress, 'digest': _digest(on_host, progress)}
+        items = {'state': ocp.args.StandardSave(on_host), 'progress': ocp.args.JsonSave(note)}
         try:
             self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:  # the writing of the one before comes out here too, as whatever it is
@@ -116,7 +118,7 @@ class Checkpoints:
         note = self._manager.restore(step, args=ocp.args.Composite(**items))['progress']
         items = {'state': ocp.args.StandardRestore(abstract(note['progress']))}
         state: TrainState = self._manager.restore(step, args=ocp.args.Composite(**items))['state']
-        if _digest(state, note['progress']) != note['digest']:
+        if _digest(jax.device_get(state), note['progress']) != note['digest']:
             raise ValueError('it does not hold what was saved')
         return note['progress'], state
 
@@ -137,10 +139,10 @@ class Checkpoints:
 
 
 def _digest(state: TrainState, progress: Progress) -> str:
-    """SHA-256 of every number of a state, where it stands in it, and of the progress."""
+    """SHA-256 of every number of a state on the host, where it stands in it, and of the progress."""
     digest = hashlib.sha256(json.dumps(progress, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        array = np.asarray(jax.device_get(leaf))
+        array = np.asarray(leaf)
         digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
         digest.update(np.ascontiguousarray(array).data if array.size else b'')
     return digest.hexdigest()

@@ -23,6 +23,12 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec('data'))
 
 
+@functools.cache
+def to_every_host(mesh: Mesh) -> Callable[..., tuple[jax.Array, ...]]:
+    """A program that puts all of each array it is given on every device."""
+    return jax.jit(lambda *arrays: arrays, out_shardings=replicated(mesh))
+
+
 def put(mesh: Mesh, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
     """Spreads a batch over the mesh by its leading axis; every host brings its own rows of each array."""
     sharding = by_rows(mesh)

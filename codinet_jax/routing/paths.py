@@ -4,6 +4,7 @@ Decisions are boolean, true for a block that is run. Every function works under 
 distinct routes sort the rows, and cost so little that the set may be a batch or a whole test set.
 """
 
+import functools
 import math
 
 import jax
@@ -18,11 +19,13 @@ def route_counts_B(decisions_Bxn: jax.Array) -> jax.Array:
     return counts_B
 
 
+@jax.jit
 def num_paths(decisions_Bxn: jax.Array) -> jax.Array:
     """#Path of Table 8: the number of distinct routes, an int32 from 1 to B."""
     return jnp.count_nonzero(route_counts_B(decisions_Bxn))
 
 
+@jax.jit
 def route_entropy(decisions_Bxn: jax.Array) -> jax.Array:
     """Entropy of the routes in bits, from 0 (one route for all) to log2(B); 2^entropy is how many are really in use."""
     B, counts_B = jnp.float32(len(decisions_Bxn)), route_counts_B(decisions_Bxn).astype(jnp.float32)
@@ -30,11 +33,9 @@ def route_entropy(decisions_Bxn: jax.Array) -> jax.Array:
     return (xlogy(B, B) - jnp.sum(xlogy(counts_B, counts_B))) / B / jnp.log(2.0)
 
 
+@functools.partial(jax.jit, static_argnames='share')
 def coverage(decisions_Bxn: jax.Array, share: float) -> jax.Array:
-    """How few routes hold at least that share of the rows, an int32 from 1 to #Path; the most used are taken first.
-
-    The share is static under `jit`.
-    """
+    """How few routes hold at least that share of the rows, an int32 from 1 to #Path; the most used are taken first."""
     held_B = jnp.cumsum(jnp.sort(route_counts_B(decisions_Bxn), descending=True))
     # In Python's numbers, which count more rows than float32 can; 0.07 of 100 rows is 7, not a hair above it.
     return 1 + jnp.count_nonzero(held_B < math.ceil(share * len(decisions_Bxn) - 1e-6))

@@ -114,14 +114,13 @@ def _of_every_image(
 ) -> list[np.ndarray]:
     """The columns that `of_batch` answers to every batch's images, labels and positions, in the split's order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    to_all_hosts = jax.jit(lambda *arrays: arrays, out_shardings=sharding.replicated(mesh))
     batches = (sharding.put(mesh, *batch) for batch in split.evaluation_batches(batch_size, hosts.this()))
     parts = []
     with contextlib.closing(ahead(batches)) as ready:
         for images_BxHxWxC, labels_B, positions_B in ready:
             before_batch()
             answers = of_batch(images_BxHxWxC, labels_B, positions_B)
-            parts.append(jax.device_get(to_all_hosts(positions_B, *answers)))
+            parts.append(jax.device_get(sharding.to_every_host(mesh)(positions_B, *answers)))
     positions, *columns = map(np.concatenate, zip(*parts, strict=True))
     in_order = np.argsort(positions, kind='stable')[np.sum(positions < 0) :]
     return [column[in_order] for column in columns]

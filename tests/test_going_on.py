@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,23 @@ import pytest
 import helpers
 from codinet_jax import sharding
 from codinet_jax.errors import InputError
-from codinet_jax.training import loop
+from codinet_jax.training import hold, loop
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.workdir import Workdir
 from experiments.sameness import differences, rows
 
 OFTEN = {'eval_every_epochs': 4 * 16 / 1442, 'log_every_steps': 3, 'loss.target_cost': None}
+HELD = {'eval_batch_size': 64, 'loss.target_cost': 0.6}  # in stage 2 the cost is made good before each evaluation
 NUM_TEST_IMAGES = 355
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def few_are_held() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hold, 'NUM_IMAGES', 128)
+        yield
 
 
 def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
@@ -51,7 +60,7 @@ def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
-    trained(workdir, eval_batch_size=64)
+    trained(workdir, **HELD)
     return workdir
 
 
@@ -59,17 +68,19 @@ def evaluated(workdir: Path) -> list[int]:
     return [row['step'] for row in rows(workdir) if row['kind'] == 'evaluation']
 
 
-@pytest.mark.parametrize(('number', 'step'), [(1, 4), (3, 9), (6, 18)], ids=['on the way', 'of a stage', 'the last'])
+@pytest.mark.parametrize(
+    ('number', 'step'), [(1, 4), (3, 9), (4, 12), (6, 18)], ids=['on the way', 'of a stage', 'in stage 2', 'the last']
+)
 def test_an_evaluation_does_not_keep_a_run_from_stopping_and_is_made_good_later(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
 ) -> None:
     with monkeypatch.context() as asked:
         stop_in_evaluation(asked, number)
         with pytest.raises(loop.Stopped, match=f'^stopped and saved at step {step}; the same command goes on'):
-            trained(tmp_path / 'run', eval_batch_size=64)
+            trained(tmp_path / 'run', **HELD)
     assert evaluated(tmp_path / 'run') == [other for other in evaluated(undisturbed) if other < step]
     assert (tmp_path / 'run' / 'checkpoints' / str(step)).is_dir()
-    trained(tmp_path / 'run', eval_batch_size=64)
+    trained(tmp_path / 'run', **HELD)
     assert differences(tmp_path / 'run', undisturbed) == []
 
 
@@ -104,5 +115,5 @@ def test_a_checkpoint_of_before_there_were_digests_is_refused_in_a_sentence(tmp_
         path.write_text(json.dumps(json.loads(path.read_text())['progress']))
     before = helpers.all_bytes(tmp_path)
     with pytest.raises(InputError, match=r'^No checkpoint in .* or another version wrote them'):
-        trained(tmp_path / 'run', eval_batch_size=64)
+        trained(tmp_path / 'run', **HELD)
     assert helpers.all_bytes(tmp_path) == before

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from codinet_jax.routing import relaxation
 from codinet_jax.training import hold, loop
 from codinet_jax.training.evaluate import evaluate_weights
 from codinet_jax.workdir import Workdir
+from experiments.sameness import rows
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(64, 8, 8, 1)), jnp.float32)
 STARTS = np.random.default_rng(1).normal(0.4, 1.5, size=500)
@@ -122,9 +124,15 @@ def test_routers_start_at_the_rate_that_is_asked_for(router: str, rate: float) -
 
 
 @pytest.mark.parametrize('target', [0.35, 0.9])
-def test_a_run_ends_at_the_cost_that_was_asked_for(tmp_path: Path, target: float) -> None:
-    config = helpers.tiny_config(**{'loss.target_cost': target})
+def test_a_run_stays_at_the_cost_that_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, target: float
+) -> None:
+    monkeypatch.setattr(hold, 'NUM_IMAGES', 200)
+    config = helpers.tiny_config(**{'loss.target_cost': target, 'eval_every_epochs': 4 * 16 / 1442})
     loop.train(config, Workdir(tmp_path))
     variables = Workdir(tmp_path).read_weights()
-    images = settings.split(config, 'train')
+    images = settings.split(config, 'train').sample(hold.NUM_IMAGES, config.seed)
     assert evaluate_weights(config, variables, images).summary['macs_share'] == pytest.approx(target, abs=0.01)
+    in_stage2 = [row for row in rows(tmp_path) if row['kind'] == 'evaluation' and row['stage'] == 2]
+    held = [float(cost) / 100 for cost in re.findall(r'hard decisions cost ([\d.]+)%', capsys.readouterr().out)]
+    assert len(held) == 1 + len(in_stage2) == 4 and held == pytest.approx([target] * 4, abs=0.01)

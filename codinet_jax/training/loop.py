@@ -128,6 +128,7 @@ class Run:
         self.model, self.costs = settings.network(config), settings.costs(config)
         dataset = settings.dataset(config)
         self.forward = make_forward(self.model, dataset, mesh)
+        self.leaning = jax.jit(hold.leaning, out_shardings=sharding.replicated(mesh))
         self.stages = plan(config, self.model, self.costs, dataset, train_set.num_images)
         self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints))
         saved = self.checkpoints.newest(self._abstract)
@@ -156,7 +157,7 @@ class Run:
                 self.state = dataclasses.replace(self.state, opt_state=stage.step.optimizer.init(self.state.params))
             self._train(stage)
             if stage.number == 2:
-                self._hold_cost()  # again, for the blocks have changed what the routers see
+                self._hold_cost()
             record, summary = self._evaluate()
             if stage.number == 1:
                 progress.top1_stage1 = summary['top1']
@@ -254,10 +255,13 @@ class Run:
         )[1]
 
     def _evaluate_on_the_way(self) -> None:
-        self.progress.is_evaluation_due = True
+        before, self.progress.is_evaluation_due = self.state, True
         try:
+            if self.progress.stage == 2:
+                self._hold_cost()  # the blocks go on changing what the routers see
             self._evaluate()
         except Stopped:
+            self.state = before
             self._save()
             raise
         self.progress.is_evaluation_due = False
@@ -287,14 +291,13 @@ class Run:
         if target is None or self.model.router is None:
             return
         images = self.train_set.sample(hold.NUM_IMAGES, self.config.seed)
-        lean = jax.jit(hold.leaning, out_shardings=sharding.replicated(self.mesh))
 
         def cost_at(lead: float) -> float:
-            record = self._recorded(lean(self.state, lead).variables, images)
+            record = self._recorded(self.leaning(self.state, lead).variables, images)
             return self.costs.mean_macs(record.decisions_Nxn.mean(axis=0)) / self.costs.static_macs
 
         lead, cost = hold.nearest_lead(cost_at, target)
-        self.state = lean(self.state, lead)
+        self.state = self.leaning(self.state, lead)
         say(f'routers lean {lead:+.2f} to running: hard decisions cost {cost:.1%} of {images.num_images} train images')
         if abs(cost - target) > hold.MISSED:
             say(f'warning: that is not the {target:.1%} asked for, and no lean comes nearer.')

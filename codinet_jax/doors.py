@@ -73,8 +73,9 @@ def open_door(main: Callable[[Sequence[str]], int | None], *, takes_arguments: b
         if len(argv) > 1 and not takes_arguments:
             raise InputError(f'{argv[1]!r} is not a flag: write --name=value, and see --help.')
         if not flags.FLAGS['verbosity'].present:
-            # Orbax tells a dozen lines of every checkpoint, and TFDS warns that OpenCV decodes faster than Pillow.
-            logging.set_verbosity(logging.ERROR)
+            # Orbax tells a dozen lines of every checkpoint, and hundreds of one that could not be written, which is
+            # then told of in a sentence.
+            logging.set_verbosity(logging.FATAL)
         return main(argv)
 
     for stream in (sys.stdout, sys.stderr):

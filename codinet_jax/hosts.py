@@ -166,7 +166,7 @@ def _epitaph(sentence: str) -> Iterator[None]:
 def _leave(error: BaseException) -> NoReturn:
     if isinstance(error, InputError):
         print(f'error: {error}', file=sys.stderr)
-    elif isinstance(error, jax.errors.JaxRuntimeError):
+    elif isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):  # a ValueError, where arrays are read
         print(f'error: {_first_line(error)}', file=sys.stderr)
     else:
         traceback.print_exception(error)

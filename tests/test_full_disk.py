@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,15 @@ def test_a_disk_that_fills_up_while_saving_costs_no_checkpoint_and_with_room_the
     assert results is not None and results['num_steps'] == 18
     steps = [json.loads(line)['step'] for line in (disk / 'run' / 'metrics.jsonl').read_text().splitlines()]
     assert steps == sorted(steps), 'no row is lost, torn or doubled'
+
+
+def test_a_person_is_told_so_once(disk: Path) -> None:
+    fill(disk, leave=3 * MEGABYTE // 2)
+    flags = helpers.tiny_flags(checkpoint_every_steps=2)
+    run = helpers.run_door('main', *flags, f'--workdir={disk / "run"}', TFDS_DATA_DIR=str(disk.parent))
+    assert run.returncode == 2
+    assert re.fullmatch(r'error: No checkpoint can be written in \S+ \(No space left on device\): .*\n', run.stderr)
+    assert any((disk / 'run' / 'checkpoints').iterdir())
 
 
 def test_a_disk_that_fills_up_at_the_end_leaves_no_half_results_and_with_room_the_run_ends(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -21,6 +22,17 @@ from codinet_jax.training.metrics import say
 from codinet_jax.training.state import TrainState
 
 Progress = dict[str, Any]
+
+_tell = sys.unraisablehook
+
+
+def _tell_unless_abandoned(unraisable: Any) -> None:
+    """Orbax abandons its other writes when one fails, and each of them would print a traceback of its own."""
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        _tell(unraisable)
+
+
+sys.unraisablehook = _tell_unless_abandoned
 
 
 class Checkpoints:
@@ -44,7 +56,7 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:
             if failure is None:  # or what came first is what there is to tell of
-                raise self._cannot_write(error) from error
+                raise self._told(error) from error
 
     @property
     def newest_step(self) -> int | None:
@@ -66,7 +78,7 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:  # the writing of the one before comes out here too, as whatever it is
-            raise self._cannot_write(error) from error
+            raise self._told(error) from error
 
     def check(self) -> None:
         """Tells of a checkpoint that could not be written behind.
@@ -77,7 +89,7 @@ class Checkpoints:
         try:
             self._manager.check_for_errors()
         except Exception as error:
-            raise self._cannot_write(error) from error
+            raise self._told(error) from error
 
     def is_preempted(self, step: int) -> bool:
         """Whether one of several hosts was told to stop, so that all of them should after this step."""
@@ -129,7 +141,10 @@ class Checkpoints:
             aside.parent.mkdir(exist_ok=True)
             (self._directory / str(step)).rename(aside)
 
-    def _cannot_write(self, error: Exception) -> InputError:
+    def _told(self, error: Exception) -> Exception:
+        """A sentence of what the disk refused; other errors, such as another host's death, as they are."""
+        if not isinstance(error, OSError) and 'os_error_code' not in str(error):  # TensorStore's
+            return error
         full = 'No space left on device'
         reason = full if full in str(error) else _first_line(error)
         return InputError(

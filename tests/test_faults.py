@@ -25,7 +25,7 @@ from codinet_jax.workdir import Workdir
 PROGRESS = {'stage': 1, 'step': 7, 'window': {}}
 
 pytestmark = [
-    pytest.mark.usefixtures('compiled_once', 'swept'),
+    pytest.mark.usefixtures('swept'),
     # Orbax leaves what it was reading when it stumbles over damage.
     pytest.mark.filterwarnings('ignore:.*_read_array_index_and_device_put:pytest.PytestUnraisableExceptionWarning'),
 ]

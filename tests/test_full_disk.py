@@ -18,8 +18,6 @@ from codinet_jax.workdir import Workdir
 
 MEGABYTE = 1 << 20
 
-pytestmark = pytest.mark.usefixtures('compiled_once')
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:

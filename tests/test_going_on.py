@@ -23,8 +23,6 @@ OFTEN = {'eval_every_epochs': 4 * 16 / 1442, 'log_every_steps': 3, 'loss.target_
 HELD = {'eval_batch_size': 64, 'loss.target_cost': 0.6}  # in stage 2 the cost is made good before each evaluation
 NUM_TEST_IMAGES = 355
 
-pytestmark = pytest.mark.usefixtures('compiled_once')
-
 
 @pytest.fixture(autouse=True, scope='module')
 def few_are_held() -> Iterator[None]:

@@ -1,10 +1,8 @@
 """Every table and figure of the paper, from its networks to its files, at a scale that shows nothing else."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
 from PIL import Image
 
@@ -16,24 +14,13 @@ from experiments.reproduce.scales import SCALES
 
 pytestmark = pytest.mark.smoke
 
-ROOM = {
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-    'jax_persistent_cache_min_entry_size_bytes': -1,
-}
-
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where all workers train the networks, each once for all tables; equal programs are compiled once."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all workers train the networks, each once for all tables."""
     directory = tmp_path_factory.getbasetemp().parent / 'smoke'
     directory.mkdir(exist_ok=True)
-    settings = ROOM | {'jax_compilation_cache_dir': str(directory / 'compiled')}
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield directory
-    for name, value in before.items():
-        jax.config.update(name, value)
+    return directory
 
 
 def train(job: queue.Job) -> bool:

@@ -14,9 +14,14 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 @pytest.fixture(scope='session', autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests compile the same small programs over and over, in every worker."""
+    """Tests and the commands they start compile the same small programs over and over, in every worker."""
     directory = tmp_path_factory.getbasetemp()
     of_all_workers = directory.parent if 'PYTEST_XDIST_WORKER' in os.environ else directory
-    jax.config.update('jax_compilation_cache_dir', str(of_all_workers / 'compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+    settings = {
+        'jax_compilation_cache_dir': str(of_all_workers / 'compiled'),
+        'jax_persistent_cache_min_compile_time_secs': 0.0,
+        'jax_persistent_cache_min_entry_size_bytes': -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)

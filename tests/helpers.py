@@ -167,8 +167,13 @@ def command(name: str, *flags: str) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's variables without those that would change what a command does."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(('JAX_', 'XLA_', 'TFDS_'))}
+    """This process's variables without those that would change what a command does, beyond how it is compiled."""
+    compiling = ('JAX_COMPILATION_CACHE_', 'JAX_PERSISTENT_CACHE_', 'XLA_')
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(compiling) or not name.startswith(('JAX_', 'TFDS_'))
+    }
     return kept | {'JAX_PLATFORMS': 'cpu'} | changes
 
 

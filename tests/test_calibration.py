@@ -269,8 +269,6 @@ class Doors:
             pass
         self.before = helpers.all_bytes(self.refused)
         self.variables = {
-            'JAX_COMPILATION_CACHE_DIR': str(tmp / 'cache'),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
             'TFDS_DATA_DIR': str(self.data_dir),
         }
         target = f'--target_cost={TARGET}'

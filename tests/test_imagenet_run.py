@@ -46,11 +46,7 @@ def start(workdir: Path) -> Process:
     return subprocess.Popen(
         helpers.command('main', '--config=configs/imagenet_r50.py', *flags, f'--workdir={workdir}'),
         cwd=helpers.REPOSITORY,
-        env=helpers.environment(
-            JAX_NUM_CPU_DEVICES='2',
-            JAX_COMPILATION_CACHE_DIR=str(workdir.parent / 'cache'),
-            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
-        ),
+        env=helpers.environment(JAX_NUM_CPU_DEVICES='2'),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -65,13 +65,7 @@ class Doors:
         (self.files / 'notes.png').write_text('no picture\n')
         self.paths = {name: str(tmp / name) for name in ('run', 'files', 'unfinished')}
         self.before = {name: helpers.all_bytes(tmp / name) for name in self.paths}
-        one = functools.partial(
-            helpers.run_door,
-            'predict',
-            JAX_COMPILATION_CACHE_DIR=str(tmp / 'cache'),
-            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
-            TFDS_DATA_DIR=str(self.data_dir),
-        )
+        one = functools.partial(helpers.run_door, 'predict', TFDS_DATA_DIR=str(self.data_dir))
         commands = ANSWERED | {name: flags for name, (flags, _) in REFUSED.items()}
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             said = pool.map(lambda flags: one(*map(self._filled, flags)), commands.values())

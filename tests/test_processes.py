@@ -61,15 +61,10 @@ class Processes:
         return first, second
 
     def _start(self, *flags: str, **variables: str) -> Process:
-        cached = {
-            'JAX_COMPILATION_CACHE_DIR': str(self.root / 'cache'),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-            'PYTHONPATH': str(self.root),
-        }
         process = subprocess.Popen(
             helpers.command('main', *helpers.tiny_flags(**CHANGES, data_dir=self.root / 'tfds'), *flags),
             cwd=helpers.REPOSITORY,
-            env=helpers.environment(**cached, **variables),
+            env=helpers.environment(PYTHONPATH=str(self.root), **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

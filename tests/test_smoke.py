@@ -31,7 +31,10 @@ def train(job: queue.Job) -> bool:
 
 
 @pytest.mark.parametrize('name', DEFINITIONS)
-def test_a_table_or_figure_is_reproduced_and_says_that_it_is_no_result(trained: Path, name: str) -> None:
+def test_a_table_or_figure_is_reproduced_and_says_that_it_is_no_result(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(queue, 'SECONDS_BETWEEN_LOOKS', 0.2)
     jobs = queue.planned([name], trained, ['0'])
     assert queue.work_off(jobs, train) == []
     definition = DEFINITIONS[name]

@@ -173,7 +173,8 @@ def elsewhere(root: Path, exported: dict[str, Exported]) -> Elsewhere:
     said = subprocess.run(
         [sys.executable, '-W', 'error', '-c', ELSEWHERE, work],
         cwd=helpers.REPOSITORY,
-        env=helpers.environment(JAX_NUM_CPU_DEVICES='1'),
+        # JAX looks for TensorFlow, which is barred, to open its cache.
+        env=helpers.environment(JAX_NUM_CPU_DEVICES='1', JAX_ENABLE_COMPILATION_CACHE='false'),
         text=True,
         capture_output=True,
         timeout=300,

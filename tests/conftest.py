@@ -1,7 +1,9 @@
 """Before anything asks JAX for a device: eight of them, so that sharding is real; no silent rank promotion; and less
 care in compiling, which is most of what tests do. The README's commands, which CI runs too, compile as they should."""
 
+import gc
 import os
+from collections.abc import Iterator
 
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
 
@@ -25,3 +27,11 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forgotten_between_files() -> Iterator[None]:
+    """A worker that kept all programs of all files would grow to five gigabytes, and slower with each collection."""
+    yield
+    jax.clear_caches()
+    gc.collect()

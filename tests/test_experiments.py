@@ -1,5 +1,6 @@
 """The paper's tables as commands: what they train, at which scale, who trains it, and what is said of it."""
 
+import dataclasses
 import json
 import multiprocessing
 import pathlib
@@ -11,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import helpers
+import synthetic_run
 from codinet_jax import settings
 from codinet_jax.errors import InputError
 from experiments.reproduce import queue, readme, scales, summary
@@ -150,6 +152,24 @@ def test_mean_spread_and_difference_are_told_and_what_is_missing() -> None:
     assert summary._cells('accuracy', row | {'seeds': row['seeds'][:1]}) == ('93.00', '94.47', '-1.47')
     assert summary._cells('accuracy', row | {'seeds': []}) == ('missing', '94.47', '')
     assert summary._cells('accuracy', row | {'paper': {}}) == ('93.50 ± 0.71', '', '')
+
+
+def test_a_run_of_another_version_that_says_too_little_is_refused_in_a_sentence(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = DEFINITIONS['table2'].rows[0]
+    run = tmp_path / row.run / 'seed_0'
+    run.mkdir(parents=True)
+    (run / 'results.json').touch()
+    run.with_suffix('.json').write_text('{"command": []}')
+    results = dict.fromkeys(summary.HOW, 1)
+    monkeypatch.setattr(
+        summary, 'read_run', lambda *_, **__: dataclasses.replace(synthetic_run.synthetic_run(), results=results)
+    )
+    assert list(summary.runs_of([row], tmp_path)[row.run]) == [0]
+    del results['commit']
+    with pytest.raises(InputError, match=r"seed_0/results\.json does not say 'commit'.* train it again"):
+        summary.runs_of([row], tmp_path)
 
 
 def test_a_figure_lists_the_results_of_others_with_their_sources() -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from codinet_jax.analysis import paper, statistics
 from codinet_jax.analysis.run import Run, read_run
+from codinet_jax.errors import InputError
 from codinet_jax.workdir import Workdir
 from experiments.reproduce import pictures
 from experiments.reproduce.definitions import COLUMNS, Figure, Row, Table
@@ -23,19 +24,36 @@ class Finished(NamedTuple):
 
 Found = dict[str, dict[int, Finished]]  # by the run's name and its seed
 
+HOW = (
+    *('commit', 'num_steps', 'seconds_train', 'images_per_second'),
+    *('num_devices', 'device', 'platform', 'python', 'versions'),
+)
+
 
 def runs_of(rows: Sequence[Row], directory: pathlib.Path) -> Found:
-    """The finished runs of each row, by seed."""
+    """The finished runs of each row, by seed.
+
+    Raises:
+      InputError: a run says too little of how its numbers were had.
+    """
     return {
         row.run: {
-            int(path.name.removeprefix('seed_')): Finished(
-                read_run(Workdir(path), label=row.label), json.loads(path.with_suffix('.json').read_text())
-            )
+            int(path.name.removeprefix('seed_')): _finished(path, row.label)
             for path in sorted((directory / row.run).glob('seed_*'))
             if (path / 'results.json').exists()
         }
         for row in rows
     }
+
+
+def _finished(path: pathlib.Path, label: str) -> Finished:
+    run = read_run(Workdir(path), label=label)
+    if missing := [name for name in HOW if name not in run.results]:
+        raise InputError(
+            f'{path}/results.json does not say {missing[0]!r}, as another version wrote it: '
+            'take the run away and train it again with experiments.run.'
+        )
+    return Finished(run, json.loads(path.with_suffix('.json').read_text()))
 
 
 def summary(stem: str, definition: Table | Figure, scale: str, found: Found) -> dict[str, bytes]:
@@ -71,13 +89,11 @@ def _told(run: Run, started: dict[str, Any], columns: Sequence[str]) -> dict[str
         'num_params': results['num_params'],
         'router_share': sum(run.costs.routers_n) / sum(run.costs.blocks_n),
     }
-    how = ('commit', 'num_steps', 'seconds_train', 'images_per_second')
-    on = ('num_devices', 'device', 'platform', 'python', 'versions')
     kept = ('step', 'stage', 'top1', 'mean_path_length', 'num_paths', 'macs_share')
     return {
         'numbers': {name: COLUMNS[name].value(numbers) for name in columns},
         'curve': [{key: row[key] for key in kept} for row in run.metrics if row['kind'] == 'evaluation'],
-        'how': {'command': started['command']} | {name: results[name] for name in (*how, *on)},
+        'how': {'command': started['command']} | {name: results[name] for name in HOW},
     }
 
 

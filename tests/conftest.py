@@ -1,5 +1,5 @@
 """Before anything asks JAX for a device: eight of them, so that sharding is real; no silent rank promotion; and less
-care in compiling, which is most of what tests do. Commands, the README's and those tests start, compile as they should."""
+care in compiling, which is most of what tests do. Commands, those that tests start too, compile as they should."""
 
 import gc
 import os

@@ -3,7 +3,8 @@
     python -m codinet_jax.profile --config=configs/imagenet_r50.py --config.data_dir=DIR
     python -m codinet_jax.profile --config=configs/cifar10_r110.py --trace=DIRECTORY
 
-Steps are taken as training takes them, on its data. The trace opens in https://ui.perfetto.dev (perfetto_trace.json.gz)
+Steps are taken as training takes them, on its data; with --random_pixels on one batch of them, and no data is needed.
+The trace opens in https://ui.perfetto.dev (perfetto_trace.json.gz)
 and in TensorBoard's profiler. Nothing else is kept.
 """
 
@@ -21,9 +22,10 @@ CONFIG = config_flags.DEFINE_config_file('config', help_string='Config file, as 
 STAGE = flags.DEFINE_integer('stage', 1, 'The stage whose step is taken.', lower_bound=1, upper_bound=2)
 STEPS = flags.DEFINE_integer('steps', 20, 'Steps that are timed.', lower_bound=1)
 PEAK_TFLOPS = flags.DEFINE_float(
-    'peak_tflops', None, "A device's peak, if it is not known here or not the one in bfloat16.", lower_bound=1e-3
+    'peak_tflops', None, "A device's peak in the network's precision, if it is not known here.", lower_bound=1e-3
 )
 TRACE = flags.DEFINE_string('trace', None, 'A directory to write a trace of three steps to.')
+RANDOM_PIXELS = flags.DEFINE_bool('random_pixels', False, 'Take steps on one batch of random pixels, without data.')
 OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers to.')
 
 
@@ -39,7 +41,13 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.training import profiling
 
     found = profiling.profile(
-        config, STAGE.value, STEPS.value, trace, PEAK_TFLOPS.value, lambda line: print(line, flush=True)
+        config,
+        STAGE.value,
+        STEPS.value,
+        trace,
+        PEAK_TFLOPS.value,
+        lambda line: print(line, flush=True),
+        with_data=not RANDOM_PIXELS.value,
     )
     print(profiling.readable(found))
     if trace:

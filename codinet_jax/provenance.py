@@ -27,7 +27,10 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this code; None where it is in no clone, with a plus where it was changed since."""
+    """The commit of this code; with a plus where it was changed since.
+
+    Where it is in no clone, what the environment variable CODINET_JAX_COMMIT says; None if that is not set.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -37,7 +40,9 @@ def commit() -> str | None:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     is_ours = git('ls-files', '--error-unmatch', Path(__file__).name) is not None  # not of what it is installed in
-    return git('describe', '--always', '--abbrev=7', '--dirty=+', '--exclude=*') if is_ours else None
+    if not is_ours:
+        return os.environ.get('CODINET_JAX_COMMIT')
+    return git('describe', '--always', '--abbrev=7', '--dirty=+', '--exclude=*')
 
 
 def _version(package: str) -> str | None:

@@ -146,13 +146,24 @@ def test_only_rows_that_run_are_computed(strategy: str, changes_shape: bool) -> 
             np.testing.assert_array_equal(np.sort(computed), ran, name)
 
 
-def test_a_platform_that_was_not_measured_computes_in_large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('changes_shape', [False, True], ids=['same-shape', 'other-shape'])
+@pytest.mark.parametrize(
+    ('num_rows', 'num_run', 'num_computed'),
+    [(100, 75, 78), (100, 100, 100), (100, 0, 0), (100, 1, 13), (100, 13, 13), (100, 14, 26), (3, 2, 2), (1, 1, 1)],
+)
+def test_an_accelerator_computes_one_piece_of_the_batch_that_holds_the_rows_that_run(
+    monkeypatch: pytest.MonkeyPatch, num_rows: int, num_run: int, num_computed: int, changes_shape: bool
+) -> None:
     monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *, cpu, default: default())
-    counter, compiled = compiled_and_counted(execution.compacted())
-    a, u_B = inputs(100, 2), np.arange(100) % 4 < 3
+    counter, compiled = compiled_and_counted(execution.compacted(), changes_shape)
+    a = inputs(num_rows, 4 if changes_shape else 2)
+    u_B = np.random.default_rng(0).permutation(np.arange(num_rows) < num_run)
     output, calls = counter.during(compiled, a, u_B.astype(np.float32))
-    assert [len(rows) for rows in calls] == [execution.TILE_ELSEWHERE] * 2
-    np.testing.assert_array_equal(output, np.where(u_B[:, None, None, None], 7 * a[..., :1] + a, a))
+    assert [len(rows) for rows in calls] == ([num_computed] if num_computed else [])
+    assert set(a[u_B][:, 0, 0, 0]) <= set(np.concatenate([*calls, []]))
+    shortcut = a[:, ::2, ::2] + 1 if changes_shape else a
+    ran = 7 * a[:, :2, :2, :1] + shortcut
+    np.testing.assert_array_equal(output, np.where(u_B[:, None, None, None], ran, -shortcut if changes_shape else a))
 
 
 @pytest.mark.parametrize('decision', [0, 1])

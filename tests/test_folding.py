@@ -3,11 +3,13 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
-from codinet_jax.inference.folding import fold
+from codinet_jax.inference.folding import cast, fold
+from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.execution import masked
 from helpers import by_path, quick_jit, random_images, random_variables, shapes
@@ -109,3 +111,11 @@ def test_the_folded_network_answers_alike(net: CoDiNet) -> None:
     assert_no_decision_hangs_on_rounding(outputs[0], 0.5)
     assert_alike(outputs[1], outputs[0])
     assert net.router is None or 0 < outputs[0].u_Bxn.mean() < 1
+
+
+def test_cast_leaves_routers_and_head_in_float32() -> None:
+    net = CoDiNet(cifar_resnet(8, image_size=8), dtype=jnp.bfloat16)
+    types = {path: leaf.dtype for path, leaf in by_path(cast(fold(random_variables(net)), jnp.bfloat16)).items()}
+    exact = {path for path in types if 'router' in path or 'head' in path}
+    assert exact and {types[path] for path in exact} == {np.dtype('float32')}
+    assert {types[path] for path in types.keys() - exact} == {np.dtype(jnp.bfloat16)}

@@ -88,6 +88,18 @@ def test_peaks_go_by_the_longest_name_that_fits(kind: str, peak: float | None) -
     assert profiling.peak_of(kind) == peak
 
 
+@pytest.mark.parametrize(('kind', 'peak'), [('NVIDIA H100 80GB HBM3', 494.5), ('TPU v5', None)])
+def test_float32_has_a_peak_of_its_own_or_none(kind: str, peak: float | None) -> None:
+    assert profiling.peak_of(kind, 'float32') == peak
+
+
+def test_random_pixels_need_no_data(root: Path) -> None:
+    somewhere = config(root)
+    somewhere.data_dir = str(root / 'nowhere')
+    found = profiling.profile(somewhere, num_steps=2, peak_tflops=PEAK, report=lambda line: None, with_data=False)
+    assert found['seconds']['step'] > 0
+
+
 def test_what_cannot_be_trained_cannot_be_profiled(root: Path) -> None:
     wrong = config(root)
     wrong.batch_size = 12

@@ -55,3 +55,5 @@ def test_without_git_there_is_none_to_name(repository: Path, monkeypatch: pytest
     git(repository, 'commit', '--quiet', '--message=All')
     monkeypatch.setenv('PATH', '')
     assert there(repository).commit() is None
+    monkeypatch.setenv('CODINET_JAX_COMMIT', 'abc1234')
+    assert there(repository).commit() == 'abc1234', 'who copied the code there said which it is'

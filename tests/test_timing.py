@@ -90,10 +90,11 @@ class Calls:
 
 
 def test_calls_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn takes as many calls as fit, going by one that is not counted, and one at the least."""
-    calls = Calls(monkeypatch, a=[0.5] * 9, b=[4.0] * 9, c=[0.375] * 9)
+    """A turn takes as many calls as fit, going by one that is not counted, and one at the least; the very first, which
+    may be slow, says nothing."""
+    calls = Calls(monkeypatch, a=[70, *[0.5] * 9], b=[70, *[4.0] * 9], c=[70, *[0.375] * 9])
     assert list(calls.interleaved(2)) == ['a', 'b', 'c']
-    first = [('a', 0), ('b', 0), ('c', 0)]
+    first = 2 * [('a', 0), ('b', 0), ('c', 0)]
     turn = [('a', 0), ('a', 1), ('b', 0), ('c', 0), ('c', 1), ('c', 2)]
     another = [('a', 2), ('a', 3), ('b', 1), ('c', 3), ('c', 4), ('c', 5)]
     assert calls.said == [*first, *turn, *another]
@@ -115,7 +116,7 @@ def test_the_median_turn_counts_by_its_mean_call(
     monkeypatch: pytest.MonkeyPatch, first: float, seconds: list[float], median: float
 ) -> None:
     repeats = len(seconds) // max(1, round(1 / first))
-    calls = Calls(monkeypatch, one=[first, *seconds], another=[7.0] * (repeats + 1))
+    calls = Calls(monkeypatch, one=[50, first, *seconds], another=[7.0] * (repeats + 2))
     assert calls.interleaved(repeats) == {'one': median, 'another': 7}
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
-from codinet_jax.models.codinet import EPSILON
+from codinet_jax.models.codinet import EPSILON, is_router
 
 
 def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,3 +33,16 @@ def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
         folded[(*conv, 'kernel')] = (kernel * gain[..., None, None, None, :]).astype(kernel.dtype)
         folded[(*conv, 'bias')] = (bias - mean * gain).astype(kernel.dtype)
     return {'params': traverse_util.unflatten_dict(folded)}
+
+
+def cast(folded: Mapping[str, Any], dtype: Any) -> Any:
+    """Folded variables with convolutions in the type they are computed in, so that no block casts its own every time.
+
+    Routers and the head stay in float32, as the network computes them.
+    """
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = [key.key for key in path]
+        return leaf if is_router(names) or 'head' in names else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, folded)

@@ -13,7 +13,7 @@ from codinet_jax import settings, sharding
 from codinet_jax.data import augment
 from codinet_jax.errors import InputError
 from codinet_jax.inference import artefact
-from codinet_jax.inference.folding import fold
+from codinet_jax.inference.folding import cast, fold
 from codinet_jax.inference.predictor import Card, Forward
 from codinet_jax.models import execution
 from codinet_jax.models.codinet import fresh_variables
@@ -26,6 +26,7 @@ STRATEGIES: dict[str, Callable[..., Execution]] = {
 }
 
 Program = Callable[..., tuple[jax.Array, jax.Array]]
+MOST_CONDITIONAL = 32  # rows of a batch off the CPU, where each of them has the host read a condition at every block
 
 
 def card(config: ConfigDict) -> Card:
@@ -41,6 +42,11 @@ def card(config: ConfigDict) -> Card:
         fixed_macs=costs.fixed_macs,
         static_macs=costs.static_macs,
     )
+
+
+def can_run(strategy: str, batch_size: int) -> bool:
+    """Whether a strategy is of any use for a batch of that size on the devices here."""
+    return strategy != 'conditional' or jax.default_backend() == 'cpu' or batch_size <= MOST_CONDITIONAL
 
 
 def program(config: ConfigDict, strategy: str, *, unroll: int = 1, **options: Any) -> Program:
@@ -60,6 +66,12 @@ def program(config: ConfigDict, strategy: str, *, unroll: int = 1, **options: An
     def forward(
         variables: Any, images_BxHxWxC: jax.Array, threshold: jax.Array, noise_Bxnx2: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
+        num_rows = images_BxHxWxC.shape[0]
+        if isinstance(num_rows, int) and not can_run(strategy, num_rows):
+            raise InputError(
+                f'conditional decides row by row, and {num_rows} rows are too many off the CPU: take compacted, or '
+                f'batches of at most {MOST_CONDITIONAL}.'
+            )
         hard = STRATEGIES[strategy](threshold, **options)
         if noise_Bxnx2 is not None:
             hard = execution.with_noise(hard)
@@ -82,7 +94,7 @@ def on_devices(config: ConfigDict, variables: Mapping[str, Any], strategy: str |
       InputError: there is no such strategy.
     """
     single, several = (program(config, strategy or default) for default in ('conditional', 'compacted'))
-    return sharding.on_devices(single, several, fold(variables))
+    return sharding.on_devices(single, several, cast(fold(variables), settings.network(config).dtype))
 
 
 def export(
@@ -93,10 +105,10 @@ def export(
     Raises:
       InputError: the directory holds something, or cannot be written.
     """
-    dataset, forward = settings.dataset(config), program(config, 'compacted')
+    dataset, forward, dtype = settings.dataset(config), program(config, 'compacted'), settings.network(config).dtype
     artefact.write(
         directory,
-        lambda weights, *inputs: forward(traverse_util.unflatten_dict(weights, sep='/'), *inputs),
+        lambda weights, *inputs: forward(cast(traverse_util.unflatten_dict(weights, sep='/'), dtype), *inputs),
         traverse_util.flatten_dict(fold(variables), sep='/'),
         card(config),
         threshold,

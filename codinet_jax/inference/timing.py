@@ -15,10 +15,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from codinet_jax import settings, sharding
-from codinet_jax.inference.folding import fold
-from codinet_jax.inference.program import STRATEGIES, Program, card, program
+from codinet_jax.inference.folding import cast, fold
+from codinet_jax.inference.program import STRATEGIES, Program, can_run, card, program
 
-Call = Callable[[int], Any]  # answers a batch for the i-th time, and waits for it
+Call = Callable[[int], Any]  # answers a batch for the i-th time; what it returns can be waited for
 DICTATE = 1e30  # more than any router's logits, those of an untrained ResNet-110 among them
 NUM_TRIALS = 3  # of each static arrangement, to find the fastest
 BURST_SECONDS = 0.1  # a turn takes as many calls as fit, so that what is short is timed warm and over many decisions
@@ -91,9 +91,13 @@ class Contestant:
         self.peak_bytes = sharding.peak_bytes(self.executable)
 
     def on(self, draws: Draws) -> Call:
-        """Answers one batch of the draws after the other; they lie on the devices already."""
+        """Answers one batch of the draws after the other; they lie on the devices already.
+
+        One image is waited for, as who sends one waits; of larger batches the next is under way meanwhile.
+        """
         inputs = [self._inputs(draws, i) for i in range(len(draws.images))]
-        return lambda i: jax.block_until_ready(self.executable(self.weights, *inputs[i % len(inputs)]))
+        wait = jax.block_until_ready if len(draws.images[0]) == 1 else lambda answer: answer
+        return lambda i: wait(self.executable(self.weights, *inputs[i % len(inputs)]))
 
     def _inputs(self, draws: Draws, i: int) -> tuple[Any, ...]:
         arrays = sharding.put(self.mesh, draws.images[i], *([draws.noise[i]] if draws.noise else []))
@@ -101,7 +105,10 @@ class Contestant:
 
 
 def interleaved(calls: Mapping[Any, Call], repeats: int) -> dict[Any, float]:
-    """The median seconds of each call, all taken in turns, after one call each that tells how many make a turn."""
+    """The median seconds of each call, all taken in turns, after a first call each and one that tells how many make a
+    turn."""
+    for call in calls.values():
+        jax.block_until_ready(call(0))  # an accelerator loads modules and records graphs now
     burst = {name: max(1, round(BURST_SECONDS / _seconds(call, range(1)))) for name, call in calls.items()}
     seconds: dict[Any, list[float]] = {name: [] for name in calls}
     for turn in range(repeats):
@@ -111,10 +118,11 @@ def interleaved(calls: Mapping[Any, Call], repeats: int) -> dict[Any, float]:
 
 
 def _seconds(call: Call, numbers: range) -> float:
-    """The mean time of a call over its i-th times."""
-    started = time.perf_counter()
+    """The mean time of a call over its i-th times, the last one waited for."""
+    started, answer = time.perf_counter(), None
     for i in numbers:
-        call(i)
+        answer = call(i)
+    jax.block_until_ready(answer)
     return (time.perf_counter() - started) / len(numbers)
 
 
@@ -132,7 +140,8 @@ def contest(
 
     `report` is told of what takes long.
     """
-    weights, batch_size, about = fold(variables), len(draws[0].images[0]), card(config)
+    weights = cast(fold(variables), settings.network(config).dtype)
+    batch_size, about = len(draws[0].images[0]), card(config)
     spread_over = max(d for d in range(1, jax.device_count() + 1) if batch_size % d == 0)
 
     def ready(name: str, forward: Program, num_devices: int) -> Contestant:
@@ -153,12 +162,13 @@ def contest(
     }
     arrangements = interleaved({name: each.on(draws[0]) for name, each in candidates.items()}, NUM_TRIALS)
     programs = {'static': candidates[min(arrangements, key=arrangements.__getitem__)]}
-    for strategy in STRATEGIES:
+    strategies = [strategy for strategy in STRATEGIES if can_run(strategy, batch_size)]
+    for strategy in strategies:
         options: dict[str, Any] = {'tile': tile} if strategy == 'compacted' else {}
         programs[strategy] = ready(strategy, program(config, strategy, **options), spread_over)
 
     calls = {('static', 0): programs['static'].on(draws[0])} | {
-        (strategy, i): programs[strategy].on(each) for i, each in enumerate(draws) for strategy in STRATEGIES
+        (strategy, i): programs[strategy].on(each) for i, each in enumerate(draws) for strategy in strategies
     }
     report(f'timing {len(calls)} programs and decisions at batch {batch_size}, {repeats} times in turns')
     medians = interleaved(calls, repeats)

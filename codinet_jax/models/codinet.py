@@ -162,7 +162,8 @@ class CoDiNet(nn.Module):
         settings: dict[str, Any] = {'momentum': 0.9, 'epsilon': EPSILON, 'dtype': self.dtype}
         if self.folded:
             return _no_norm
-        if train and self.norm_groups > 1:
+        # Under float32 there is nothing to gain, and a single group stays what it is everywhere else.
+        if train and (self.norm_groups > 1 or self.dtype != jnp.float32):
             return partial(GroupedBatchNorm, groups=self.norm_groups, **settings)
         return partial(nn.BatchNorm, use_running_average=not train, **settings)
 
@@ -175,6 +176,8 @@ class CoDiNet(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, 0),
             length=stage.repeats,
             unroll=self.unroll,  # more than there are, too: of one block and an unroll of one JAX makes a loop
+            # The check traces the body once more, effects and all (google/flax#5540); fresh weights are drawn under it.
+            check_constancy_invariants=self.is_initializing(),
         )
 
 

@@ -21,7 +21,8 @@ Threshold = float | jax.Array
 
 # Rows at a time, by codinet_jax.benchmark: a CPU core is as fast on one row as on many, once it has so many numbers.
 CPU_TILE_NUMBERS = 1024
-TILE_ELSEWHERE = 64  # not measured yet
+NUM_PREFIXES = 8  # of the batch that an accelerator chooses from: one read on the host a block, however many rows run
+TILE_ELSEWHERE = 256  # where the batch is not known when compiling
 
 
 class Execution(NamedTuple):
@@ -72,10 +73,11 @@ def conditional(threshold: Threshold = 0.5) -> Execution:
 
 
 def compacted(threshold: Threshold = 0.5, tile: int | None = None) -> Execution:
-    """`masked`, but F is computed of the rows that run and no others, `tile` rows at a time.
+    """`masked`, but F is computed of the rows that run and of few others.
 
-    The rows that run are gathered tile after tile by a loop that ends with the last of them, so the work follows the
-    decisions while every shape is static. Without `tile`, it is the measured best of the platform that runs it.
+    With `tile`, the rows that run are gathered so many at a time by a loop that ends with the last of them, so the work
+    follows the decisions while every shape is static. Without it a CPU works in tiles, and an accelerator, where every
+    turn of a loop costs launches and a read on the host, in one piece of the batch that holds all rows that run.
     """
 
     def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
@@ -83,10 +85,11 @@ def compacted(threshold: Threshold = 0.5, tile: int | None = None) -> Execution:
         if tile:
             return _run_in_tiles(run, skip, operands, u_B, tile)
         in_tiles = partial(_run_in_tiles, run, skip, operands, u_B)
-        cpu, elsewhere = max(1, CPU_TILE_NUMBERS // math.prod(operands[0].shape[1:])), TILE_ELSEWHERE
-        if isinstance(u_B.shape[0], int):  # and not the symbolic batch of an export
-            cpu, elsewhere = min(cpu, u_B.shape[0]), min(elsewhere, u_B.shape[0])
-        return jax.lax.platform_dependent(cpu=partial(in_tiles, cpu), default=partial(in_tiles, elsewhere))
+        cpu = max(1, CPU_TILE_NUMBERS // math.prod(operands[0].shape[1:]))
+        if not isinstance(u_B.shape[0], int):  # the symbolic batch of an export
+            return jax.lax.platform_dependent(cpu=partial(in_tiles, cpu), default=partial(in_tiles, TILE_ELSEWHERE))
+        in_one_piece = partial(_run_a_prefix, run, skip, operands, u_B)
+        return jax.lax.platform_dependent(cpu=partial(in_tiles, min(cpu, u_B.shape[0])), default=in_one_piece)
 
     return Execution(_decide_hard, combine)
 
@@ -126,3 +129,25 @@ def _run_in_tiles(run: BlockFn, skip: BlockFn, operands: Operands, u_B: jax.Arra
         return output.at[rows_T].set(run(*tiles), mode='drop')
 
     return jax.lax.fori_loop(0, -(-num_run // tile), run_tile, skipped)
+
+
+def _run_a_prefix(run: BlockFn, skip: BlockFn, operands: Operands, u_B: jax.Array) -> jax.Array:
+    """The rows that run come first, and F is computed of the shortest of `NUM_PREFIXES` prefixes that holds them."""
+    skipped = skip(*operands)
+    num_rows = u_B.shape[0]
+    rows_B = jnp.nonzero(u_B, size=num_rows, fill_value=num_rows)[0]
+    step = -(-num_rows // NUM_PREFIXES)
+    sizes = [min(size, num_rows) for size in range(0, num_rows + step, step)]
+
+    def of_size(size: int) -> Callable[..., jax.Array]:
+        def run_prefix(output: jax.Array) -> jax.Array:
+            if not size:
+                return output
+            # Rows are read before they are written, as in `_run_in_tiles`.
+            sources = (output if x is skipped else x for x in operands)
+            ran = run(*(x.at[rows_B[:size]].get(mode='clip') for x in sources))
+            return output.at[rows_B[:size]].set(ran, mode='drop')
+
+        return run_prefix
+
+    return jax.lax.switch(-(-jnp.sum(u_B) // step), [of_size(size) for size in sizes], skipped)

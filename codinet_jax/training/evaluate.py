@@ -115,12 +115,16 @@ def _of_every_image(
     """The columns that `of_batch` answers to every batch's images, labels and positions, in the split's order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
     batches = (sharding.put(mesh, *batch) for batch in split.evaluation_batches(batch_size, hosts.this()))
-    parts = []
+    parts: list[Any] = []
+    unread: tuple[jax.Array, ...] | None = None
     with contextlib.closing(ahead(batches)) as ready:
         for images_BxHxWxC, labels_B, positions_B in ready:
             before_batch()
             answers = of_batch(images_BxHxWxC, labels_B, positions_B)
-            parts.append(jax.device_get(sharding.to_every_host(mesh)(positions_B, *answers)))
+            # The answers of the batch before are read while the devices work on this one.
+            parts += [jax.device_get(unread)] if unread else []
+            unread = sharding.to_every_host(mesh)(positions_B, *answers)
+    parts += [jax.device_get(unread)] if unread else []
     positions, *columns = map(np.concatenate, zip(*parts, strict=True))
     in_order = np.argsort(positions, kind='stable')[np.sum(positions < 0) :]
     return [column[in_order] for column in columns]

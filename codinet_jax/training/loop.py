@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ from codinet_jax.training.step import Metrics
 from codinet_jax.workdir import Workdir, read_weights_file
 
 MOST_SKIPPED_IN_A_ROW = 20
+MOST_UNREAD, MOST_SECONDS_UNREAD = 10, 0.2  # steps whose metrics wait on the devices
 
 
 class Stopped(Exception):
@@ -143,6 +144,7 @@ class Run:
             contextlib.closing(ahead(sharding.put(mesh, *batch) for batch in batches))
         )
         self._started = time.monotonic() - self.progress.seconds
+        self._read_at = 0.0
         self._last_read: float | None = None
         self._last_warning: str | None = None
         self._greet(resumed=bool(saved))
@@ -179,17 +181,21 @@ class Run:
         if self.progress.is_evaluation_due:
             self._evaluate_on_the_way()
         evaluate_every = round(config.eval_every_epochs * self.train_set.num_images / config.batch_size)
-        unread = None
+        unread: list[Metrics] = []
         for done in range(self.progress.step + 1, stage.end + 1):
             self.state, metrics = step_fn(self.state, *next(self.batches))
-            # Those of the step before, now that the next one is on its way: no device waits for the host.
-            self._read(unread, stage, lines)
-            unread, is_stopping = metrics, bool(self.signals) or self.checkpoints.is_preempted(done)
+            # Those of steps before, now that the next one is on its way: no device waits for the host. Where steps are
+            # short, reading each by itself would cost the host as much as a step.
+            if len(unread) >= MOST_UNREAD or time.monotonic() - self._read_at > MOST_SECONDS_UNREAD:
+                self._read(unread, stage, lines)
+                unread = []
+            unread.append(metrics)
+            is_stopping = bool(self.signals) or self.checkpoints.is_preempted(done)
             is_evaluated = evaluate_every and done % evaluate_every == 0 and done < stage.end
             is_saved = done % config.checkpoint_every_steps == 0 or done == stage.end or is_stopping
             if is_evaluated or is_saved:
                 self._read(unread, stage, lines)
-                unread = self._last_read = None
+                unread, self._last_read = [], None
             if is_evaluated:
                 self._evaluate_on_the_way()
             if is_saved:
@@ -197,25 +203,25 @@ class Run:
             if is_stopping:
                 raise Stopped(done, self.signals[0] if self.signals else signal.SIGTERM)
 
-    def _read(self, metrics: Metrics | None, stage: Stage, lines: ProgressLines) -> None:
-        """Waits for a step's metrics, and counts, times and tells of that step."""
-        if metrics is None:
-            return
-        values, progress = jax.device_get(metrics), self.progress
-        self._check_finite(values)
-        now = time.monotonic()
-        if self._last_read is not None:
-            progress.timed_steps += 1
-            progress.timed_seconds += now - self._last_read
-        self._last_read = now
-        progress.step += 1
-        if values.get('skipped'):
-            progress.num_skipped += 1
-        else:
-            self.window.add(values)
-        lines.update(progress.step, values, progress.timed_steps, progress.timed_seconds)
-        if progress.step % self.config.log_every_steps == 0 or progress.step == stage.end:
-            self._log(stage, lines.images_per_second)
+    def _read(self, metrics_of_steps: Sequence[Metrics], stage: Stage, lines: ProgressLines) -> None:
+        """Waits for the metrics of some steps, and counts, times and tells of these steps."""
+        progress = self.progress
+        for values in jax.device_get(metrics_of_steps):
+            self._check_finite(values)
+            progress.step += 1
+            if values.get('skipped'):
+                progress.num_skipped += 1
+            else:
+                self.window.add(values)
+            if progress.step % self.config.log_every_steps == 0 or progress.step == stage.end:
+                self._log(stage, lines.images_per_second)
+        self._read_at = time.monotonic()
+        if metrics_of_steps:
+            if self._last_read is not None:
+                progress.timed_steps += len(metrics_of_steps)
+                progress.timed_seconds += self._read_at - self._last_read
+            self._last_read = self._read_at
+            lines.update(progress.step, values, progress.timed_steps, progress.timed_seconds)
 
     def _check_finite(self, values: Mapping[str, Any]) -> None:
         """Stops for numbers that no later step can mend, or for too many skipped steps, before any of it is saved."""

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from codinet_jax import hosts, settings, sharding
 from codinet_jax.data.ahead import ahead
+from codinet_jax.data.datasets import DatasetSpec
 from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.models.cost import CostTable
 from codinet_jax.training import stages
@@ -24,7 +25,8 @@ from codinet_jax.training.stages import Stage
 WARM_UP = 3
 TRACED = 3
 
-# TFLOP/s of a device in dense bfloat16, from the makers' data sheets, by how JAX's name for it begins.
+# TFLOP/s of a device in dense bfloat16, from the makers' data sheets, by how JAX's name for it begins. float32 has half
+# of it on NVIDIA's cards, as TF32; on a TPU it is computed from bfloat16 parts, and its peak is not stated.
 PEAK_TFLOPS = {
     'NVIDIA A100': 312.0,
     'NVIDIA H100 PCIe': 756.0,
@@ -54,6 +56,8 @@ def profile(
     trace: pathlib.Path | None = None,
     peak_tflops: float | None = None,
     report: Callable[[str], None] = print,
+    *,
+    with_data: bool = True,
 ) -> dict[str, Any]:
     """Takes steps of a stage of a config's training, as training takes them, and times them.
 
@@ -64,6 +68,8 @@ def profile(
       trace: a directory for a trace of a few steps more; None for none.
       peak_tflops: of one device; None looks it up.
       report: is told of progress.
+      with_data: whether steps are taken on the config's data set; else on one batch of random pixels, on the devices
+        already, for which no data need be there.
 
     Returns:
       Medians, and what follows from them: seconds, images a second, the share of the devices' peak, bytes a device.
@@ -74,11 +80,16 @@ def profile(
     settings.check(config)
     mesh = sharding.data_mesh()
     settings.check_devices(config, mesh.size)
-    train_set, costs = settings.split(config, 'train'), settings.costs(config)
-    plan = stages.plan(config, settings.network(config), costs, settings.dataset(config), train_set.num_images)
-    stage = plan[number - 1]
-    batches = train_set.train_batches(0, config.batch_size, config.num_views, config.seed, hosts.this())
-    with contextlib.closing(ahead(sharding.put(mesh, *batch) for batch in batches)) as ready:
+    costs, spec = settings.costs(config), settings.dataset(config)
+    if with_data:
+        train_set = settings.split(config, 'train')
+        num_images = train_set.num_images
+        batches = train_set.train_batches(0, config.batch_size, config.num_views, config.seed, hosts.this())
+        placed = ahead(sharding.put(mesh, *batch) for batch in batches)
+    else:
+        num_images, placed = config.batch_size, _repeated(sharding.put(mesh, *_random_batch(config, spec)))
+    stage = stages.plan(config, settings.network(config), costs, spec, num_images)[number - 1]
+    with contextlib.closing(placed) as ready:
         state, batch = _first_state(config, stage, mesh), next(ready)
         report('compiling the step ...')
         started = time.perf_counter()
@@ -137,10 +148,12 @@ def readable(found: Mapping[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-def peak_of(device_kind: str) -> float | None:
-    """TFLOP/s in bfloat16 of a device by JAX's name for it; None if it is not known."""
+def peak_of(device_kind: str, dtype: str = 'bfloat16') -> float | None:
+    """TFLOP/s of a device by JAX's name for it, in bfloat16 or float32; None if it is not known."""
     known = [kind for kind in PEAK_TFLOPS if device_kind.startswith(kind)]
-    return PEAK_TFLOPS[max(known, key=len)] if known else None
+    if not known or (dtype == 'float32' and not device_kind.startswith('NVIDIA')):
+        return None
+    return PEAK_TFLOPS[max(known, key=len)] / (2 if dtype == 'float32' else 1)
 
 
 def _utilisation(
@@ -149,12 +162,23 @@ def _utilisation(
     # Backward costs twice what forward does. All blocks run: relaxed and masked gates compute both branches.
     flops = 3 * 2 * costs.mean_macs(np.ones(costs.num_blocks)) * config.batch_size * config.num_views
     rate = flops / step_seconds / num_devices / 1e12
-    peak = peak_tflops or peak_of(jax.devices()[0].device_kind)
+    peak = peak_tflops or peak_of(jax.devices()[0].device_kind, config.model.dtype)
     return {
         'tflops_per_device': rate,
         'peak_tflops': peak,
         'model_flops_utilisation': rate / peak if peak else None,
     }
+
+
+def _random_batch(config: ConfigDict, spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
+    rng, views = np.random.default_rng(config.seed), (config.num_views,) if spec.is_streamed else ()
+    images = rng.integers(0, 256, (config.batch_size, *views, *spec.image_shape), np.uint8)
+    return images, rng.integers(0, spec.num_classes, config.batch_size, np.int32)
+
+
+def _repeated(batch: Batch) -> Generator[Batch, None, None]:
+    while True:
+        yield batch
 
 
 def _first_state(config: ConfigDict, stage: Stage, mesh: Mesh) -> train_state.TrainState:

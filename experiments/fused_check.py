@@ -1,4 +1,4 @@
-"""What the fused kernel is checked against: a network of random folded weights, and the same arithmetic in plain JAX."""
+"""What the fused kernel is checked against: networks of random folded weights, and its arithmetic in plain JAX."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from codinet_jax import settings
 from codinet_jax.data import augment
+from codinet_jax.models.architecture import Block
 from codinet_jax.models.execution import masked
 
 CASES = (None, 0.0, 0.5, 1.0)  # run rates that noise dictates; None leaves it to the routers
@@ -63,35 +64,42 @@ def twin(
     arch, dataset, params = settings.architecture(config), settings.dataset(config), folded['params']
     routed = config.model.router != settings.STATIC
     noise_Bxnx2 = jnp.zeros((len(images_BxHxWxC), arch.num_blocks, 2)) if noise_Bxnx2 is None else noise_Bxnx2
-    blocks = [
-        (stage.transition if name == 'transition' else stage.block, params[f'stage{i}_{name}'], k)
-        for i, stage in enumerate(arch.stages, start=1)
-        for name, count in (('transition', bool(stage.transition)), ('blocks', stage.repeats))
-        for k in range(count)
-    ]
-    means, gates = [], []
+    noise_nxBx2 = jnp.swapaxes(noise_Bxnx2, 0, 1)
+
+    def step(block: Block, a: jax.Array, own: Any, noise_Bx2: jax.Array) -> tuple[jax.Array, Any]:
+        z_BxC, shortcut, v_B = jnp.mean(a, axis=(1, 2)), a, jnp.ones(len(a))
+        if block.shortcut == 'pad':
+            pad = (block.channels - block.in_channels) // 2
+            shortcut = jnp.pad(a[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (pad, pad)))
+        x = rounded(jax.nn.relu(_conv(a, own['residual']['conv1'], block.stride)))
+        ran = rounded(jax.nn.relu(shortcut + _conv(x, own['residual']['conv2'], 1)))
+        if routed:
+            h_BxC = jax.nn.relu(_dense(z_BxC, own['router']['hidden']))
+            decided_Bx2 = _dense(h_BxC, own['router']['decide']) + noise_Bx2
+            v_B = jax.nn.sigmoid(decided_Bx2[:, 1] - decided_Bx2[:, 0])
+        return jnp.where((v_B >= threshold)[:, None, None, None], ran, shortcut), (v_B, z_BxC)
+
+    means, gates, k = [], [], 0
     with jax.default_matmul_precision('highest'):
         x = rounded(augment.normalise(images_BxHxWxC, dataset.mean, dataset.std))
         a = rounded(jax.nn.relu(_conv(x, params['stem_conv'], 1)))
-        for index, (block, stacked, k) in enumerate(blocks):
-            own = stacked if block.shortcut == 'pad' else jax.tree.map(lambda leaf, k=k: leaf[k], stacked)
-            z_BxC = jnp.mean(a, axis=(1, 2))
-            means.append(z_BxC)
-            shortcut = a
-            if block.shortcut == 'pad':
-                pad = (block.channels - block.in_channels) // 2
-                shortcut = jnp.pad(a[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (pad, pad)))
-            x = rounded(jax.nn.relu(_conv(a, own['residual']['conv1'], block.stride)))
-            ran = rounded(jax.nn.relu(shortcut + _conv(x, own['residual']['conv2'], 1)))
-            v_B = jnp.ones(len(a))
-            if routed:
-                h_BxC = jax.nn.relu(_dense(z_BxC, own['router']['hidden']))
-                decided_Bx2 = _dense(h_BxC, own['router']['decide']) + noise_Bxnx2[:, index]
-                v_B = jax.nn.sigmoid(decided_Bx2[:, 1] - decided_Bx2[:, 0])
-            gates.append(v_B)
-            a = jnp.where((v_B >= threshold)[:, None, None, None], ran, shortcut)
+        for i, stage in enumerate(arch.stages, start=1):
+            if stage.transition:
+                a, (v_B, z_BxC) = step(stage.transition, a, params[f'stage{i}_transition'], noise_nxBx2[k])
+                gates.append(v_B[None])
+                means.append(z_BxC)
+                k += 1
+            if stage.repeats:
+                a, (v_kxB, z_kxBxC) = jax.lax.scan(
+                    lambda a, each, block=stage.block: step(block, a, *each),
+                    a,
+                    (params[f'stage{i}_blocks'], noise_nxBx2[k : k + stage.repeats]),
+                )
+                gates.append(v_kxB)
+                means += list(z_kxBxC)
+                k += stage.repeats
         means.append(jnp.mean(a, axis=(1, 2)))
-        return _dense(means[-1], params['head']), jnp.stack(gates, axis=1), means
+        return _dense(means[-1], params['head']), jnp.concatenate(gates).T, means
 
 
 def rounded(x: jax.Array) -> jax.Array:
@@ -99,9 +107,7 @@ def rounded(x: jax.Array) -> jax.Array:
     return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
-def agreement(
-    ours: tuple[Any, ...], theirs: tuple[Any, ...], threshold: float, noise_Bxnx2: np.ndarray | None
-) -> dict[str, float]:
+def agreement(ours: tuple[Any, ...], theirs: tuple[Any, ...], threshold: float) -> dict[str, float]:
     """How far (logits, v, ...) are apart, of images whose every decision is the same in both.
 
     `logits` is the largest difference as a share of the largest logit, `v` the largest difference as it is; `same` is

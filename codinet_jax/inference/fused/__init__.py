@@ -63,8 +63,8 @@ def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]
                 weights += [_conv(block['residual/conv1/kernel']), _conv(block['residual/conv2/kernel'])]
                 floats += [*_router(block), block['residual/conv1/bias'], block['residual/conv2/bias']]
     floats += [params['head/kernel'], params['head/bias']]
-    every = np.arange(256, dtype=np.uint8)
-    normalised_256x3 = augment.normalise(np.stack([every] * 3, axis=-1), dataset.mean, dataset.std)  # type: ignore[arg-type]
+    every = jnp.arange(256, dtype=jnp.uint8)
+    normalised_256x3 = augment.normalise(jnp.stack([every] * 3, axis=-1), dataset.mean, dataset.std)
     return {
         'pixels': _bfloat16_bits(normalised_256x3).T.copy(),
         'weights': np.concatenate(weights),
@@ -72,8 +72,8 @@ def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]
     }
 
 
-def program(config: ConfigDict, *, means: bool = False) -> Program:
-    """The pure function of a config's network, for a CUDA device.
+def program(config: ConfigDict, *, means: bool = False, platform: library.Platform = 'CUDA') -> Program:
+    """The pure function of a config's network, for a CUDA device or, thread by thread and slowly, for the CPU.
 
     It takes `pack`'s arrays, uint8 images [B, 32, 32, 3], a threshold and, to dictate decisions, noise [B, n, 2]; it
     returns logits [B, Y] and v [B, n], float32. With `means`, to look for a fault, it also returns what was pooled:
@@ -84,7 +84,7 @@ def program(config: ConfigDict, *, means: bool = False) -> Program:
       InputError: the kernel does not compute this network, or cannot be built here.
     """
     arch, routed = _supported(config), config.model.router != settings.STATIC
-    n, target = arch.num_blocks, library.register()
+    n, target = arch.num_blocks, library.register(platform)
     blocks = {f'blocks{i}': np.int64(count) for i, count in enumerate(blocks_per_stage(arch), start=1)}
 
     def forward(

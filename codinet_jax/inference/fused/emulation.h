@@ -61,7 +61,7 @@ struct Block {
 };
 
 inline Block*& block() {
-  static Block* running = nullptr;
+  static thread_local Block* running = nullptr;
   return running;
 }
 

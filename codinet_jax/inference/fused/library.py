@@ -1,4 +1,7 @@
-"""The kernel's library: built by nvcc when it is first asked for, kept in a cache, and made known to JAX."""
+"""The kernel's library: built when it is first asked for, kept in a cache, and made known to JAX.
+
+By nvcc for CUDA devices, and by g++ for tests: the same source, every thread of it on the CPU.
+"""
 
 import ctypes
 import functools
@@ -8,72 +11,104 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import jax
 
 from codinet_jax.errors import InputError
 
+Platform = Literal['CUDA', 'cpu']
 SOURCES = Path(__file__).parent
-HEADERS = ('kernel.h', 'primitives.h')
+HEADERS = ('handler.h', 'kernel.h', 'primitives.h', 'emulation.h')
 TARGET = 'codinet_fused'
-ARCHITECTURES = ('80', '90')
-FLAGS = ('-O3', '-std=c++17', '-shared', '-Xcompiler', '-fPIC')
+CUDA_COMPILER = Path('/usr/local/cuda/bin/nvcc')  # where it is put, and not always on the PATH
+
+
+class Recipe(NamedTuple):
+    compiler: str
+    source: str
+    flags: tuple[str, ...]
+
+
+RECIPES = {
+    'CUDA': Recipe(
+        'nvcc',
+        'launch.cu',
+        (
+            '-O3',
+            '-std=c++17',
+            '-shared',
+            '-Xcompiler',
+            '-fPIC',
+            *(f'-gencode=arch=compute_{a},code=sm_{a}' for a in (80, 90)),
+        ),
+    ),
+    'cpu': Recipe(
+        'g++',
+        'emulate.cpp',
+        # Jumps between stacks are what a fortified longjmp refuses.
+        ('-O2', '-std=c++17', '-shared', '-fPIC', '-Wall', '-Wextra', '-U_FORTIFY_SOURCE', '-D_FORTIFY_SOURCE=0'),
+    ),
+}
 
 
 @functools.cache
-def register() -> str:
-    """The name under which JAX knows the kernel, on CUDA devices.
+def register(platform: Platform) -> str:
+    """The name under which JAX knows the kernel on a platform's devices.
 
     Raises:
-      InputError: there is no nvcc, or it does not build the kernel.
+      InputError: its compiler is not here, or does not build the kernel.
     """
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(getattr(load(), TARGET)), platform='CUDA')
+    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(getattr(load(platform), TARGET)), platform=platform)
     return TARGET
 
 
 @functools.cache
-def load() -> ctypes.CDLL:
+def load(platform: Platform) -> ctypes.CDLL:
     """The library, built if the cache has none of these sources.
 
     Raises:
-      InputError: there is no nvcc, or it does not build the kernel.
+      InputError: its compiler is not here, or does not build the kernel.
     """
-    return ctypes.CDLL(str(build()))
+    return ctypes.CDLL(str(build(platform)))
 
 
-def build() -> Path:
+def build(platform: Platform) -> Path:
     """Where the library is. The cache is $CODINET_JAX_CACHE, or ~/.cache/codinet_jax.
 
     Raises:
-      InputError: there is no nvcc, it does not build the kernel, or the cache cannot be written.
+      InputError: its compiler is not here or does not build the kernel, or the cache cannot be written.
     """
-    flags = [*FLAGS, *(f'-gencode=arch=compute_{arch},code=sm_{arch}' for arch in ARCHITECTURES)]
-    digest = hashlib.sha256(' '.join([*flags, jax.__version__]).encode())
-    for name in ('launch.cu', *HEADERS):
+    recipe = RECIPES[platform]
+    digest = hashlib.sha256(repr((recipe, jax.__version__)).encode())
+    for name in (recipe.source, *HEADERS):
         digest.update((SOURCES / name).read_bytes())
     directory = Path(os.environ.get('CODINET_JAX_CACHE') or Path.home() / '.cache' / 'codinet_jax')
-    built = directory / f'{TARGET}_{digest.hexdigest()[:16]}.so'
+    built = directory / f'{TARGET}_{platform}_{digest.hexdigest()[:16]}.so'
     if built.exists():
         return built
-    nvcc = find_nvcc()
-    if nvcc is None:
-        raise InputError('The fused kernel is built by nvcc, which is not here: install CUDA, or put nvcc on the PATH.')
+    compiler = find_compiler(platform)
+    if compiler is None:
+        raise InputError(f'The fused kernel is built by {recipe.compiler}: install it, or put it on the PATH.')
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # Under another name first: a process beside this one must not load half a library.
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
             fresh = Path(scratch) / built.name
-            command = [nvcc, *flags, '-I', jax.ffi.include_dir(), str(SOURCES / 'launch.cu'), '-o', str(fresh)]
-            done = subprocess.run(command, capture_output=True, text=True)
+            command = [compiler, *recipe.flags, '-isystem', jax.ffi.include_dir()]
+            done = subprocess.run(
+                [*command, str(SOURCES / recipe.source), '-o', str(fresh)], capture_output=True, text=True
+            )
             if done.returncode:
                 errors = [line for line in (done.stdout + done.stderr).splitlines() if 'error' in line.lower()]
                 what = '; '.join(errors[:3]) or f'exit status {done.returncode}'
-                raise InputError(f'nvcc does not build the fused kernel: {what}')
+                raise InputError(f'{recipe.compiler} does not build the fused kernel: {what}')
             fresh.replace(built)
     except OSError as error:
         raise InputError(f'{directory} cannot be written; name another in CODINET_JAX_CACHE.') from error
     return built
 
 
-def find_nvcc() -> str | None:
-    return shutil.which('nvcc') or next((str(path) for path in (Path('/usr/local/cuda/bin/nvcc'),) if path.exists()), None)
+def find_compiler(platform: Platform) -> str | None:
+    found = shutil.which(RECIPES[platform].compiler)
+    return found or (str(CUDA_COMPILER) if platform == 'CUDA' and CUDA_COMPILER.exists() else None)

@@ -1,5 +1,6 @@
 """What the fused kernel is checked against: networks of random folded weights, and its arithmetic in plain JAX."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,6 +80,9 @@ def twin(
             v_B = jax.nn.sigmoid(decided_Bx2[:, 1] - decided_Bx2[:, 0])
         return jnp.where((v_B >= threshold)[:, None, None, None], ran, shortcut), (v_B, z_BxC)
 
+    def equal_step(block: Block, a: jax.Array, each: tuple[Any, jax.Array]) -> tuple[jax.Array, Any]:
+        return step(block, a, *each)
+
     means, gates, k = [], [], 0
     with jax.default_matmul_precision('highest'):
         x = rounded(augment.normalise(images_BxHxWxC, dataset.mean, dataset.std))
@@ -91,7 +95,7 @@ def twin(
                 k += 1
             if stage.repeats:
                 a, (v_kxB, z_kxBxC) = jax.lax.scan(
-                    lambda a, each, block=stage.block: step(block, a, *each),
+                    partial(equal_step, stage.block),
                     a,
                     (params[f'stage{i}_blocks'], noise_nxBx2[k : k + stage.repeats]),
                 )

@@ -36,8 +36,9 @@ SECONDS = flags.DEFINE_float('seconds', 150.0, 'After so many, no batch size is 
 REHEARSE = flags.DEFINE_bool('rehearse', False, 'On the CPU, thread by thread, to try this command and not the kernel.')
 TIME_ANYWAY = flags.DEFINE_bool('time_anyway', False, 'Time it even if it is wrong.')
 
-# Of the largest logit. Rounding alone sets 54 blocks' bfloat16 apart by about a hundredth; a fault, by ten times that.
-ALLOWED = {'twin': 0.02, 'float32': 0.06, 'bfloat16': 0.08}
+# Of the largest logit. Rounding alone sets 54 blocks' bfloat16 apart by about four thousandths, and by one where it is
+# rounded in the same places; a fault, by a hundred times that.
+ALLOWED = {'twin': 0.01, 'float32': 0.03, 'bfloat16': 0.03}
 STARTED = time.perf_counter()
 
 
@@ -125,7 +126,6 @@ def check(config: ConfigDict, rows: list[dict[str, Any]]) -> bool:
         folded = fused_check.random_folded(each)
         packed, weights = jax.device_put(fused.pack(each, folded)), jax.device_put(folded)
         ours = jax.jit(fused.program(each, means=True, platform=platform()))
-        # In parts, so that no compiler can merge what is to be compared.
         twin = jax.jit(lambda *inputs, each=each: fused_check.twin(each, *inputs))
         masked_bfloat16 = jax.jit(program(each, 'masked'))
         masked_float32 = jax.jit(program(in_float32, 'masked'))
@@ -148,6 +148,12 @@ def check(config: ConfigDict, rows: list[dict[str, Any]]) -> bool:
                 for i in (0, 1)
             )
             right &= repeats and alike
+            if noise is None and name == 'routed':  # the same, and compiled once
+                inputs = (
+                    images,
+                    threshold,
+                    np.zeros((len(images), settings.architecture(each).num_blocks, 2), np.float32),
+                )
             true = twin(weights, *inputs)
             with jax.default_matmul_precision('highest'):
                 whole = masked_float32(weights, *inputs)
@@ -158,7 +164,7 @@ def check(config: ConfigDict, rows: list[dict[str, Any]]) -> bool:
             for pair, (mine, theirs, allowed) in pairs.items():
                 found = fused_check.agreement(mine, theirs, 0.5)
                 # Where routers decide, a gate near the threshold may fall either way; not so of the same arithmetic.
-                enough = 1.0 if run_rate is not None or name == 'static' else 0.8 if 'twin' in pair else 0.0
+                enough = 1.0 if run_rate is not None or name == 'static' else 0.5 if 'twin' in pair else 0.0
                 fine = allowed == math.inf or (
                     found['same'] >= enough
                     and (found['logits'] <= allowed or (math.isnan(found['logits']) and not enough))

@@ -7,7 +7,7 @@ It computes what `masked` does. Activations and convolutions' weights are bfloat
 float32 until they are an activation; pooling, routers, gates and the head are float32.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -55,13 +55,9 @@ def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]
     arch, dataset = _supported(config), settings.dataset(config)
     params = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(folded['params'], sep='/').items()}
     weights, floats = [_stem(params['stem_conv/kernel'])], [params['stem_conv/bias']]
-    for i, stage in enumerate(arch.stages, start=1):
-        for name, count in ((f'stage{i}_transition', None), (f'stage{i}_blocks', stage.repeats)):
-            own = {path.removeprefix(f'{name}/'): leaf for path, leaf in params.items() if path.startswith(f'{name}/')}
-            for k in range(len(own and next(iter(own.values()))) if count else bool(own)):
-                block = {path: leaf[k] for path, leaf in own.items()} if count else own
-                weights += [_conv(block['residual/conv1/kernel']), _conv(block['residual/conv2/kernel'])]
-                floats += [*_router(block), block['residual/conv1/bias'], block['residual/conv2/bias']]
+    for block in _blocks(arch, params):
+        weights += [_conv(block['residual/conv1/kernel']), _conv(block['residual/conv2/kernel'])]
+        floats += [*_router(block), block['residual/conv1/bias'], block['residual/conv2/bias']]
     floats += [params['head/kernel'], params['head/bias']]
     every = jnp.arange(256, dtype=jnp.uint8)
     normalised_256x3 = augment.normalise(jnp.stack([every] * 3, axis=-1), dataset.mean, dataset.std)
@@ -126,6 +122,17 @@ def _supported(config: ConfigDict) -> Architecture:
     arch = settings.architecture(config)
     assert arch == cifar_resnet(config.model.depth, num_classes=arch.num_classes)
     return arch
+
+
+def _blocks(arch: Architecture, params: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Every block's own parameters, in the order in which blocks run."""
+    for i, stage in enumerate(arch.stages, start=1):
+        for name, count in ((f'stage{i}_transition', None), (f'stage{i}_blocks', stage.repeats)):
+            own = {path.removeprefix(f'{name}/'): leaf for path, leaf in params.items() if path.startswith(f'{name}/')}
+            if count is None and own:
+                yield own
+            for k in range(count or 0):
+                yield {path: leaf[k] for path, leaf in own.items()}
 
 
 def _bfloat16_bits(x: Any) -> np.ndarray:

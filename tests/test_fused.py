@@ -1,0 +1,194 @@
+"""The fused kernel, run thread by thread on the CPU: against the network under masked execution, and against the same
+arithmetic in plain JAX, rounded where the kernel rounds."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from codinet_jax.errors import InputError
+from codinet_jax.inference import fused
+from codinet_jax.inference.fused import library
+from codinet_jax.inference.program import program
+from configs import cifar10_r20, cifar100_r32, digits_r14, imagenet_r50
+from experiments import fused_check
+from helpers import quick_jit
+
+compiled = pytest.mark.skipif(shutil.which('g++') is None, reason='g++ is not here to compile the emulation')
+THRESHOLD = np.float32(0.5)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('CODINET_JAX_CACHE', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
+def config_of(depth: int, **changes: Any) -> ConfigDict:
+    config = cifar10_r20.get_config()
+    config.update_from_flattened_dict({'model.depth': depth, 'model.dtype': 'bfloat16'} | changes)
+    return config
+
+
+def answers(config: ConfigDict, images: np.ndarray, noise: np.ndarray | None, seed: int = 0) -> tuple[Any, Any, Any]:
+    """Of the kernel, of its twin and of the network in bfloat16; the former two with pooled means."""
+    folded, inputs = fused_check.random_folded(config, seed), (images, THRESHOLD, noise)
+    ours = jax.jit(fused.program(config, means=True, platform='cpu'))(fused.pack(config, folded), *inputs)
+    twin = quick_jit(lambda *each: fused_check.twin(config, *each))(folded, *inputs)
+    return ours, twin, quick_jit(program(config, 'masked'))(folded, *inputs)
+
+
+def assert_right(config: ConfigDict, images: np.ndarray, noise: np.ndarray | None, seed: int = 0) -> None:
+    ours, twin, network = answers(config, images, noise, seed)
+    apart = fused_check.agreement(ours, twin, 0.5)
+    # A sum in another order may round the other way, and one such number in thousands is what remains.
+    assert apart['same'] == 1 and apart['logits'] < 2e-3 and apart['v'] < 1e-3
+    for k, z_BxC in enumerate(twin[2]):
+        np.testing.assert_allclose(ours[2][:, k, : z_BxC.shape[1]], z_BxC, rtol=0, atol=5e-3 * np.max(z_BxC))
+    apart = fused_check.agreement(ours, network, 0.5)
+    assert apart['same'] == 1 and apart['logits'] < 2e-2 and apart['v'] < 1e-2
+
+
+# --- What it computes. ---
+
+
+@compiled
+@pytest.mark.parametrize('run_rate', fused_check.CASES)
+@pytest.mark.parametrize('depth', [8, 20])
+def test_a_routed_network_is_computed_as_under_masked_execution(depth: int, run_rate: float | None) -> None:
+    config = config_of(depth)
+    assert_right(config, *fused_check.random_inputs(config, 4, run_rate, seed=depth))
+
+
+@compiled
+@pytest.mark.parametrize('depth', [8, 14])
+def test_a_static_network_is_computed(depth: int) -> None:
+    config = config_of(depth, **{'model.router': 'static'})
+    assert_right(config, *fused_check.random_inputs(config, 2, None, seed=3))
+
+
+@compiled
+def test_a_hundred_classes_are_told_apart() -> None:
+    config = cifar100_r32.get_config()
+    config.update_from_flattened_dict({'model.depth': 8, 'model.dtype': 'bfloat16'})
+    assert_right(config, *fused_check.random_inputs(config, 2, 0.5, seed=4))
+
+
+@compiled
+def test_of_what_is_not_rounded_the_numbers_are_float32s() -> None:
+    """With no block run, pooling, routers, gates and head are all that happens after the stem."""
+    config = config_of(20)
+    folded = fused_check.random_folded(config)
+    images, _ = fused_check.random_inputs(config, 2, None, seed=5)
+    inputs = (images, np.float32(2), None)
+    ours = jax.jit(fused.program(config, platform='cpu'))(fused.pack(config, folded), *inputs)
+    twin = quick_jit(lambda *each: fused_check.twin(config, *each))(folded, *inputs)
+    assert np.std(twin[1]) > 0.01
+    np.testing.assert_allclose(ours[1], twin[1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours[0], twin[0], rtol=0, atol=1e-5)
+
+
+@compiled
+def test_a_tie_runs_and_the_threshold_counts() -> None:
+    config = config_of(8)
+    folded = fused_check.random_folded(config)
+    images, _ = fused_check.random_inputs(config, 1, None, seed=6)
+    forward = jax.jit(fused.program(config, means=True, platform='cpu'))
+    packed = fused.pack(config, folded)
+    v_n = np.asarray(forward(packed, images, np.float32(0), None)[1])[0]
+    at_first, above_first = (forward(packed, images, t, None) for t in (v_n[0], np.nextafter(v_n[0], np.float32(2))))
+    assert not np.array_equal(at_first[2][:, 1, :16], at_first[2][:, 0, :16])
+    np.testing.assert_array_equal(above_first[2][:, 1, :16], above_first[2][:, 0, :16])
+
+
+# --- How it computes. ---
+
+
+@compiled
+def test_no_warp_depends_on_how_far_another_has_come() -> None:
+    """Between two barriers warps may go in any order; what they leave behind must not tell in which."""
+    config = config_of(14)
+    packed = fused.pack(config, fused_check.random_folded(config))
+    images, noise = fused_check.random_inputs(config, 3, 0.6, seed=7)
+    forward = jax.jit(fused.program(config, means=True, platform='cpu'))
+    forth = [np.asarray(x) for x in forward(packed, images, THRESHOLD, noise)]
+    try:
+        library.load('cpu').codinet_fused_go(-1)
+        back = [np.asarray(x) for x in forward(packed, images, THRESHOLD, noise)]
+    finally:
+        library.load('cpu').codinet_fused_go(1)
+    assert np.isfinite(forth[0]).all() and np.isfinite(forth[1]).all()
+    for a, b in zip(forth[:2], back[:2], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@compiled
+def test_an_image_gets_the_same_answer_in_any_batch() -> None:
+    config = config_of(8)
+    packed = fused.pack(config, fused_check.random_folded(config))
+    images, _ = fused_check.random_inputs(config, 3, None, seed=8)
+    forward = jax.jit(fused.program(config, platform='cpu'))
+    together, alone = forward(packed, images, THRESHOLD), forward(packed, images[2:], THRESHOLD)
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(a[2:], b)
+
+
+# --- What it refuses. ---
+
+
+@pytest.mark.parametrize(
+    ('config', 'word'),
+    [
+        (digits_r14.get_config(), '32x32'),
+        (imagenet_r50.get_config(), 'imagenet_resnet'),
+        (config_of(20, **{'model.router': 'recurrent'}), 'recurrent'),
+        (config_of(20, **{'model.shortcut': 'projection'}), 'projection'),
+    ],
+)
+def test_a_network_it_does_not_compute_is_refused_in_a_sentence(config: ConfigDict, word: str) -> None:
+    why_not = fused.supports(config)
+    assert why_not is not None and word in why_not and why_not.endswith('.')
+    with pytest.raises(InputError, match=word):
+        fused.program(config)
+
+
+@compiled
+def test_weights_of_another_network_are_refused() -> None:
+    packed = fused.pack(config_of(8), fused_check.random_folded(config_of(8)))
+    images, _ = fused_check.random_inputs(config_of(8), 1, None, seed=9)
+    with pytest.raises(Exception, match='weights are of another network'):
+        jax.block_until_ready(jax.jit(fused.program(config_of(14), platform='cpu'))(packed, images, THRESHOLD))
+
+
+def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, 'find_compiler', lambda platform: None)
+    with pytest.raises(InputError, match='built by nvcc'):
+        library.build('CUDA')
+
+
+@compiled
+def test_what_does_not_compile_is_told_of_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = library.RECIPES['cpu']
+    monkeypatch.setitem(library.RECIPES, 'cpu', recipe._replace(flags=(*recipe.flags, '-std=c++03')))
+    with pytest.raises(InputError, match=r'does not build the fused kernel: .*error'):
+        library.build('cpu')
+
+
+def test_nvcc_takes_the_kernel(tmp_path: Any) -> None:
+    nvcc = library.find_compiler('CUDA')
+    if nvcc is None:
+        pytest.skip('nvcc is not here')
+    command = [nvcc, '-std=c++17', '-arch=sm_90', '-cubin', '-Xptxas=-v', '-isystem', jax.ffi.include_dir()]
+    done = subprocess.run(
+        [*command, str(library.SOURCES / 'launch.cu'), '-o', str(tmp_path / 'fused.cubin')],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads' in done.stderr, done.stderr

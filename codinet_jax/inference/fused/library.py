@@ -79,12 +79,8 @@ def build(platform: Platform) -> Path:
     Raises:
       InputError: its compiler is not here or does not build the kernel, or the cache cannot be written.
     """
-    recipe = RECIPES[platform]
-    digest = hashlib.sha256(repr((recipe, jax.__version__)).encode())
-    for name in (recipe.source, *HEADERS):
-        digest.update((SOURCES / name).read_bytes())
-    directory = Path(os.environ.get('CODINET_JAX_CACHE') or Path.home() / '.cache' / 'codinet_jax')
-    built = directory / f'{TARGET}_{platform}_{digest.hexdigest()[:16]}.so'
+    recipe, built = RECIPES[platform], _built(platform)
+    directory = built.parent
     if built.exists():
         return built
     compiler = find_compiler(platform)
@@ -107,6 +103,20 @@ def build(platform: Platform) -> Path:
     except OSError as error:
         raise InputError(f'{directory} cannot be written; name another in CODINET_JAX_CACHE.') from error
     return built
+
+
+def is_available(platform: Platform) -> bool:
+    """Whether the library is in the cache, or its compiler is here."""
+    return _built(platform).exists() or find_compiler(platform) is not None
+
+
+def _built(platform: Platform) -> Path:
+    recipe = RECIPES[platform]
+    digest = hashlib.sha256(repr((recipe, jax.__version__)).encode())
+    for name in (recipe.source, *HEADERS):
+        digest.update((SOURCES / name).read_bytes())
+    directory = Path(os.environ.get('CODINET_JAX_CACHE') or Path.home() / '.cache' / 'codinet_jax')
+    return directory / f'{TARGET}_{platform}_{digest.hexdigest()[:16]}.so'
 
 
 def find_compiler(platform: Platform) -> str | None:

@@ -16,6 +16,7 @@ largest logit. Times of float32 are of TF32 on both sides. PyTorch's numbers are
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -143,6 +144,9 @@ def compare_apart(config: ConfigDict, output: pathlib.Path | None) -> None:
                 output.write_text(json.dumps(found, indent=2) + '\n')
             if side == 'reference' and ending != 'done':
                 raise SystemExit('Ours gave no logits to be compared with; what it said is above.')
+    if output:
+        for side in ('reference', *SIDES.value):  # it is all in the output now
+            _told(side, '').unlink(missing_ok=True)
     print(_readable(found))
     disagreeing = found.get('pytorch', {}).get('agreement', {})
     if any(error > TOLERANCE for error in disagreeing.values()):
@@ -231,7 +235,7 @@ def time_pytorch(config: ConfigDict) -> None:
 
     sizes = batch_sizes('1,32,256,1024')
     # What compiles for long comes last, so that a limit takes nothing else with it.
-    for names in (EAGER, BLOCKS, WHOLE):
+    for names in (EAGER, BLOCKS, LAST):
         for batch_size in sizes:
             draws = timing.random_draws(config, batch_size, RUN_RATE.value, min(REPEATS.value, MAX_DRAWS))
             torch_measure.use_tf32(False)
@@ -251,13 +255,14 @@ def time_pytorch(config: ConfigDict) -> None:
                 _say(json.dumps(told['rows'][-1]))
                 _tell('pytorch', told)
             del opponent
+            gc.collect()
             if device.type == 'cuda':
                 torch.cuda.empty_cache()
 
 
 EAGER = ('static', 'static_graph', 'static_fused', 'static_fused_graph', 'gathered', 'gathered_by_numbers')
 BLOCKS = ('static_blocks', 'static_blocks_graph')
-WHOLE = ('static_compiled',)
+LAST = ('static_compiled', 'gathered_tried')
 CUDA_ONLY = ('static_graph', 'static_fused', 'static_fused_graph', 'static_blocks_graph')
 
 
@@ -299,8 +304,13 @@ class Opponent:
 
     def measured(self, name: str, expected: np.ndarray) -> dict[str, Any]:
         """Median seconds of a variant, and the error of its static logits for the first of the draws."""
+        import torch
+
         from experiments import torch_measure
 
+        # Rows that run are of ever new numbers, and a trial of each costs more than it brings: but for those that come
+        # back, as these draws do, it may be made.
+        torch.backends.cudnn.benchmark = name not in ('gathered', 'gathered_by_numbers')
         started = time.perf_counter()
         call = self._ready(name)
         logits = call(0)
@@ -309,7 +319,9 @@ class Opponent:
         compile_seconds = time.perf_counter() - started
         batch_size = len(self.pixels[0])
         # One image is waited for, as who sends one waits; of larger batches the next is under way meanwhile.
-        seconds = torch_measure.median_seconds(call, self.device, REPEATS.value, wait_each=batch_size == 1)
+        seconds = torch_measure.median_seconds(
+            call, self.device, REPEATS.value, warm_up=MAX_DRAWS, wait_each=batch_size == 1
+        )
         return {
             'median_seconds': seconds,
             'images_per_second': batch_size / seconds,
@@ -342,7 +354,7 @@ class Opponent:
             with torch.no_grad():
                 return forward(self.pixels[i % len(self.pixels)])
 
-        return answer if name in (*BLOCKS, *WHOLE) else self.call(forward)
+        return answer if name in (*BLOCKS, *LAST) else self.call(forward)
 
     def _has_compiled_blocks(self) -> bool:
         return 'forward' in vars(self.network.blocks[0])

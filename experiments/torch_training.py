@@ -20,6 +20,7 @@ PyTorch is not a requirement of the package: pip install torch. The file is writ
 
 import faulthandler
 import functools
+import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -121,6 +122,7 @@ def _measured(name: str, config: ConfigDict, device: 'torch.device') -> dict[str
     from experiments.torch_trainer import Trainer
 
     torch_measure.compile_afresh()
+    gc.collect()  # what was compiled before is in cycles, and holds gigabytes
     if device.type == 'cuda':
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -128,19 +130,21 @@ def _measured(name: str, config: ConfigDict, device: 'torch.device') -> dict[str
     started = time.perf_counter()
     if name.startswith('blocks'):
         for block in trainer.network.blocks:
-            block.forward = torch.compile(block.forward, dynamic=False)
-            block.relaxed = torch.compile(block.relaxed, dynamic=False)
+            block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
+            block.relaxed = torch.compile(block.relaxed, fullgraph=True, dynamic=False)
     elif name in ('compiled', 'reduce_overhead'):
         mode = 'reduce-overhead' if name == 'reduce_overhead' else None
-        trainer.loss = torch.compile(trainer.loss, dynamic=False, mode=mode)  # type: ignore[method-assign]
+        trainer.loss = torch.compile(trainer.loss, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[method-assign]
     step: Callable[[], Any] = trainer.step
-    if name == 'reduce_overhead':
-        step = _in_turns_of_their_own(trainer.step)
-    loss = float(step())  # read at once, for replays write over it
     if name.endswith('graph'):
+        # First of all, for what a step leaves behind on another stream cannot be captured.
         step, result = torch_measure.captured(trainer.step)
         step()
         loss = float(result)
+    else:
+        if name == 'reduce_overhead':
+            step = _in_turns_of_their_own(trainer.step)
+        loss = float(step())  # read at once, for the next step may write over it
     compile_seconds = time.perf_counter() - started
     print(f'  first step after {compile_seconds:.1f} s', flush=True)
     seconds = torch_measure.median_seconds(lambda i: step(), device, REPEATS.value)

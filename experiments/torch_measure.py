@@ -63,8 +63,10 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def median_seconds(call: Call, device: torch.device, repeats: int, *, wait_each: bool = False) -> float:
-    """Of bursts of calls, after a warm-up; a burst is waited for at its end, or after each of its calls."""
+def median_seconds(
+    call: Call, device: torch.device, repeats: int, *, warm_up: int = WARM_UP, wait_each: bool = False
+) -> float:
+    """Of bursts of calls, after some to warm up; a burst is waited for at its end, or after each of its calls."""
 
     def burst(numbers: range) -> float:
         wait(device)
@@ -76,7 +78,7 @@ def median_seconds(call: Call, device: torch.device, repeats: int, *, wait_each:
         wait(device)
         return (time.perf_counter() - started) / len(numbers)
 
-    burst(range(WARM_UP))
+    burst(range(warm_up))
     length = max(1, round(BURST_SECONDS / burst(range(2))))
     return statistics.median(burst(range(turn * length, (turn + 1) * length)) for turn in range(repeats))
 

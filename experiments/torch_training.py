@@ -19,6 +19,8 @@ PyTorch is not a requirement of the package: pip install torch. The file is writ
 """
 
 import faulthandler
+import functools
+import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -88,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
         torch.manual_seed(config.seed)
         print(f'{name} ...', flush=True)
         row = {'variant': name} | torch_measure.attempt(
-            min(COMPILE_LIMIT.value, left), lambda name=name: _measured(name, config, device)
+            min(COMPILE_LIMIT.value, left), functools.partial(_measured, name, config, device)
         )
         found['rows'].append(row)
         print(json.dumps(row), flush=True)
@@ -112,108 +114,15 @@ def readable(found: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-class Trainer:
-    """A network, its optimiser and one batch of made-up pixels, on a device."""
-
-    def __init__(self, config: ConfigDict, device: 'torch.device'):
-        import torch
-
-        from codinet_jax import settings
-        from experiments.torch_network import Network
-
-        self.config, self.device, self.torch = config, device, torch
-        self.dataset = settings.dataset(config)
-        arch, self.is_routed = settings.architecture(config), config.model.router != settings.STATIC
-        self.num_blocks = arch.num_blocks
-        self.network = Network(arch, self.dataset.mean, self.dataset.std, routed=self.is_routed).to(device)
-        self.costs_n = torch.from_numpy(settings.costs(config).costs_n).to(device)
-        base = config.optimizer.base_batch_size or config.batch_size
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            config.stage1.learning_rate * config.batch_size / base,
-            momentum=config.optimizer.momentum,
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
-        )
-        rng = np.random.default_rng(config.seed)
-        # Of photographs the host crops views, and they are only mirrored here, as in our step.
-        views = (config.num_views,) if self.dataset.is_streamed else ()
-        shape = (config.batch_size, *views, *self.dataset.image_shape)
-        self.images = torch.from_numpy(rng.integers(0, 256, shape, np.uint8)).to(device)
-        self.labels = torch.from_numpy(rng.integers(0, self.dataset.num_classes, config.batch_size)).to(device)
-
-    def step(self) -> Any:
-        """Takes one; its loss."""
-        noise_Bxnx2 = None
-        if self.is_routed:
-            shape = (self.config.batch_size * self.config.num_views, self.num_blocks, 2)
-            noise_Bxnx2 = -self.torch.empty(shape, device=self.device).exponential_().log()  # Gumbel's
-        return self.step_on(self.views(), self.labels, noise_Bxnx2)
-
-    def step_on(self, views_BxHxWxC: Any, labels_L: Any, noise_Bxnx2: Any) -> Any:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(views_BxHxWxC, labels_L, noise_Bxnx2)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-    def views(self) -> Any:
-        """M of each image, as `augment.make_views` draws them, image by image: uint8 [L * M, H, W, C]."""
-        torch, images, device = self.torch, self.images, self.device
-        num_rows = self.config.batch_size * self.config.num_views
-        is_mirrored_B = torch.rand(num_rows, device=device) < 0.5
-        if images.ndim == 5:
-            views_BxHxWxC = images.flatten(0, 1)
-            if not self.dataset.flip:
-                return views_BxHxWxC
-            return torch.where(is_mirrored_B[:, None, None, None], views_BxHxWxC.flip(2), views_BxHxWxC)
-        size, padding = self.dataset.image_size, self.dataset.crop_padding
-        padded = torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))
-        corners_2xBx1 = torch.randint(0, 2 * padding + 1, (2, num_rows, 1), device=device)
-        steps_S = torch.arange(size, device=device)
-        columns_BxS = steps_S.expand(num_rows, size)
-        if self.dataset.flip:
-            columns_BxS = torch.where(is_mirrored_B[:, None], size - 1 - columns_BxS, columns_BxS)
-        rows_BxS, columns_BxS = corners_2xBx1[0] + steps_S, corners_2xBx1[1] + columns_BxS
-        image_B = torch.arange(num_rows, device=device) // self.config.num_views
-        return padded[image_B[:, None, None], rows_BxS[:, :, None], columns_BxS[:, None, :]]
-
-    def loss(self, views_BxHxWxC: Any, labels_L: Any, noise_Bxnx2: Any) -> Any:
-        """Cross-entropy, and of a routed network Eq. 12 with a gamma that stays as it is."""
-        torch, terms = self.torch, self.config.loss
-        labels_B = labels_L.repeat_interleave(self.config.num_views)
-        in_bfloat16 = self.config.model.dtype == 'bfloat16'
-        # No cache: a weight is read once a step, and a CUDA graph must not hold on to a cast of it.
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16, cache_enabled=False)
-        v_Bxn = None
-        with autocast:
-            if self.is_routed:
-                logits_BxY, v_Bxn, _ = self.network.relaxed(views_BxHxWxC, noise_Bxnx2, self.config.routing.temperature)
-            else:
-                logits_BxY = self.network(views_BxHxWxC)
-        loss = torch.nn.functional.cross_entropy(logits_BxY, labels_B, label_smoothing=terms.label_smoothing)
-        if v_Bxn is None:
-            return loss
-        paths_LxMxn = v_Bxn.unflatten(0, (-1, self.config.num_views))
-        centres_Lxn = paths_LxMxn.mean(1)
-        straying_LxM = torch.linalg.vector_norm(paths_LxMxn - centres_Lxn[:, None], dim=-1)
-        consistency = (straying_LxM - terms.consistency_margin).relu().square().mean()
-        L = len(centres_Lxn)
-        distance_LxL = torch.linalg.vector_norm(centres_Lxn[:, None] - centres_Lxn, dim=-1)
-        missing_LxL = (terms.diversity_margin - distance_LxL).relu().square()
-        # An image lies nowhere from itself, so the diagonal is the margin squared, and has no gradient.
-        diversity = (missing_LxL.sum() - L * terms.diversity_margin**2) / max(L * (L - 1), 1)
-        cost = (v_Bxn.mean(0) * self.costs_n).sum()
-        return loss + terms.alpha * consistency + terms.beta * diversity + terms.gamma * cost
-
-
 def _measured(name: str, config: ConfigDict, device: 'torch.device') -> dict[str, Any]:
     import torch
 
     from codinet_jax import settings
     from experiments import torch_measure
+    from experiments.torch_trainer import Trainer
 
     torch_measure.compile_afresh()
+    gc.collect()  # what was compiled before is in cycles, and holds gigabytes
     if device.type == 'cuda':
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -221,19 +130,21 @@ def _measured(name: str, config: ConfigDict, device: 'torch.device') -> dict[str
     started = time.perf_counter()
     if name.startswith('blocks'):
         for block in trainer.network.blocks:
-            block.forward = torch.compile(block.forward, dynamic=False)
-            block.relaxed = torch.compile(block.relaxed, dynamic=False)
+            block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
+            block.relaxed = torch.compile(block.relaxed, fullgraph=True, dynamic=False)
     elif name in ('compiled', 'reduce_overhead'):
         mode = 'reduce-overhead' if name == 'reduce_overhead' else None
-        trainer.loss = torch.compile(trainer.loss, dynamic=False, mode=mode)  # type: ignore[method-assign]
+        trainer.loss = torch.compile(trainer.loss, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[method-assign]
     step: Callable[[], Any] = trainer.step
-    if name == 'reduce_overhead':
-        step = _in_turns_of_their_own(trainer.step)
-    loss = float(step())  # read at once, for replays write over it
     if name.endswith('graph'):
+        # First of all, for what a step leaves behind on another stream cannot be captured.
         step, result = torch_measure.captured(trainer.step)
         step()
         loss = float(result)
+    else:
+        if name == 'reduce_overhead':
+            step = _in_turns_of_their_own(trainer.step)
+        loss = float(step())  # read at once, for the next step may write over it
     compile_seconds = time.perf_counter() - started
     print(f'  first step after {compile_seconds:.1f} s', flush=True)
     seconds = torch_measure.median_seconds(lambda i: step(), device, REPEATS.value)

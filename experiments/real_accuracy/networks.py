@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 
 from codinet_jax import workdir
 from codinet_jax.models import pretrained
 from codinet_jax.models.architecture import Architecture, cifar_resnet
-from codinet_jax.models.codinet import CoDiNet, fresh_variables
+from codinet_jax.models.codinet import CoDiNet, fresh_variables, is_router
 from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.models.routers import ROUTERS
 from experiments.real_accuracy import gates
@@ -35,11 +37,23 @@ def static(start: Start, dtype: Any) -> CoDiNet:
 
 
 def gated(start: Start, router: str, seed: int, initial_lead: float = 0.0) -> tuple[CoDiNet, Any]:
-    """A network of the start's weights and fresh routers, in float32, its blocks in a loop."""
+    """A network of the start's weights and fresh routers, in float32, its blocks in a loop.
+
+    Routers are drawn here, for to compile the network's own initialisation takes longer than some runs have.
+    """
     gates.register()
-    model = CoDiNet(start.architecture, router, initial_lead=initial_lead)
-    fresh = jax.jit(lambda seed: fresh_variables(model, seed))(jnp.uint32(seed))
-    return model, pretrained.into(fresh, start.variables, start.name)
+    model = CoDiNet(start.architecture, router)
+    shapes = traverse_util.flatten_dict(jax.eval_shape(lambda: fresh_variables(model, 0)))
+    rng, fresh = np.random.default_rng(seed), {}
+    for path, leaf in sorted(shapes.items()):
+        fresh[path] = np.zeros(leaf.shape, np.float32)
+        if path[-1] == 'kernel' and is_router(path):
+            fresh[path] = (rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[-2])).astype(np.float32)
+        elif path[-1] == 'scale':
+            fresh[path] += 1
+        elif path[-2:] == ('decide', 'bias'):
+            fresh[path][..., 1] = initial_lead
+    return model, pretrained.into(traverse_util.unflatten_dict(fresh), start.variables, start.name)
 
 
 def costs(start: Start, has_routers: bool) -> CostTable:

@@ -10,6 +10,7 @@ views) and NAME_weights.npz (float16) to the output, NAME being start, variant, 
 import json
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -86,60 +87,58 @@ def main(argv: Sequence[str]) -> None:
     del argv
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
-    is_cpu = jax.default_backend() == 'cpu'
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
     test = _test(train, cache)
     num_used = len(train.labels_N) - FLAGS.holdout
     used = train.part(slice(num_used))
     start = networks.read(FLAGS.start)
     say(f'{name()}: {start.architecture.num_blocks} blocks, {num_used} images, {jax.devices()[0]}')
-    costs = networks.costs(start, has_routers=FLAGS.variant in methods.LEARNT)
-    place_n = np.where(
-        allocation.free_n(start.architecture), ordering.places_n(cache, start, used, FLAGS.order_images), np.nan
-    )
-    rates_n, copies_n = _rates(start, place_n, costs)
-    say('run rates', np.round(rates_n, 2).tolist())
-
-    variables = _variables(start, used, copies_n)
+    gates.register()
     model = CoDiNet(start.architecture, 'standardised', networks.train_dtype())
     model = model.clone(unroll=FLAGS.unroll or start.architecture.num_blocks)
-    forward = evaluation.make_forward(model)
-    judge = evaluation.Judge(forward, costs, rates_n, FLAGS.eval_batch, FLAGS.variant == 'random')
-    calibration = _calibration_views(used)
-
-    teacher_names = FLAGS.teachers or [FLAGS.start]
-    soft_file = teachers.path(cache, teacher_names, FLAGS.pool, FLAGS.cut, len(train.labels_N))
-    if FLAGS.prepare_only and not soft_file.exists():
-        soft_KxNxY = np.zeros((FLAGS.pool, len(train.labels_N), 10), np.float16)
-    else:
-        soft_KxNxY = teachers.soft_targets(cache, teacher_names, train, FLAGS.pool, FLAGS.cut, FLAGS.teacher_batch)
-    data = jax.device_put(
-        training.Data(*used, images.draws(FLAGS.pool, len(train.labels_N))[:, :num_used], soft_KxNxY[:, :num_used])
-    )
-    steps_per_call = FLAGS.steps_per_call or (1 if is_cpu else 20)
-    per_epoch = num_used // FLAGS.batch
-    num_steps = max(1, round(FLAGS.epochs * per_epoch / steps_per_call)) * steps_per_call
+    steps_per_call = FLAGS.steps_per_call or (1 if jax.default_backend() == 'cpu' else 20)
+    call = training.make_call(model, FLAGS.views, FLAGS.cut, steps_per_call)
     recipe = methods.Recipe(
         FLAGS.backbone_rate,
         FLAGS.router_rate,
         rate_weight=FLAGS.rate_weight,
         batch_rate_weight=FLAGS.batch_rate_weight,
     )
-    schedule = methods.schedule(FLAGS.variant, recipe, num_steps, rates_n)
-    call = training.make_call(model, FLAGS.views, FLAGS.cut, steps_per_call)
+    data = _data(train, used, cache)
     key = jax.random.key(FLAGS.seed)
 
-    def arguments(step: int) -> tuple[Any, ...]:
+    def arguments(schedule: gates.Knobs, step: int) -> tuple[Any, ...]:
         steps = range(step, step + steps_per_call)
         drawn = training.batches(num_used, FLAGS.batch, FLAGS.views, FLAGS.pool, steps, FLAGS.seed)
         return data, drawn, gates.Knobs(*(knob[step : step + steps_per_call] for knob in schedule)), key
+
+    def compile_call() -> None:
+        schedule = methods.schedule('static', recipe, steps_per_call, np.ones(start.architecture.num_blocks))
+        state = training.begin(networks.gated(start, 'standardised', 0)[1])
+        call.lower(state, *arguments(schedule, 0)).compile()  # type: ignore[attr-defined]
+        say('training is compiled')
+
+    compiling = threading.Thread(target=compile_call)
+    if FLAGS.prepare_only:  # beside all that follows, for it takes longest
+        compiling.start()
+
+    costs = networks.costs(start, has_routers=FLAGS.variant in methods.LEARNT)
+    place_n = ordering.places_n(cache, start, used, FLAGS.order_images)
+    rates_n, copies_n = _rates(start, place_n, costs)
+    say('run rates', np.round(rates_n, 2).tolist())
+    variables = _variables(start, used, copies_n)
+    judge = evaluation.Judge(
+        evaluation.make_forward(model), costs, rates_n, FLAGS.eval_batch, FLAGS.variant == 'random'
+    )
+    calibration = _calibration_views(used)
+    num_steps = max(1, round(FLAGS.epochs * (num_used // FLAGS.batch) / steps_per_call)) * steps_per_call
+    schedule = methods.schedule(FLAGS.variant, recipe, num_steps, rates_n)
 
     before = judge.answers(variables, calibration, knobs=judge.knobs(heed=0.0, noise=0.0))
     whole = np.mean(before.predictions == used.labels_N[: FLAGS.calibration])
     say(f'evaluation is compiled; at rates rounded to 0 and 1 {100 * whole:.2f} % of {len(calibration)} training views')
     if FLAGS.prepare_only:
-        call.lower(training.begin(variables), *arguments(0)).compile()  # type: ignore[attr-defined]
-        say('compiled')
+        compiling.join()
         return
 
     state, history = training.begin(variables), []
@@ -148,7 +147,7 @@ def main(argv: Sequence[str]) -> None:
     for step in range(0, num_steps, steps_per_call):
         if step == first_steps:
             state = training.begin(_fixed(judge, state.averages, calibration), step)
-        state, metrics = call(state, *arguments(step))
+        state, metrics = call(state, *arguments(schedule, step))
         if step == 0:
             jax.block_until_ready(metrics)
             say('first call')
@@ -190,6 +189,18 @@ def main(argv: Sequence[str]) -> None:
     temporary.write_text(json.dumps(results, indent=1) + '\n')
     os.replace(temporary, output / f'{name()}.json')
     say({key: results[key] for key in ('accuracy', 'mean_macs', 'num_paths', 'num_open_blocks', 'shuffled')})
+
+
+def _data(train: images.Images, used: images.Images, cache: pathlib.Path) -> training.Data:
+    """The training set on the device; when only preparing, without soft targets unless there are any."""
+    num_images, num_used = len(train.labels_N), len(used.labels_N)
+    names = FLAGS.teachers or [FLAGS.start]
+    if FLAGS.prepare_only and not teachers.path(cache, names, FLAGS.pool, FLAGS.cut, num_images).exists():
+        soft_KxNxY = np.zeros((FLAGS.pool, num_images, 10), np.float16)
+    else:
+        soft_KxNxY = teachers.soft_targets(cache, names, train, FLAGS.pool, FLAGS.cut, FLAGS.teacher_batch)
+    draws_KxNx5 = images.draws(FLAGS.pool, num_images)
+    return jax.device_put(training.Data(*used, draws_KxNx5[:, :num_used], soft_KxNxY[:, :num_used]))
 
 
 def _test(train: images.Images, cache: pathlib.Path) -> images.Images:

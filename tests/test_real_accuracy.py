@@ -206,7 +206,7 @@ def test_a_step_trains_the_backbone_and_the_routers_but_not_their_constants(
     before, after = variables['params']['stage1_blocks'], state.variables['params']['stage1_blocks']
     assert np.any(after['residual']['conv1']['kernel'] != before['residual']['conv1']['kernel'])
     assert np.any(after['router']['decide']['kernel'] != before['router']['decide']['kernel'])
-    for constant in ('centre', 'scale', 'copy'):
+    for constant in ('centre', 'scale', 'copy', 'reach'):
         np.testing.assert_array_equal(after['router'][constant], before['router'][constant])
 
 

@@ -59,6 +59,7 @@ class Start(nn.Module):
 class StandardisedRouter(nn.Module):
     """The paper's router, its input standardised by constants; where `copy` is 1 it repeats the decision before it.
 
+    `reach` is how much of a gate's gradient reaches the backbone; standardising amplifies it, so that 1 may diverge.
     Centre and scale fold into the first dense layer (`as_linear`), so the product's router computes the same.
     """
 
@@ -70,6 +71,8 @@ class StandardisedRouter(nn.Module):
         centre_C = jax.lax.stop_gradient(self.param('centre', nn.initializers.zeros, channels))
         scale_C = jax.lax.stop_gradient(self.param('scale', nn.initializers.ones, channels))
         copy = jax.lax.stop_gradient(self.param('copy', nn.initializers.zeros, ()))
+        reach = jax.lax.stop_gradient(self.param('reach', nn.initializers.zeros, ()))
+        z_BxC = jax.lax.stop_gradient(z_BxC) + reach * (z_BxC - jax.lax.stop_gradient(z_BxC))
         h_BxC = nn.relu(nn.Dense(channels[0], name='hidden')((z_BxC - centre_C[None]) * scale_C[None]))
         logits_Bx2 = jnp.where(copy > 0, carry, nn.Dense(2, name='decide')(h_BxC))
         return logits_Bx2, logits_Bx2
@@ -230,7 +233,7 @@ def as_linear(variables: Any, rates_n: np.ndarray, shift: float = 0.0) -> Any:
     flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, variables))
     for module in {name for name, _ in block_names(variables)}:
         path = ('params', module, 'router')
-        centre, scale, _ = (flat.pop((*path, leaf)) for leaf in ('centre', 'scale', 'copy'))
+        centre, scale, *_ = (flat.pop((*path, leaf)) for leaf in ('centre', 'scale', 'copy', 'reach'))
         kernel = flat[*path, 'hidden', 'kernel'] * scale[..., :, None]
         flat[*path, 'hidden', 'kernel'] = kernel
         flat[*path, 'hidden', 'bias'] = flat[*path, 'hidden', 'bias'] - np.einsum('...i,...ij->...j', centre, kernel)

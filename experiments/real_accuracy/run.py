@@ -48,6 +48,7 @@ flags.DEFINE_integer('batch', 128, 'Images a step.')
 flags.DEFINE_integer('views', 2, 'Views of each image in a step.')
 flags.DEFINE_float('backbone_rate', 0.015, 'Learning rate at first.')
 flags.DEFINE_float('router_rate', 0.08, 'Learning rate at first.')
+flags.DEFINE_float('reach', 0.0, "How much of a gate's gradient reaches the backbone through what it reads.")
 flags.DEFINE_float('rate_weight', 1.0, 'Of the sum over blocks of (run rate - target)².')
 flags.DEFINE_float('batch_rate_weight', 20.0, 'Of (mean run rate - target)².')
 flags.DEFINE_list('spreads', ['1.2', '1.2', '1.2'], 'How far run rates follow the order of blocks, by stage.')
@@ -64,11 +65,12 @@ flags.DEFINE_integer('steps_per_call', 0, 'Training steps a call; 0 is 20, and 1
 flags.DEFINE_bool('prepare_only', False, 'Compile, write what runs share, and end.')
 flags.DEFINE_string('given', 'resnet20', 'The cheap network whose errors costs are correlated with, if cascade.py ran.')
 SETTINGS = (
-    *('teachers', 'epochs', 'batch', 'views', 'pool', 'cut', 'backbone_rate', 'router_rate', 'rate_weight'),
+    *('teachers', 'epochs', 'batch', 'views', 'pool', 'cut', 'backbone_rate', 'router_rate', 'rate_weight', 'reach'),
     *('batch_rate_weight', 'spreads', 'decision', 'late_rate', 'order_images', 'calibration', 'holdout'),
     *('test_images', 'train_images', 'shuffles', 'unroll', 'tag'),
 )
 STARTED = time.perf_counter()
+LEAST_STD = 0.3  # of the mean over a block's channels
 DIAL = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 
 
@@ -253,9 +255,12 @@ def _variables(start: networks.Start, used: images.Images, copies_n: np.ndarray)
     channels_n = [block.in_channels for block in start.architecture.blocks]
     is_deaf = FLAGS.variant == 'independent'
     centres = [mean[:c] for mean, c in zip(mean_nx64, channels_n, strict=True)]
-    scales = [(0.0 if is_deaf else 1.0) / (std[:c] + 1e-3) for std, c in zip(std_nx64, channels_n, strict=True)]
+    stds = [std[:c] for std, c in zip(std_nx64, channels_n, strict=True)]
+    # A channel that hardly varies must not be blown up, for it may come alive as the network trains.
+    scales = [(0.0 if is_deaf else 1.0) / np.maximum(std, LEAST_STD * np.mean(std)) for std in stds]
     variables = gates.edited(variables, ('centre',), centres)
     variables = gates.edited(variables, ('scale',), scales)
+    variables = gates.edited(variables, ('reach',), np.full(len(copies_n), FLAGS.reach))
     return gates.edited(variables, ('copy',), copies_n.astype(np.float32))
 
 

@@ -13,6 +13,7 @@ from codinet_jax.training.optimizer import label_routers
 from experiments.real_accuracy import gates, images
 
 MOMENTUM, WEIGHT_DECAY, EMA_DECAY = 0.9, 1e-4, 0.998
+LARGEST_GRADIENT = 5.0
 DISTILLATION_TEMPERATURE, DISTILLATION_SHARE = 3.0, 0.5
 
 
@@ -122,6 +123,9 @@ def make_call(model: CoDiNet, num_views: int, cut: int, num_steps: int) -> Call:
         rates = {'backbone': knobs.backbone_rate, 'router': knobs.router_rate}
         decays = {'backbone': WEIGHT_DECAY, 'router': 0.0}
         gradient = jax.tree.map(lambda g, p, label: g + decays[label] * p, gradient, params, labels)
+        metrics['gradient_norm'] = optax.tree.norm(gradient)
+        shrink = jnp.minimum(1.0, LARGEST_GRADIENT / jnp.maximum(metrics['gradient_norm'], 1e-9))
+        gradient = jax.tree.map(lambda g: shrink * g, gradient)
         momentum = jax.tree.map(lambda m, g: MOMENTUM * m + g, state.momentum, gradient)
         params = jax.tree.map(
             lambda p, m, g, label: p - rates[label] * (MOMENTUM * m + g), params, momentum, gradient, labels

@@ -27,6 +27,10 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.num_views = 4  # M: augmentations of each
     config.accumulate_steps = 1  # parts that a batch is worked through in, one after another, to need less memory
     config.init_from = placeholder(str)  # weights to start from: of codinet_jax.import_weights, or a run's weights.npz
+    # What is taken from pixels in [0, 1], then what they are divided by, per channel: (0.485, 0.456, 0.406). Unset: as
+    # init_from's weights were trained, if the file says so, which the run's config.json then records; else the set's own.
+    config.mean = placeholder(tuple)
+    config.std = placeholder(tuple)
 
     config.model = ConfigDict()
     config.model.backbone = 'cifar_resnet'  # or imagenet_resnet

@@ -62,7 +62,11 @@ def _config_flags(backbone: 'pretrained.Backbone') -> list[str]:
         shortcut = ['--config.model.shortcut=projection'] if backbone.shortcut == 'projection' else []
         return [f'--config={config}', f'--config.model.depth={backbone.depth}', *shortcut]
     # torchvision's and timm's networks stride on the 3x3 convolution, unlike the paper's.
-    return ['--config=configs/imagenet_r50.py', f'--config.model.depth={backbone.depth}', '--config.model.stride_on=3x3']
+    return [
+        '--config=configs/imagenet_r50.py',
+        f'--config.model.depth={backbone.depth}',
+        '--config.model.stride_on=3x3',
+    ]
 
 
 def _per_channel(flag: flags.FlagHolder[list[str] | None], default: tuple[float, ...]) -> tuple[float, ...]:
@@ -73,7 +77,9 @@ def _per_channel(flag: flags.FlagHolder[list[str] | None], default: tuple[float,
     except ValueError:
         numbers = ()
     if len(numbers) != 3 or not all(0 <= number <= 1 for number in numbers) or (flag is STD and min(numbers) == 0):
-        raise InputError(f'--{flag.name} is {",".join(flag.value)}: give three numbers like {default}, of pixels in [0, 1].')
+        raise InputError(
+            f'--{flag.name} is {",".join(flag.value)}: give three numbers like {default}, of pixels in [0, 1].'
+        )
     return numbers
 
 

@@ -231,7 +231,9 @@ class OutputDirectory:
             _write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
 
 
-def write_weights_file(path: pathlib.Path, variables: Mapping[str, Any], trained_on: WeightsInput | None = None) -> None:
+def write_weights_file(
+    path: pathlib.Path, variables: Mapping[str, Any], trained_on: WeightsInput | None = None
+) -> None:
     """Writes variables by path, so that `read_weights_file` and `numpy.load` can read them, and what they expect."""
     flat: dict[str, Any] = {
         key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()

@@ -133,7 +133,7 @@ def imagenet_resnet(
     num_classes: int = 1000,
     stride_on: StrideOn = '3x3',
 ) -> Architecture:
-    """The ResNet of He et al., Table 1, with projection shortcuts: basic blocks for 18 and 34, bottlenecks for the rest.
+    """The ResNet of He et al., Table 1, with projection shortcuts: basic blocks for 18 and 34, bottlenecks for others.
 
     `stride_on` places the stride of a stage of bottlenecks on the 1x1 (the paper's) or on the 3x3 convolution
     (torchvision's and timm's); a basic block has it on its first convolution.

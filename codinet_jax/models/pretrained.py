@@ -27,7 +27,7 @@ from codinet_jax.models.codinet import CoDiNet, fresh_variables, is_router
 
 Path = tuple[str, ...]
 
-# Of pixels in [0, 1]. torchvision's networks, nearly all of timm's and the CIFAR ResNets read here are trained under it.
+# Of pixels in [0, 1]: torchvision's networks, nearly all of timm's and pytorch_resnet_cifar10's are trained under it.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
@@ -79,8 +79,8 @@ def find(tensors: Mapping[str, Any], source: str) -> Backbone:
             return Backbone('imagenet_resnet', depth, 'projection', _num_classes(tensors, 'fc.bias', 1000))
     known = ', '.join(f'{depth} {wanted}' for depth, wanted in BLOCKS_PER_STAGE.items())
     raise InputError(
-        f'{source} has {counts} blocks in layer1 to layer4, and the depths known are {known}, and (n, n, n, 0) of CIFAR '
-        f'ResNets: {_ADVICE}.'
+        f'{source} has {counts} blocks in layer1 to layer4, and the depths known are {known}; of CIFAR ResNets '
+        f'(n, n, n, 0): {_ADVICE}.'
     )
 
 
@@ -110,11 +110,11 @@ def from_torch(tensors: Mapping[str, np.ndarray], backbone: Backbone, source: st
 def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str) -> dict[str, Any]:
     """A network's fresh variables with a file's in their place.
 
-    Routers stay fresh where the file has none, and are left in the file where the network is static. All else must be
-    in both.
+    Routers stay fresh where the file has none, and are left in the file where the network is static. A head of other
+    classes stays fresh, see `other_classes`. All else must be in both.
 
     Args:
-      variables: of the network; only routers' values are looked at.
+      variables: of the network; only the values of routers and head are looked at.
       imported: as `from_torch` gives them or a workdir's weights hold them.
       source: what to call the file in an error.
 
@@ -124,6 +124,8 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
     ours, theirs = traverse_util.flatten_dict(variables), traverse_util.flatten_dict(imported)
     wanted = ours if any(map(is_router, theirs)) else _without_routers(ours)
     given = theirs if any(map(is_router, ours)) else _without_routers(theirs)
+    if other_classes(variables, imported) is not None:
+        wanted, given = ({path: leaf for path, leaf in of.items() if 'head' not in path} for of in (wanted, given))
     for path in wanted | given:
         here, there = (_described(leaves.get(path)) for leaves in (wanted, given))
         if here != there:
@@ -132,6 +134,21 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
                 'network; give weights of the same backbone, classes and routers.'
             )
     return traverse_util.unflatten_dict(ours | given)
+
+
+def other_classes(variables: Mapping[str, Any], imported: Mapping[str, Any]) -> int | None:
+    """How many classes the file's head tells apart, if it differs from the network's in that and in nothing else."""
+    ours, theirs = _head_shape(variables), _head_shape(imported)
+    return theirs[1] if theirs[0] and ours[0] == theirs[0] and ours[1] != theirs[1] else None
+
+
+def _head_shape(variables: Mapping[str, Any]) -> tuple[int, int]:
+    """Features and classes of a head; of one that is none, zeros."""
+    leaves = traverse_util.flatten_dict(dict(variables))
+    kernel, bias = (leaves.get(('params', 'head', name)) for name in ('kernel', 'bias'))
+    if kernel is None or bias is None or len(kernel.shape) != 2 or bias.shape != kernel.shape[1:]:
+        return 0, 0
+    return kernel.shape
 
 
 def _num_classes(tensors: Mapping[str, Any], bias: str, published: int) -> int:

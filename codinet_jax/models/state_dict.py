@@ -142,6 +142,8 @@ class _Unpickler(pickle.Unpickler):
 def _read_zip(path: pathlib.Path) -> tuple[Any, dict[str, bytes]]:
     """The content of a file in PyTorch's format since 1.6, and the bytes of its storages by key."""
     with zipfile.ZipFile(path) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError('it is compressed, as PyTorch never writes it')  # a small file might fill the memory
         names = archive.namelist()
         root = next((name.removesuffix('data.pkl') for name in names if name.endswith('/data.pkl')), None)
         if root is None:
@@ -155,16 +157,16 @@ def _read_zip(path: pathlib.Path) -> tuple[Any, dict[str, bytes]]:
 
 def _read_old(path: pathlib.Path) -> tuple[Any, dict[str, bytes]]:
     """The same of a file in the format before: pickles one after another, then every storage's size and numbers."""
-    with open(path, 'rb') as file:
-        if _Unpickler(file).load() != _MAGIC:
-            raise pickle.UnpicklingError('it does not begin as such a file does')
-        _Unpickler(file).load()  # the version of the format; there is only one
-        if not _Unpickler(file).load()['little_endian']:
-            raise ValueError('its numbers are big-endian')
-        unpickler = _OldUnpickler(file)
-        content = unpickler.load()
-        keys = [str(key) for key in _Unpickler(file).load()]
-        return content, {key: _next_storage(file, unpickler.storages[key]) for key in keys}
+    file = io.BytesIO(path.read_bytes())
+    if _Unpickler(file).load() != _MAGIC:
+        raise pickle.UnpicklingError('it does not begin as such a file does')
+    _Unpickler(file).load()  # the version of the format; there is only one
+    if not _Unpickler(file).load()['little_endian']:
+        raise ValueError('its numbers are big-endian')
+    unpickler = _OldUnpickler(file)
+    content = unpickler.load()
+    keys = [str(key) for key in _Unpickler(file).load()]
+    return content, {key: _next_storage(file, unpickler.storages[key]) for key in keys}
 
 
 class _OldUnpickler(_Unpickler):
@@ -206,9 +208,9 @@ def _from_tensor(tensor: Any, storages: Mapping[str, bytes]) -> np.ndarray:
     numbers = np.frombuffer(content, storage.dtype)
     if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
         raise ValueError('a tensor has no valid shape')
-    last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if math.prod(shape) == 0:
         return np.zeros(shape, storage.dtype)
+    last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     # The first bound keeps reads inside the file; the second keeps a small file from filling the memory.
     if last >= numbers.size or math.prod(shape) > numbers.size:
         raise ValueError('a tensor is larger than its storage')

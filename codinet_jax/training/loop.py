@@ -325,8 +325,15 @@ class Run:
     def _created(self, imported: dict[str, Any] | None) -> TrainState:
         variables = jax.device_get(jax.jit(self._fresh)())
         if imported is not None:
+            say(self._beginning(variables, imported))
             variables = pretrained.into(variables, imported, self.config.init_from)
         return jax.jit(self._first, out_shardings=sharding.replicated(self.mesh))(variables)
+
+    def _beginning(self, variables: dict[str, Any], imported: dict[str, Any]) -> str:
+        config, dataset = self.config, settings.dataset(self.config)
+        classes = pretrained.other_classes(variables, imported)
+        head = f'; its head is of {classes} classes, so one of {dataset.num_classes} starts fresh' if classes else ''
+        return f'starting from {config.init_from}, pixels normalised by mean {dataset.mean}, std {dataset.std}{head}'
 
     def _abstract(self, progress: dict[str, Any]) -> TrainState:
         """The shapes and shardings of the state that was saved with a progress."""

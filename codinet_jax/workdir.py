@@ -4,7 +4,7 @@ config.json         the resolved config
 metrics.jsonl       one line of numbers every `log_every_steps`, one for every evaluation
 tensorboard/        the same for TensorBoard, where TensorFlow is installed
 checkpoints/        the whole train state, for resuming
-weights.npz         the final parameters and batch statistics, by path
+weights.npz         the final parameters and batch statistics, by path; input/: a normalisation not the data set's own
 results.json        what came of it
 routes/test.npz     every test image's label, prediction, gates and decisions, and those of its augmentations
 thumbnails/test.npz what the test images look like

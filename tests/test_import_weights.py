@@ -16,6 +16,8 @@ from flax import traverse_util
 
 import helpers
 from codinet_jax import import_weights, workdir
+from codinet_jax.data import augment, datasets
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.errors import InputError
 from codinet_jax.models import pretrained, state_dict
 from codinet_jax.models.architecture import StrideOn, cifar_resnet, imagenet_resnet
@@ -257,6 +259,28 @@ def test_pytorchs_modules_have_the_names_and_shapes_of_these_tests(depth: int) -
     with torch.device('meta'):
         tensors = reference_torch.ResNet(depth, 1000, '3x3').state_dict()
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == torch_shapes(depth)
+
+
+# --- Published weights on real images. ---
+
+SHARED = Path(__file__).parent.parent.parent / 'shared'
+PUBLISHED = SHARED / 'weights' / 'resnet20-12fca82f.th'
+# Of the first 1000 test images, in the run that gives the published 91.73 % on all 10,000.
+CORRECT = 920
+
+
+@pytest.mark.skipif(not (PUBLISHED.is_file() and (SHARED / 'tfds').is_dir()), reason='no published weights beside')
+def test_published_weights_classify_real_images_as_published(tmp_path: Path) -> None:
+    run_main(PUBLISHED, tmp_path / 'resnet20.npz')
+    variables = workdir.read_weights_file(tmp_path / 'resnet20.npz')
+    trained_on = workdir.read_weights_input(tmp_path / 'resnet20.npz')
+    images = datasets.load('cifar10', 'test', SHARED / 'tfds')
+    assert isinstance(images, ImageSet) and trained_on is not None
+    net = CoDiNet(cifar_resnet(20), None)
+    run = helpers.quick_jit(lambda images: net.apply(variables, images, masked(), train=False))
+    normalised = augment.normalise(images.images_NxHxWxC[:1000], trained_on.mean, trained_on.std)
+    answers_B = np.argmax(run(normalised).logits_BxY, axis=-1)
+    assert abs(int(np.sum(answers_B == images.labels_N[:1000])) - CORRECT) <= 1
 
 
 # --- Names, types, and what is told. ---

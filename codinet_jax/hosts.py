@@ -1,6 +1,7 @@
 """Several processes that train one run: how they join, what they agree on, and how none waits for one that is gone."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -125,6 +126,11 @@ def together(work: Callable[[], T]) -> T:
 def of_first(answer: bool) -> bool:
     """What the first host answers, on every host."""
     return bool(_from_all_hosts('yes' if answer else '')[0])
+
+
+def sent_by_first(value: Any) -> Any:
+    """What the first host has, on every host, as it is after JSON; None stands for it on the others."""
+    return json.loads(_from_all_hosts(json.dumps(value))[0])
 
 
 def _from_all_hosts(text: str) -> list[str]:

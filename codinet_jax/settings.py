@@ -1,5 +1,7 @@
 """From a config to the things it names, and the checks that keep a bad one from starting."""
 
+import copy
+import dataclasses
 import difflib
 import itertools
 import math
@@ -26,8 +28,33 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 def dataset(config: ConfigDict) -> DatasetSpec:
-    """What is to be known of the config's data set."""
-    return datasets.dataset_spec(config.dataset, config.image_size)
+    """What is to be known of the config's data set, under the config's normalisation where that is set.
+
+    Raises:
+      InputError: there is no such set, or the normalisation is none for its images.
+    """
+    spec = datasets.dataset_spec(config.dataset, config.image_size)
+    if config.mean is None and config.std is None:
+        return spec
+    for name, low, of in (('mean', 0, 'from 0 to 1'), ('std', 1e-6, 'above 0 and at most 1')):
+        numbers = config[name]
+        if numbers is None:
+            raise InputError(f'{name} is unset where the other one is not: give mean and std together, or neither.')
+        if len(numbers) != spec.num_channels or not all(
+            isinstance(number, int | float) and low <= number <= 1 for number in numbers
+        ):
+            raise InputError(
+                f'{name} is {tuple(numbers)}; give a number {of} for each channel of {config.dataset}, of which there '
+                f'are {spec.num_channels}.'
+            )
+    return dataclasses.replace(spec, mean=tuple(map(float, config.mean)), std=tuple(map(float, config.std)))
+
+
+def normalised_by(config: ConfigDict, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> ConfigDict:
+    """The config with another normalisation; None is the data set's own."""
+    changed = copy.deepcopy(config)
+    changed.mean, changed.std = mean, std
+    return changed
 
 
 def split(config: ConfigDict, name: str) -> Split:

@@ -4,7 +4,7 @@ config.json         the resolved config
 metrics.jsonl       one line of numbers every `log_every_steps`, one for every evaluation
 tensorboard/        the same for TensorBoard, where TensorFlow is installed
 checkpoints/        the whole train state, for resuming
-weights.npz         the final parameters and batch statistics, by path
+weights.npz         the final parameters and batch statistics, by path; input/: a normalisation not the data set's own
 results.json        what came of it
 routes/test.npz     every test image's label, prediction, gates and decisions, and those of its augmentations
 thumbnails/test.npz what the test images look like
@@ -19,7 +19,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from flax import traverse_util
@@ -31,6 +31,17 @@ from configs import default
 
 # Where the data lie, and how often a run tells and saves, says nothing of where it leads.
 NOT_COMPARED = ('data_dir', 'log_every_steps', 'checkpoint_every_steps')
+_INPUT = 'input/'  # before the names of a weights file's `WeightsInput`, beside params/ and batch_stats/
+
+
+class WeightsInput(NamedTuple):
+    """The input that a file's weights were trained on: per channel, of pixels in [0, 1], and of imported ones the file
+    they came from, by its name and its SHA-256 in hexadecimal."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str = ''
+    sha256: str = ''
 
 
 class Workdir:
@@ -90,6 +101,11 @@ class Workdir:
             yield
         finally:
             os.close(directory)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run, finished or not, was begun here."""
+        return self._config.exists()
 
     def read_config(self) -> ConfigDict:
         """The resolved config of the run; what the version that wrote it did not know is as the default says.
@@ -157,8 +173,9 @@ class Workdir:
         field = 'thumbnails_SxhxwxC'
         return _read_arrays(self.path / 'thumbnails' / f'{split}.npz', (field,))[field]
 
-    def write_weights(self, variables: Mapping[str, Any]) -> None:
-        write_weights_file(self.path / 'weights.npz', variables)
+    def write_weights(self, variables: Mapping[str, Any], trained_on: WeightsInput | None = None) -> None:
+        """Keeps the final variables, and the input they were trained on if it is not the data set's own."""
+        write_weights_file(self.path / 'weights.npz', variables, trained_on)
 
     def read_weights(self) -> dict[str, Any]:
         """The final variables, as the network's `apply` takes them.
@@ -214,11 +231,15 @@ class OutputDirectory:
             _write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
 
 
-def write_weights_file(path: pathlib.Path, variables: Mapping[str, Any]) -> None:
-    """Writes variables by path, so that `read_weights_file` and `numpy.load` can read them."""
+def write_weights_file(
+    path: pathlib.Path, variables: Mapping[str, Any], trained_on: WeightsInput | None = None
+) -> None:
+    """Writes variables by path, so that `read_weights_file` and `numpy.load` can read them, and what they expect."""
     flat: dict[str, Any] = {
         key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()
     }
+    if trained_on is not None:
+        flat |= {f'{_INPUT}{name}': np.asarray(value) for name, value in trained_on._asdict().items()}
     _write(path, lambda file: np.savez(file, **flat))
 
 
@@ -228,9 +249,30 @@ def read_weights_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InputError: the file cannot be read, or is none of these.
     """
+    with _opened_weights(path) as arrays:
+        return traverse_util.unflatten_dict(
+            {key: arrays[key] for key in arrays.files if not key.startswith(_INPUT)}, sep='/'
+        )
+
+
+def read_weights_input(path: str | os.PathLike[str]) -> WeightsInput | None:
+    """What the weights of such a file were trained on, if the file says so.
+
+    Raises:
+      InputError: the file cannot be read, or is none of these.
+    """
+    with _opened_weights(path) as arrays:
+        if f'{_INPUT}mean' not in arrays.files:
+            return None
+        mean, std = (tuple(map(float, arrays[f'{_INPUT}{name}'])) for name in ('mean', 'std'))
+        return WeightsInput(mean, std, *(str(arrays[f'{_INPUT}{name}']) for name in ('source', 'sha256')))
+
+
+@contextlib.contextmanager
+def _opened_weights(path: str | os.PathLike[str]) -> Iterator[Any]:
     try:
         with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-            return traverse_util.unflatten_dict({key: arrays[key] for key in arrays.files}, sep='/')
+            yield arrays
     except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
         raise InputError(
             f'{path} cannot be read as weights ({error}): restore it, or train or import it again.'

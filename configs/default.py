@@ -27,12 +27,16 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.num_views = 4  # M: augmentations of each
     config.accumulate_steps = 1  # parts that a batch is worked through in, one after another, to need less memory
     config.init_from = placeholder(str)  # weights to start from: of codinet_jax.import_weights, or a run's weights.npz
+    # Of pixels in [0, 1], per channel, as (0.485, 0.456, 0.406). Unset: what the weights of init_from were trained
+    # under, if their file says so, and the run's config.json then records it; else the data set's own.
+    config.mean = placeholder(tuple)  # what is taken from them
+    config.std = placeholder(tuple)  # what they are divided by then
 
     config.model = ConfigDict()
     config.model.backbone = 'cifar_resnet'  # or imagenet_resnet
     config.model.depth = 110
     config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
-    config.model.stride_on = '3x3'  # of an imagenet_resnet: the convolution that strides, 1x1 or 3x3
+    config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
     config.model.router = 'linear'  # conv, recurrent; random: skips at random; static: no routers, all run
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of each device's own rows

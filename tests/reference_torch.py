@@ -1,9 +1,24 @@
-"""The bottleneck ResNet in PyTorch, its modules named as torchvision and timm name them."""
+"""The ImageNet ResNet in PyTorch, its modules named as torchvision and timm name them."""
 
 import torch
 from torch import nn
 
-from codinet_jax.models.architecture import BOTTLENECKS_PER_STAGE, StrideOn
+from codinet_jax.models.architecture import BASIC_DEPTHS, BLOCKS_PER_STAGE, StrideOn
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, in_channels: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = downsample(in_channels, width, stride)
+
+    def forward(self, a_BxCxHxW: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.conv1(a_BxCxHxW)))
+        shortcut = a_BxCxHxW if self.downsample is None else self.downsample(a_BxCxHxW)
+        return torch.relu(shortcut + self.bn2(self.conv2(x)))
 
 
 class Bottleneck(nn.Module):
@@ -16,11 +31,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
-        self.downsample = None
-        if stride > 1 or in_channels != 4 * width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
-            )
+        self.downsample = downsample(in_channels, 4 * width, stride)
 
     def forward(self, a_BxCxHxW: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.bn1(self.conv1(a_BxCxHxW)))
@@ -29,18 +40,28 @@ class Bottleneck(nn.Module):
         return torch.relu(shortcut + self.bn3(self.conv3(x)))
 
 
+def downsample(in_channels: int, channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == channels:
+        return None
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
+
 class ResNet(nn.Module):
     def __init__(self, depth: int, num_classes: int, stride_on: StrideOn):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         in_channels = 64
-        for stage, num_blocks in enumerate(BOTTLENECKS_PER_STAGE[depth], start=1):
+        for stage, num_blocks in enumerate(BLOCKS_PER_STAGE[depth], start=1):
             width, blocks = 32 * 2**stage, []
             for block in range(num_blocks):
                 stride = 2 if stage > 1 and block == 0 else 1
-                blocks.append(Bottleneck(in_channels, width, stride, stride_on))
-                in_channels = 4 * width
+                if depth in BASIC_DEPTHS:
+                    blocks.append(BasicBlock(in_channels, width, stride))
+                    in_channels = width
+                else:
+                    blocks.append(Bottleneck(in_channels, width, stride, stride_on))
+                    in_channels = 4 * width
             self.add_module(f'layer{stage}', nn.Sequential(*blocks))
         self.fc = nn.Linear(in_channels, num_classes)
 

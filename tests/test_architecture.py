@@ -11,6 +11,8 @@ EVERY_KIND = [
     cifar_resnet(8),
     cifar_resnet(110),
     cifar_resnet(14, image_size=9, shortcut='projection'),  # an odd size: halving rounds up
+    imagenet_resnet(18),
+    imagenet_resnet(34, image_size=225),
     imagenet_resnet(50),
     imagenet_resnet(101, stride_on='1x1'),
     imagenet_resnet(152, image_size=225),
@@ -31,13 +33,23 @@ def test_a_cifar_resnet_of_depth_6n_plus_2_has_3n_basic_blocks(depth: int, block
 
 
 @pytest.mark.parametrize(
-    ('depth', 'per_stage'), [(50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3))], ids=str
+    ('depth', 'per_stage', 'block'),
+    [
+        (18, (2, 2, 2, 2), (3, 3)),
+        (34, (3, 4, 6, 3), (3, 3)),
+        (50, (3, 4, 6, 3), (1, 3, 1)),
+        (101, (3, 4, 23, 3), (1, 3, 1)),
+        (152, (3, 8, 36, 3), (1, 3, 1)),
+    ],
+    ids=str,
 )
-def test_a_bottleneck_resnet_has_the_blocks_of_table_1(depth: int, per_stage: tuple[int, ...]) -> None:
+def test_an_imagenet_resnet_has_the_blocks_of_table_1(
+    depth: int, per_stage: tuple[int, ...], block: tuple[int, ...]
+) -> None:
     arch = imagenet_resnet(depth)
     assert tuple(stage.repeats + (stage.transition is not None) for stage in arch.stages) == per_stage
     assert arch.num_blocks == sum(per_stage)
-    assert kernels(arch) == {(1, 3, 1)}
+    assert kernels(arch) == {block}
     assert 1 + sum(len(block.convs) for block in arch.blocks) + 1 == depth
 
 
@@ -64,12 +76,14 @@ def test_the_stages_halve_the_image_and_widen() -> None:
 
     assert outputs(cifar_resnet(20)) == [(32, 16), (16, 32), (8, 64)]
     assert outputs(cifar_resnet(20, image_size=9)) == [(9, 16), (5, 32), (3, 64)]
+    assert outputs(imagenet_resnet(18)) == [(56, 64), (28, 128), (14, 256), (7, 512)]
     assert outputs(imagenet_resnet(50)) == [(56, 256), (28, 512), (14, 1024), (7, 2048)]
 
 
-def test_a_cifar_stage_strides_in_its_first_convolution() -> None:
-    strides = [tuple(conv.stride for conv in block.convs) for block in cifar_resnet(14).blocks]
-    assert strides == [(1, 1), (1, 1), (2, 1), (1, 1), (2, 1), (1, 1)]
+@pytest.mark.parametrize('arch', [cifar_resnet(14), imagenet_resnet(18, stride_on='1x1'), imagenet_resnet(18)])
+def test_a_stage_of_basic_blocks_strides_in_its_first_convolution(arch: Architecture) -> None:
+    strides = [tuple(conv.stride for conv in block.convs) for block in arch.blocks]
+    assert strides == [(1, 1), (1, 1), *[(2, 1), (1, 1)] * (len(arch.stages) - 1)]
 
 
 @pytest.mark.parametrize(('stride_on', 'strided'), [('1x1', (2, 1, 1)), ('3x3', (1, 2, 1))])
@@ -87,9 +101,9 @@ def test_another_depth_is_refused_and_the_nearest_one_named(depth: int, near: in
     cifar_resnet(near)
 
 
-def test_other_bottleneck_depths_strides_and_shortcuts_are_refused() -> None:
-    with pytest.raises(InputError, match=r'model\.depth 50, 101 or 152, not 34'):
-        imagenet_resnet(34)
+def test_other_imagenet_depths_strides_and_shortcuts_are_refused() -> None:
+    with pytest.raises(InputError, match=r'model\.depth 18, 34, 50, 101 or 152, not 20'):
+        imagenet_resnet(20)
     with pytest.raises(InputError, match=r"model\.stride_on is '1x1' or '3x3', not '7x7'"):
         imagenet_resnet(50, stride_on='7x7')  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"model\.shortcut is 'pad' or 'projection', not 'identity'"):

@@ -73,6 +73,11 @@ def test_cifar_resnets_cost_what_is_published(arch: Architecture, mega_macs: flo
     assert cost_table(arch, None).static_macs / 1e6 == pytest.approx(mega_macs, abs=0.05)
 
 
+@pytest.mark.parametrize(('depth', 'giga_macs'), [(18, 1.81), (34, 3.66)])
+def test_basic_imagenet_resnets_cost_what_is_published(depth: int, giga_macs: float) -> None:
+    assert cost_table(imagenet_resnet(depth), None).static_macs / 1e9 == pytest.approx(giga_macs, abs=0.01)
+
+
 @pytest.mark.parametrize(('stride_on', 'giga_macs'), [('1x1', 3.86), ('3x3', 4.09)])
 def test_resnet_50_costs_what_is_published(stride_on: Any, giga_macs: float) -> None:
     static_macs = cost_table(imagenet_resnet(50, stride_on=stride_on), None).static_macs
@@ -90,18 +95,22 @@ def test_cifar_blocks_all_cost_the_same_but_those_that_halve_the_image() -> None
         cifar_resnet(20),
         cifar_resnet(20, shortcut='projection'),
         cifar_resnet(14, image_size=9, image_channels=1, num_classes=7),
+        imagenet_resnet(18, image_size=64),
+        imagenet_resnet(34, image_size=75),
         imagenet_resnet(50, image_size=64, stride_on='1x1'),
         imagenet_resnet(50, image_size=64, stride_on='3x3'),
         imagenet_resnet(50, image_size=75, stride_on='3x3'),
     ],
-    ids=['20A', '20B', '14A-odd', '50-1x1', '50-3x3', '50-odd'],
+    ids=['20A', '20B', '14A-odd', '18', '34-odd', '50-1x1', '50-3x3', '50-odd'],
 )
 def test_the_static_network_multiplies_what_the_table_says(arch: Architecture) -> None:
     assert network_macs(arch, None) == cost_table(arch, None).static_macs
 
 
 @pytest.mark.parametrize('router', ROUTERS)
-@pytest.mark.parametrize('arch', [cifar_resnet(14), imagenet_resnet(50, image_size=64)], ids=['14', '50'])
+@pytest.mark.parametrize(
+    'arch', [cifar_resnet(14), *(imagenet_resnet(d, image_size=64) for d in (18, 50))], ids=['14', '18', '50']
+)
 def test_a_routed_network_adds_its_routers_and_computes_every_shortcut_once(arch: Architecture, router: str) -> None:
     table = cost_table(arch, ROUTERS[router].macs)
     assert network_macs(arch, router) == table.static_macs + sum(table.routers_n)

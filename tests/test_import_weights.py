@@ -1,7 +1,7 @@
-"""Weights of torchvision's and timm's names say here what they say there, and what does not fit is refused."""
+"""Weights of published ResNets say here what they say there, and what does not fit is refused."""
 
+import hashlib
 import subprocess
-import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,16 +16,19 @@ from flax import traverse_util
 
 import helpers
 from codinet_jax import import_weights, workdir
+from codinet_jax.data import augment, datasets
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.errors import InputError
-from codinet_jax.models import pretrained
-from codinet_jax.models.architecture import StrideOn, imagenet_resnet
+from codinet_jax.models import pretrained, state_dict
+from codinet_jax.models.architecture import StrideOn, cifar_resnet, imagenet_resnet
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.execution import masked
 from reference_network import Tree, np_conv, np_norm, np_relu, np_stem
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # As published for 1000 classes.
-PARAMETERS = {50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
+PARAMETERS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
+CIFAR_PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018}  # for 10
 
 State = dict[str, np.ndarray]
 
@@ -36,24 +39,49 @@ def torch_shapes(depth: int, num_classes: int = 1000) -> dict[str, tuple[int, ..
     channels = 64
     for stage, num_blocks in enumerate(BLOCKS[depth], start=1):
         width = 32 * 2**stage
+        out = width if depth < 50 else 4 * width
         for block in range(num_blocks):
             name = f'layer{stage}.{block}'
-            convs[f'{name}.conv1'] = (width, channels, 1, 1)
+            if depth < 50:
+                convs[f'{name}.conv1'] = (width, channels, 3, 3)
+                convs[f'{name}.conv2'] = (width, width, 3, 3)
+            else:
+                convs[f'{name}.conv1'] = (width, channels, 1, 1)
+                convs[f'{name}.conv2'] = (width, width, 3, 3)
+                convs[f'{name}.conv3'] = (out, width, 1, 1)
+            if block == 0 and (stage > 1 or channels != out):
+                convs[f'{name}.downsample.0'] = (out, channels, 1, 1)
+            channels = out
+    return with_norms_and_head(convs, 'fc', num_classes)
+
+
+def cifar_shapes(depth: int, *, is_projected: bool = False) -> dict[str, tuple[int, ...]]:
+    """Every tensor of pytorch_resnet_cifar10's ResNet of this depth, and the counters of a newer PyTorch."""
+    convs = {'conv1': (16, 3, 3, 3)}
+    channels = 16
+    for stage, width in enumerate((16, 32, 64), start=1):
+        for block in range((depth - 2) // 6):
+            name = f'layer{stage}.{block}'
+            convs[f'{name}.conv1'] = (width, channels, 3, 3)
             convs[f'{name}.conv2'] = (width, width, 3, 3)
-            convs[f'{name}.conv3'] = (4 * width, width, 1, 1)
-            if block == 0:
-                convs[f'{name}.downsample.0'] = (4 * width, channels, 1, 1)
-            channels = 4 * width
+            if is_projected and channels != width:
+                convs[f'{name}.shortcut.0'] = (width, channels, 1, 1)
+            channels = width
+    return with_norms_and_head(convs, 'linear', 10)
+
+
+def with_norms_and_head(convs: dict[str, tuple[int, ...]], head: str, num_classes: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for conv, shape in convs.items():
-        norm = conv.replace('downsample.0', 'downsample.1').replace('conv', 'bn')
+        norm = f'{conv[:-1]}1' if conv.endswith('.0') else conv.replace('conv', 'bn')
         shapes[f'{conv}.weight'] = shape
         shapes |= {f'{norm}.{leaf}': shape[:1] for leaf in ('weight', 'bias', 'running_mean', 'running_var')}
         shapes[f'{norm}.num_batches_tracked'] = ()
-    return shapes | {'fc.weight': (num_classes, channels), 'fc.bias': (num_classes,)}
+    channels = next(reversed(convs.values()))[0]
+    return shapes | {f'{head}.weight': (num_classes, channels), f'{head}.bias': (num_classes,)}
 
 
-def random_state(depth: int, seed: int = 0) -> State:
+def random_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> State:
     rng = np.random.default_rng(seed)
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -67,7 +95,7 @@ def random_state(depth: int, seed: int = 0) -> State:
             values = 0.3 * rng.normal(size=shape)
         return values.astype(np.float32)
 
-    return {name: draw(name, shape) for name, shape in torch_shapes(depth).items()}
+    return {name: draw(name, shape) for name, shape in shapes.items()}
 
 
 def zero_state() -> State:
@@ -78,11 +106,14 @@ def zero_state() -> State:
     }
 
 
-def run_main(source: Path | str | None, output: Path | str | None) -> None:
+def run_main(source: Path | str | None, output: Path | str | None, **per_channel: str) -> None:
     """The command in this process."""
     with pytest.MonkeyPatch.context() as patch:
         for name, path in (('SOURCE', source), ('OUTPUT', output)):
             patch.setattr(import_weights, name, types.SimpleNamespace(value=path and str(path)))
+        for name in ('mean', 'std'):
+            given = per_channel[name].split(',') if name in per_channel else None
+            patch.setattr(import_weights, name.upper(), types.SimpleNamespace(name=name, value=given))
         import_weights.main(['import_weights'])
 
 
@@ -95,16 +126,18 @@ def started_logits(net: CoDiNet, imported: Tree, images_BxHxWxC: jax.Array) -> n
     return np.asarray(output.logits_BxY)
 
 
-def assert_close(ours_BxY: np.ndarray, expected_BxY: np.ndarray) -> None:
+def assert_close(ours_BxY: np.ndarray, expected_BxY: np.ndarray, tolerance: float = 1e-4) -> None:
     assert np.std(expected_BxY, axis=0).max() > 1e-2 * np.abs(expected_BxY).max(), 'the test is to tell images apart'
-    np.testing.assert_allclose(ours_BxY, expected_BxY, rtol=0, atol=1e-4 * np.abs(expected_BxY).max())
+    np.testing.assert_allclose(ours_BxY, expected_BxY, rtol=0, atol=tolerance * np.abs(expected_BxY).max())
 
 
 # --- What an imported network says, against the network under their names written out in numpy. ---
 
 
-def reference_logits(state: State, image_HxWxC: np.ndarray, stride_on: StrideOn) -> np.ndarray:
+def reference_logits(state: State, image_HxWxC: np.ndarray, depth: int, stride_on: StrideOn = '3x3') -> np.ndarray:
+    """Of an ImageNet ResNet of one of the depths of `BLOCKS`, of a CIFAR ResNet for any other."""
     state = {name: np.asarray(tensor, np.float64) for name, tensor in state.items()}
+    counts = BLOCKS.get(depth, (depth // 6,) * 3)
 
     def kernel(name: str) -> np.ndarray:
         return np.einsum('oihw->hwio', state[f'{name}.weight'])
@@ -113,27 +146,39 @@ def reference_logits(state: State, image_HxWxC: np.ndarray, stride_on: StrideOn)
         params = {'scale': state[f'{name}.weight'], 'bias': state[f'{name}.bias']}
         return params, {'mean': state[f'{name}.running_mean'], 'var': state[f'{name}.running_var']}
 
+    def subsampled(x: np.ndarray, channels: int) -> np.ndarray:
+        missing = channels - x.shape[-1]
+        return np.pad(x[::2, ::2], ((0, 0), (0, 0), (missing // 2, missing // 2))) if missing else x
+
     params, stats = norm('bn1')
-    arch = imagenet_resnet(50)
+    arch = imagenet_resnet(depth) if depth in BLOCKS else cifar_resnet(depth)
     x = np_stem(
         arch, {'stem_conv': {'kernel': kernel('conv1')}, 'stem_norm': params}, {'stem_norm': stats}, image_HxWxC
     )
-    for stage, num_blocks in enumerate(BLOCKS[50], start=1):
+    for stage, num_blocks in enumerate(counts, start=1):
         for block in range(num_blocks):
             name, stride = f'layer{stage}.{block}', 2 if stage > 1 and block == 0 else 1
-            on_1x1, on_3x3 = (stride, 1) if stride_on == '1x1' else (1, stride)
-            y = np_relu(np_norm(np_conv(x, kernel(f'{name}.conv1'), on_1x1), *norm(f'{name}.bn1')))
-            y = np_relu(np_norm(np_conv(y, kernel(f'{name}.conv2'), on_3x3), *norm(f'{name}.bn2')))
-            y = np_norm(np_conv(y, kernel(f'{name}.conv3')), *norm(f'{name}.bn3'))
-            if block == 0:
-                x = np_norm(np_conv(x, kernel(f'{name}.downsample.0'), stride), *norm(f'{name}.downsample.1'))
-            x = np_relu(x + y)
-    return state['fc.weight'] @ x.mean((0, 1)) + state['fc.bias']
+            if f'{name}.conv3.weight' in state:
+                on_1x1, on_3x3 = (stride, 1) if stride_on == '1x1' else (1, stride)
+                y = np_relu(np_norm(np_conv(x, kernel(f'{name}.conv1'), on_1x1), *norm(f'{name}.bn1')))
+                y = np_relu(np_norm(np_conv(y, kernel(f'{name}.conv2'), on_3x3), *norm(f'{name}.bn2')))
+                y = np_norm(np_conv(y, kernel(f'{name}.conv3')), *norm(f'{name}.bn3'))
+            else:
+                y = np_relu(np_norm(np_conv(x, kernel(f'{name}.conv1'), stride), *norm(f'{name}.bn1')))
+                y = np_norm(np_conv(y, kernel(f'{name}.conv2')), *norm(f'{name}.bn2'))
+            projections = [
+                f'{name}.{part}' for part in ('downsample', 'shortcut') if f'{name}.{part}.0.weight' in state
+            ]
+            if projections:
+                x = np_norm(np_conv(x, kernel(f'{projections[0]}.0'), stride), *norm(f'{projections[0]}.1'))
+            x = np_relu(subsampled(x, y.shape[-1]) + y)
+    head = 'fc' if depth in BLOCKS else 'linear'
+    return state[f'{head}.weight'] @ x.mean((0, 1)) + state[f'{head}.bias']
 
 
 @pytest.fixture(scope='module')
 def state() -> State:
-    return random_state(50)
+    return random_state(torch_shapes(50))
 
 
 @pytest.fixture(scope='module')
@@ -153,35 +198,55 @@ def test_an_imported_network_says_what_the_same_weights_say_under_their_names(
 ) -> None:
     arch = imagenet_resnet(50, image_size=32, stride_on=stride_on)
     images_BxHxWxC = helpers.random_images(arch, 2)
-    expected = np.array([reference_logits(state, np.asarray(image), stride_on) for image in images_BxHxWxC])
+    expected = np.array([reference_logits(state, np.asarray(image), 50, stride_on) for image in images_BxHxWxC])
     for router in (None, 'linear'):
         assert_close(started_logits(CoDiNet(arch, router), imported, images_BxHxWxC), expected)
+
+
+@pytest.mark.parametrize(
+    ('depth', 'is_projected'), [(18, True), (20, False), (8, True)], ids=['18', 'CIFAR 20A', 'CIFAR 8B']
+)
+def test_imported_basic_blocks_say_what_the_same_weights_say_under_their_names(depth: int, is_projected: bool) -> None:
+    if depth in BLOCKS:
+        shapes, arch = torch_shapes(depth), imagenet_resnet(depth, image_size=32)
+    else:
+        shapes = cifar_shapes(depth, is_projected=is_projected)
+        arch = cifar_resnet(depth, shortcut='projection' if is_projected else 'pad')
+    state = random_state(shapes)
+    backbone = pretrained.find(state, 'file')
+    assert (backbone.depth, backbone.shortcut) == (depth, 'projection' if is_projected else 'pad')
+    images_BxHxWxC = helpers.random_images(arch, 2)
+    expected = np.array([reference_logits(state, np.asarray(image), depth) for image in images_BxHxWxC])
+    assert_close(
+        started_logits(CoDiNet(arch, 'linear'), pretrained.from_torch(state, backbone, 'file'), images_BxHxWxC),
+        expected,
+    )
 
 
 # --- The same in PyTorch, from its files. ---
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize('stride_on', ['1x1', '3x3'])
-def test_an_imported_network_says_what_it_says_in_pytorch(tmp_path: Path, stride_on: StrideOn) -> None:
+@pytest.mark.parametrize(('depth', 'stride_on'), [(50, '1x1'), (50, '3x3'), (18, '3x3'), (34, '3x3')])
+def test_an_imported_network_says_what_it_says_in_pytorch(tmp_path: Path, depth: int, stride_on: StrideOn) -> None:
     import safetensors.torch
     import torch
 
     import reference_torch
 
-    model = reference_torch.random_resnet(50, 1000, stride_on)
-    source, output = tmp_path / 'resnet50.safetensors', tmp_path / 'resnet50.npz'
+    model = reference_torch.random_resnet(depth, 1000, stride_on)
+    source, output = tmp_path / 'resnet.safetensors', tmp_path / 'resnet.npz'
     safetensors.torch.save_file(model.state_dict(), source)
     run_main(source, output)
     imported = workdir.read_weights_file(output)
     source.unlink()
     output.unlink()
-    arch = imagenet_resnet(50, image_size=64, stride_on=stride_on)
+    arch = imagenet_resnet(depth, image_size=64, stride_on=stride_on)
     images_BxHxWxC = helpers.random_images(arch, 4)
     with torch.inference_mode():
         expected = model(torch.from_numpy(np.array(images_BxHxWxC)).permute(0, 3, 1, 2)).numpy()
     for router in (None, 'linear'):
-        assert_close(started_logits(CoDiNet(arch, router), imported, images_BxHxWxC), expected)
+        assert_close(started_logits(CoDiNet(arch, router), imported, images_BxHxWxC), expected, 1e-5)
 
 
 @pytest.mark.torch
@@ -196,62 +261,26 @@ def test_pytorchs_modules_have_the_names_and_shapes_of_these_tests(depth: int) -
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == torch_shapes(depth)
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize(
-    'wrapped',
-    [
-        lambda tensors: tensors,
-        lambda tensors: {'epoch': 3, 'state_dict': tensors},
-        lambda tensors: {'model': {f'module.{name}': tensor for name, tensor in tensors.items()}, 'args': None},
-    ],
-    ids=['plain', 'state_dict', 'model, parallel'],
-)
-@pytest.mark.parametrize('suffix', ['.pth', '.pt'])
-def test_pytorchs_files_are_read_in_all_their_wrappings(tmp_path: Path, suffix: str, wrapped: Callable) -> None:
-    import torch
+# --- Published weights on real images. ---
 
-    values = torch.randn(3, 2)
-    tensors = {'a': values, 'b': torch.nn.Parameter(values), 'c': values.bfloat16(), 'd': values.half()}
-    path = tmp_path / f'weights{suffix}'
-    torch.save(wrapped(tensors), path)
-    read = import_weights.read(path)
-    assert list(read) == list('abcd')
-    for name, tensor in tensors.items():
-        np.testing.assert_array_equal(read[name].astype(np.float32), tensor.detach().float().numpy())
+SHARED = Path(__file__).parent.parent.parent / 'shared'
+PUBLISHED = SHARED / 'weights' / 'resnet20-12fca82f.th'
+# Of the first 1000 test images, in the run that gives the published 91.73 % on all 10,000.
+CORRECT = 920
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize('case', ['object', 'no tensor', 'no state dict', 'truncated', 'garbage', 'empty'])
-def test_pytorchs_files_that_hold_something_else_are_refused(tmp_path: Path, case: str) -> None:
-    import torch
-
-    path = tmp_path / 'resnet50.pth'
-    content: Any = {'fc.bias': torch.zeros(3)}
-    if case == 'object':
-        content['args'] = path
-    elif case == 'no tensor':
-        content['epoch'] = 3
-    elif case == 'no state dict':
-        content = [content]
-    torch.save(content, path)
-    damaged = {'truncated': path.read_bytes()[:-30], 'garbage': b'not PyTorch', 'empty': b''}
-    path.write_bytes(damaged.get(case, path.read_bytes()))
-    words = {
-        'object': 'holds more than tensors.* save the state_dict',
-        'no tensor': 'holds a int beside tensors',
-        'no state dict': 'holds a list',
-        'garbage': 'holds more than tensors, or is damaged',
-    }
-    assert_refused(path, words.get(case, 'cannot be read as a state dict'))
-
-
-def test_without_pytorch_its_files_are_refused_with_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, 'torch', None)
-    path = tmp_path / 'resnet50.pth'
-    path.touch()
-    assert_refused(path, 'pip install torch, or give the weights as .safetensors')
+@pytest.mark.skipif(not (PUBLISHED.is_file() and (SHARED / 'tfds').is_dir()), reason='no published weights beside')
+def test_published_weights_classify_real_images_as_published(tmp_path: Path) -> None:
+    run_main(PUBLISHED, tmp_path / 'resnet20.npz')
+    variables = workdir.read_weights_file(tmp_path / 'resnet20.npz')
+    trained_on = workdir.read_weights_input(tmp_path / 'resnet20.npz')
+    images = datasets.load('cifar10', 'test', SHARED / 'tfds')
+    assert isinstance(images, ImageSet) and trained_on is not None
+    net = CoDiNet(cifar_resnet(20), None)
+    run = helpers.quick_jit(lambda images: net.apply(variables, images, masked(), train=False))
+    normalised = augment.normalise(images.images_NxHxWxC[:1000], trained_on.mean, trained_on.std)
+    answers_B = np.argmax(run(normalised).logits_BxY, axis=-1)
+    assert abs(int(np.sum(answers_B == images.labels_N[:1000])) - CORRECT) <= 1
 
 
 # --- Names, types, and what is told. ---
@@ -262,8 +291,9 @@ def test_every_tensor_goes_to_the_leaf_and_the_block_that_it_is_of(depth: int) -
     shapes = torch_shapes(depth)
     numbers = {name: np.float32(number) for number, name in enumerate(shapes)}
     tensors = {name: np.broadcast_to(numbers[name], shape) for name, shape in shapes.items()}
-    assert pretrained.find_depth(tensors, 'file') == depth
-    variables = pretrained.from_torch(tensors, depth, 'file')
+    backbone = pretrained.find(tensors, 'file')
+    assert backbone == ('imagenet_resnet', depth, 'projection', 1000)
+    variables = pretrained.from_torch(tensors, backbone, 'file')
     expected = helpers.shapes(CoDiNet(imagenet_resnet(depth), None))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), expected
@@ -273,10 +303,35 @@ def test_every_tensor_goes_to_the_leaf_and_the_block_that_it_is_of(depth: int) -
     for block in range(1, BLOCKS[depth][2]):
         ours = jax.tree.map(lambda leaf, k=block - 1: leaf[k].min(), variables_of(variables, 'stage3_blocks'))
         assert ours['params']['conv2']['kernel'] == numbers[f'layer3.{block}.conv2.weight']
-        assert ours['params']['norm3']['scale'] == numbers[f'layer3.{block}.bn3.weight']
+        assert ours['params']['norm2']['scale'] == numbers[f'layer3.{block}.bn2.weight']
         assert ours['batch_stats']['norm1']['var'] == numbers[f'layer3.{block}.bn1.running_var']
     assert params['stage2_transition']['shortcut']['conv']['kernel'].max() == numbers['layer2.0.downsample.0.weight']
     assert stats['stem_norm']['mean'].max() == numbers['bn1.running_mean']
+    leaves = {*np.concatenate([np.unique(leaf) for leaf in jax.tree.leaves(variables)])}
+    assert leaves == {number for name, number in numbers.items() if not name.endswith('num_batches_tracked')}
+
+
+@pytest.mark.parametrize('is_projected', [False, True])
+@pytest.mark.parametrize('depth', CIFAR_PARAMETERS)
+def test_every_tensor_of_a_cifar_resnet_goes_to_the_leaf_and_the_block_that_it_is_of(
+    depth: int, is_projected: bool
+) -> None:
+    shapes = cifar_shapes(depth, is_projected=is_projected)
+    numbers = {name: np.float32(number) for number, name in enumerate(shapes)}
+    tensors = {name: np.broadcast_to(numbers[name], shape) for name, shape in shapes.items()}
+    backbone = pretrained.find(tensors, 'file')
+    assert backbone == ('cifar_resnet', depth, 'projection' if is_projected else 'pad', 10)
+    variables = pretrained.from_torch(tensors, backbone, 'file')
+    params = variables['params']
+    if not is_projected:
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == CIFAR_PARAMETERS[depth]
+    for stage, before in ((1, 0), (2, 1), (3, 1)):
+        for block in range(before, (depth - 2) // 6):
+            stack = variables_of(variables, f'stage{stage}_blocks')
+            ours = jax.tree.map(lambda leaf, k=block - before: leaf[k].min(), stack)
+            assert ours['params']['conv2']['kernel'] == numbers[f'layer{stage}.{block}.conv2.weight']
+            assert ours['batch_stats']['norm1']['var'] == numbers[f'layer{stage}.{block}.bn1.running_var']
+    assert params['head']['kernel'].max() == numbers['linear.weight']
     leaves = {*np.concatenate([np.unique(leaf) for leaf in jax.tree.leaves(variables)])}
     assert leaves == {number for name, number in numbers.items() if not name.endswith('num_batches_tracked')}
 
@@ -300,16 +355,70 @@ def test_other_floats_become_float32(tmp_path: Path, dtype: Any) -> None:
     output.unlink()
 
 
+@pytest.mark.parametrize(
+    ('shapes', 'told', 'flags'),
+    [
+        (
+            torch_shapes(50),
+            'ResNet-50, 25.56 M parameters, 1000 classes',
+            '--config=configs/imagenet_r50.py --config.model.depth=50 --config.model.stride_on=3x3',
+        ),
+        (
+            cifar_shapes(20),
+            'CIFAR ResNet-20, 0.27 M parameters, 10 classes',
+            '--config=configs/cifar10_r20.py --config.model.depth=20',
+        ),
+        (
+            cifar_shapes(8, is_projected=True),
+            'CIFAR ResNet-8, 0.08 M parameters, 10 classes',
+            '--config=configs/cifar10_r20.py --config.model.depth=8 --config.model.shortcut=projection',
+        ),
+    ],
+    ids=['50', 'CIFAR 20A', 'CIFAR 8B'],
+)
 def test_what_was_read_and_how_to_go_on_is_told(
-    state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    shapes: dict[str, tuple[int, ...]],
+    told: str,
+    flags: str,
 ) -> None:
-    monkeypatch.setattr(import_weights, 'read', lambda path: state)
+    monkeypatch.setattr(state_dict, 'read', lambda path: {name: np.zeros(shape) for name, shape in shapes.items()})
     monkeypatch.chdir(tmp_path)
-    run_main('resnet50.safetensors', 'resnet50.npz')
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == 'resnet50.safetensors: ResNet-50, 25.56 M parameters, 1000 classes'
-    assert '--config.model.depth=50 --config.model.stride_on=3x3 --config.init_from=resnet50.npz' in second
-    Path('resnet50.npz').unlink()
+    Path('net.safetensors').touch()
+    run_main('net.safetensors', 'net.npz')
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == f'net.safetensors: {told}'
+    assert 'mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225)' in second
+    assert third == f'written to net.npz; train with {flags} --config.init_from=net.npz'
+    Path('net.npz').unlink()
+
+
+def test_the_file_says_what_its_weights_were_trained_on(tmp_path: Path) -> None:
+    source = tmp_path / 'resnet8.safetensors'
+    safetensors.numpy.save_file({name: np.zeros(shape) for name, shape in cifar_shapes(8).items()}, source)
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    ours = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for name, flags, expected in (
+        ('own', {}, ours),
+        ('other', {'mean': '0.5,0.25,1', 'std': '.5,1,0.1'}, ((0.5, 0.25, 1.0), (0.5, 1.0, 0.1))),
+    ):
+        output = tmp_path / f'{name}.npz'
+        run_main(source, output, **flags)
+        assert workdir.read_weights_input(output) == (*expected, 'resnet8.safetensors', sha256)
+        assert set(workdir.read_weights_file(output)) == {'params', 'batch_stats'}
+
+
+@pytest.mark.parametrize(
+    'flags', [{'mean': '0.5'}, {'mean': '0.5,0.5,nan'}, {'mean': '127,127,127'}, {'std': '1,1,0'}, {'std': 'a,b,c'}]
+)
+def test_a_normalisation_that_is_none_is_refused(tmp_path: Path, flags: dict[str, str]) -> None:
+    source, output = tmp_path / 'resnet8.safetensors', tmp_path / 'resnet8.npz'
+    source.touch()
+    with pytest.raises(InputError, match=rf'--{next(iter(flags))} is .*give three numbers like \(0\.'):
+        run_main(source, output, **flags)
+    assert not output.exists()
 
 
 # --- What is refused. ---
@@ -338,6 +447,18 @@ STATES: dict[str, tuple[Callable[[], State], str]] = {
     'missing key': (lambda: edited(**{'layer3.2.bn3.bias': None}), r'has no layer3\.2\.bn3\.bias'),
     'missing statistics': (lambda: edited(**{'bn1.running_var': None}), r'has no bn1\.running_var'),
     'no head': (lambda: edited(**{'fc.weight': None, 'fc.bias': None}), r'has no fc\.bias'),
+    'bottlenecks without their third convolution': (
+        lambda: {name: tensor for name, tensor in zero_state().items() if '3.weight' not in name},
+        r'layer1\.0\.conv1\.weight|has layer1\.0\.bn3',
+    ),
+    'CIFAR ResNet with a head of another name': (
+        lambda: {name.replace('linear', 'fc'): np.zeros(shape) for name, shape in cifar_shapes(8).items()},
+        r"has fc\.(bias|weight), which is no part of a plain CIFAR ResNet-8: .*pytorch_resnet_cifar10's",
+    ),
+    'CIFAR ResNet without a block': (
+        lambda: {name: np.zeros(shape) for name, shape in cifar_shapes(14).items() if not name.startswith('layer3.1')},
+        r'has \(2, 2, 1, 0\) blocks .* of CIFAR ResNets \(n, n, n, 0\)',
+    ),
     'missing block': (
         lambda: {name: tensor for name, tensor in zero_state().items() if not name.startswith('layer4.2')},
         r'has \(3, 4, 6, 2\) blocks',
@@ -384,31 +505,6 @@ def test_tensors_that_are_no_such_resnet_are_refused_by_name(tmp_path: Path, cas
     source.unlink()
 
 
-@pytest.mark.parametrize(
-    ('name', 'content', 'message'),
-    [
-        ('missing.safetensors', None, r'is not there: give --source'),
-        ('weights.npz', b'', r'is not a \.safetensors, \.pth, \.pt file'),
-        ('text.safetensors', b'not safetensors at all', r'cannot be read as safetensors'),
-        ('empty.safetensors', b'', r'cannot be read as safetensors'),
-        (
-            'truncated.safetensors',
-            safetensors.numpy.save({'fc.bias': np.zeros(100, np.float32)})[:-50],
-            r'cannot be read as safetensors',
-        ),
-        (
-            'unheard-of type.safetensors',
-            safetensors.numpy.save({'a': np.zeros(4, np.int8)}).replace(b'"I8"', b'"Q8"'),
-            r'cannot be read as safetensors',
-        ),
-    ],
-)
-def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    assert_refused(tmp_path / name, message)
-
-
 def test_flags_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'--source=FILE\.safetensors'):
         run_main(None, tmp_path / 'output.npz')
@@ -419,10 +515,11 @@ def test_flags_are_asked_for(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_told(
     state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_weights, 'read', lambda path: state)
+    monkeypatch.setattr(state_dict, 'read', lambda path: state)
     (tmp_path / 'file').touch()
+    (tmp_path / 'weights.safetensors').touch()
     with pytest.raises(InputError, match=r'output\.npz cannot be written \(.+try again'):
-        run_main('weights.safetensors', tmp_path / 'file' / 'output.npz')
+        run_main(tmp_path / 'weights.safetensors', tmp_path / 'file' / 'output.npz')
 
 
 def test_the_command_overwrites_nothing_and_says_so(tmp_path: Path) -> None:
@@ -495,12 +592,19 @@ MISFITS: dict[str, tuple[str | None, str, Any, str]] = {
         np.zeros((2, 4), np.float32),
         'is float32 (2, 4) in the file and missing in the network',
     ),
-    'shape': (
+    'head of two minds': (
         None,
         'params/head/kernel',
         np.zeros((8, 1000), np.float32),
         'is float32 (8, 1000) in the file and float32 (8, 10) in the network',
     ),
+    'shape': (
+        None,
+        'params/stem_conv/kernel',
+        np.zeros((3, 3, 3, 4), np.float32),
+        'is float32 (3, 3, 3, 4) in the file and float32 (3, 3, 1, 4) in the network',
+    ),
+    'missing head': (None, 'params/head/bias', None, 'is missing in the file and float32 (10,) in the network'),
     'type': (None, MEAN, np.zeros((2, 4)), 'is float64 (2, 4) in the file and float32 (2, 4) in the network'),
     'shape of a router': ('linear', 'params/stage1_blocks/router/hidden/bias', np.zeros(3, np.float32), '(2, 4) in'),
 }
@@ -515,6 +619,33 @@ def test_a_file_that_does_not_fit_the_network_is_refused_by_leaf(case: str) -> N
         pretrained.into(fresh, nested({path: leaf for path, leaf in given.items() if leaf is not None}), 'some.npz')
     message = str(refused.value)
     assert message.startswith('some.npz does not fit') and f'{path} is ' in message and words in message, message
+
+
+def with_head(variables: Tree, features: int, num_classes: int) -> Tree:
+    head = {'kernel': np.ones((features, num_classes), np.float32), 'bias': np.ones(num_classes, np.float32)}
+    return variables | {'params': variables['params'] | {'head': head}}
+
+
+@pytest.mark.parametrize('router', [None, 'linear'])
+def test_a_head_of_other_classes_stays_fresh(router: str | None) -> None:
+    fresh, given = variables_of_kind(router, FRESH), variables_of_kind(router, GIVEN)
+    assert pretrained.other_classes(fresh, given) is None
+    other = with_head(given, 8, 1000)
+    assert pretrained.other_classes(fresh, other) == 1000
+    started = pretrained.into(fresh, other, 'file')
+    jax.tree.map(np.testing.assert_array_equal, started, with_heads_of(given, fresh))
+
+
+def with_heads_of(variables: Tree, other: Tree) -> Tree:
+    return variables | {'params': variables['params'] | {'head': other['params']['head']}}
+
+
+def test_a_head_of_other_features_is_refused_whatever_its_classes() -> None:
+    fresh = variables_of_kind(None, FRESH)
+    other = with_head(variables_of_kind(None, GIVEN), 16, 1000)
+    assert pretrained.other_classes(fresh, other) is None
+    with pytest.raises(InputError, match='params/head/'):
+        pretrained.into(fresh, other, 'file')
 
 
 def test_routers_of_another_kind_are_refused() -> None:

@@ -24,6 +24,8 @@ BAD = [
     ('model.backbone', 'vgg'),
     ('model.depth', 21),
     ('train_images', 0),
+    ('mean', (0.5, 0.5, 0.5)),  # without a std
+    ('std', (0.5, 0.5, 0.5)),
     ('model.shortcut', 'identity'),
     ('model.router', 'lineer'),
     ('model.dtype', 'float64'),
@@ -124,7 +126,7 @@ def test_a_bad_setting_is_refused_by_name(field: str, value: Any) -> None:
         settings.check(changed(**{field.replace('.', '__'): value}))
 
 
-@pytest.mark.parametrize(('field', 'value'), [('model.depth', 34), ('model.stride_on', '7x7')])
+@pytest.mark.parametrize(('field', 'value'), [('model.depth', 20), ('model.stride_on', '7x7')])
 def test_a_bad_bottleneck_setting_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InputError, match=re.escape(field)):
         settings.check(changed('imagenet_r50', **{field.replace('.', '__'): value}))

@@ -14,7 +14,14 @@ from codinet_jax.errors import InputError
 from codinet_jax.record import AugmentedRecord, Record
 from codinet_jax.workdir import Workdir
 
-NEWER = (('image_size',), ('model', 'remat'), ('loss', 'label_smoothing'), ('optimizer', 'ema_decay'))
+NEWER = (
+    ('image_size',),
+    ('mean',),
+    ('std',),
+    ('model', 'remat'),
+    ('loss', 'label_smoothing'),
+    ('optimizer', 'ema_decay'),
+)
 
 
 @pytest.fixture
@@ -31,7 +38,8 @@ def older(tmp_path: Path) -> Workdir:
 
 def test_what_an_older_version_did_not_know_is_as_the_default_says(older: Workdir) -> None:
     config = older.read_config()
-    assert (config.image_size, config.model.remat, config.loss.label_smoothing) == (None, False, 0.0)
+    assert (config.image_size, config.mean, config.std, config.model.remat) == (None, None, None, False)
+    assert config.loss.label_smoothing == 0.0
     assert config.loss.gamma == 0.7 and config.model.depth == 8, 'what it knew stays'
 
 

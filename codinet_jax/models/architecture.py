@@ -9,7 +9,9 @@ Shortcut = Literal['identity', 'pad', 'projection']
 StrideOn = Literal['1x1', '3x3']
 
 DEEPEST = 1202  # of the CIFAR ResNets
-BOTTLENECKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# Of the ImageNet ResNets; those of the first two depths are basic blocks, the others bottlenecks.
+BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BASIC_DEPTHS = (18, 34)
 
 
 class Conv(NamedTuple):
@@ -131,29 +133,39 @@ def imagenet_resnet(
     num_classes: int = 1000,
     stride_on: StrideOn = '3x3',
 ) -> Architecture:
-    """The bottleneck ResNet of He et al., Table 1. `stride_on` places a stage's stride on the 1x1 (the paper's) or on
-    the 3x3 convolution (torchvision's and timm's).
+    """The ResNet of He et al., Table 1, with projection shortcuts: basic blocks for 18 and 34, bottlenecks for others.
+
+    `stride_on` places the stride of a stage of bottlenecks on the 1x1 (the paper's) or on the 3x3 convolution
+    (torchvision's and timm's); a basic block has it on its first convolution.
 
     Raises:
-      InputError: the depth is not 50, 101 or 152, or `stride_on` is neither '1x1' nor '3x3'.
+      InputError: the depth is not 18, 34, 50, 101 or 152, or `stride_on` is neither '1x1' nor '3x3'.
     """
-    if depth not in BOTTLENECKS_PER_STAGE:
-        raise InputError(f'An ImageNet ResNet has model.depth 50, 101 or 152, not {depth}.')
+    if depth not in BLOCKS_PER_STAGE:
+        *others, last = BLOCKS_PER_STAGE
+        raise InputError(f'An ImageNet ResNet has model.depth {", ".join(map(str, others))} or {last}, not {depth}.')
     if stride_on not in ('1x1', '3x3'):
         raise InputError(f"model.stride_on is '1x1' or '3x3', not {stride_on!r}.")
     stages: list[Stage] = []
     size, in_channels = _strided(_strided(image_size, 2), 2), 64  # after the stem's convolution and its max-pool
-    for index, repeats in enumerate(BOTTLENECKS_PER_STAGE[depth]):
+    for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
         width = 64 * 2**index
         stride = 1 if index == 0 else 2
-        on_1x1, on_3x3 = (stride, 1) if stride_on == '1x1' else (1, stride)
-        transition = Block(
-            size, in_channels, (Conv(1, width, on_1x1), Conv(3, width, on_3x3), Conv(1, 4 * width)), 'projection'
-        )
-        body = Block(transition.out_size, 4 * width, (Conv(1, width), Conv(3, width), Conv(1, 4 * width)), 'identity')
-        stages.append(Stage(transition, body, repeats - 1))
-        size, in_channels = body.out_size, 4 * width
+        first_convs, convs = (_imagenet_convs(depth, width, each, stride_on) for each in (stride, 1))
+        channels = convs[-1].features
+        keeps_shape = stride == 1 and in_channels == channels
+        first = Block(size, in_channels, first_convs, 'identity' if keeps_shape else 'projection')
+        body = Block(first.out_size, channels, convs, 'identity')
+        stages.append(Stage(None, body, num_blocks) if first == body else Stage(first, body, num_blocks - 1))
+        size, in_channels = body.out_size, channels
     return Architecture(image_size, image_channels, num_classes, 'imagenet', 64, tuple(stages))
+
+
+def _imagenet_convs(depth: int, width: int, stride: int, stride_on: StrideOn) -> tuple[Conv, ...]:
+    if depth in BASIC_DEPTHS:
+        return Conv(3, width, stride), Conv(3, width)
+    on_1x1, on_3x3 = (stride, 1) if stride_on == '1x1' else (1, stride)
+    return Conv(1, width, on_1x1), Conv(3, width, on_3x3), Conv(1, 4 * width)
 
 
 def _strided(size: int, stride: int) -> int:

@@ -1,67 +1,108 @@
-"""Weights from elsewhere: torchvision's and timm's bottleneck ResNets under our names, and a file's in a new network.
+"""Weights from elsewhere: published ResNets' under our names, and a file's in a new network.
 
-What they call `layer2.3.conv1.weight` is block 2 of our `params/stage2_blocks/residual/conv1/kernel`: a stage's first
-block is its transition, and those after it are stacked along a leading axis. Every tensor is accounted for.
+Read are torchvision's and timm's ImageNet ResNets, and the CIFAR ResNets of He et al. under the names of
+pytorch_resnet_cifar10. What they call `layer2.3.conv1.weight` is block 2 of our
+`params/stage2_blocks/residual/conv1/kernel`: a stage's first block is its transition where it changes the shape, and
+the others are stacked along a leading axis. Every tensor is accounted for.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import traverse_util
 
 from codinet_jax.errors import InputError
-from codinet_jax.models.architecture import BOTTLENECKS_PER_STAGE, imagenet_resnet
+from codinet_jax.models.architecture import (
+    BASIC_DEPTHS,
+    BLOCKS_PER_STAGE,
+    DEEPEST,
+    Architecture,
+    Shortcut,
+    cifar_resnet,
+    imagenet_resnet,
+)
 from codinet_jax.models.codinet import CoDiNet, fresh_variables, is_router
 
 Path = tuple[str, ...]
 
+# Of pixels in [0, 1]: torchvision's networks, nearly all of timm's and pytorch_resnet_cifar10's are trained under it.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
-_MODULES = {'stem_conv': 'conv1', 'stem_norm': 'bn1', 'head': 'fc'}
-_SHORTCUT = {'conv': 'downsample.0', 'norm': 'downsample.1'}
+_SHORTCUT = {'conv': '0', 'norm': '1'}
 # Axes by the number of them: convolutions are OIHW there and HWIO here, a dense layer's kernel is transposed.
 _TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 _FROM_TORCH = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 _FLOATS = ('bfloat16', 'float16', 'float32', 'float64')
-_ADVICE = "give the weights of a plain ResNet of torchvision's or timm's"
+_ADVICE = "give the weights of a plain ResNet of torchvision's, timm's or pytorch_resnet_cifar10's"
 
 
-def find_depth(tensors: Mapping[str, Any], source: str) -> int:
-    """The depth of the ResNet whose tensors bear these names.
+class Backbone(NamedTuple):
+    """A published ResNet. `kind` is as in `config.model.backbone`, `shortcut` how its blocks change the shape."""
+
+    kind: str
+    depth: int
+    shortcut: Shortcut
+    num_classes: int
+
+    def __str__(self) -> str:
+        return f'{"CIFAR " if self.is_cifar else ""}ResNet-{self.depth}'
+
+    @property
+    def is_cifar(self) -> bool:
+        return self.kind == 'cifar_resnet'
+
+    @property
+    def architecture(self) -> Architecture:
+        if self.is_cifar:
+            return cifar_resnet(self.depth, shortcut=self.shortcut, num_classes=self.num_classes)
+        return imagenet_resnet(self.depth, num_classes=self.num_classes)
+
+
+def find(tensors: Mapping[str, Any], source: str) -> Backbone:
+    """The ResNet whose tensors bear these names; it has as many classes as its head's bias has values.
 
     Raises:
       InputError: it is none that we have.
     """
     blocks = {tuple(name.split('.')[:2]) for name in tensors if name.count('.') > 2}
     counts = tuple(sum(stage == f'layer{i}' for stage, _ in blocks) for i in range(1, 5))
-    for depth, wanted in BOTTLENECKS_PER_STAGE.items():
-        if counts == wanted:
-            return depth
-    known = ', '.join(f'{depth} {wanted}' for depth, wanted in BOTTLENECKS_PER_STAGE.items())
-    raise InputError(f'{source} has {counts} blocks in layer1 to layer4, and the depths known are {known}: {_ADVICE}.')
+    repeats = counts[0]
+    if counts == (repeats, repeats, repeats, 0) and 0 < repeats <= (DEEPEST - 2) // 6:
+        shortcut: Shortcut = 'projection' if 'layer2.0.shortcut.0.weight' in tensors else 'pad'
+        return Backbone('cifar_resnet', 6 * repeats + 2, shortcut, _num_classes(tensors, 'linear.bias', 10))
+    is_basic = 'layer1.0.conv3.weight' not in tensors
+    for depth, wanted in BLOCKS_PER_STAGE.items():
+        if counts == wanted and is_basic == (depth in BASIC_DEPTHS):
+            return Backbone('imagenet_resnet', depth, 'projection', _num_classes(tensors, 'fc.bias', 1000))
+    known = ', '.join(f'{depth} {wanted}' for depth, wanted in BLOCKS_PER_STAGE.items())
+    raise InputError(
+        f'{source} has {counts} blocks in layer1 to layer4, and the depths known are {known}; of CIFAR ResNets '
+        f'(n, n, n, 0): {_ADVICE}.'
+    )
 
 
-def from_torch(tensors: Mapping[str, np.ndarray], depth: int, source: str) -> dict[str, Any]:
-    """The variables of our static network, in float32, from a state dict of torchvision's or timm's of this depth.
+def from_torch(tensors: Mapping[str, np.ndarray], backbone: Backbone, source: str) -> dict[str, Any]:
+    """The variables of our static network, in float32, from the state dict of a published one.
 
     Args:
-      tensors: by name, in PyTorch's layouts; there are as many classes as `fc.bias` has values.
-      depth: see `find_depth`.
+      tensors: by name, in PyTorch's layouts.
+      backbone: see `find`.
       source: what to call the tensors in an error.
 
     Raises:
       InputError: a tensor is unknown, missing, of another shape, not of floating point, or not finite.
     """
-    num_classes = max(1, tensors['fc.bias'].size) if 'fc.bias' in tensors else 1000
-    network = CoDiNet(imagenet_resnet(depth, num_classes=num_classes), router=None)
+    network = CoDiNet(backbone.architecture, router=None)
     leaves = traverse_util.flatten_dict(jax.eval_shape(lambda: fresh_variables(network, 0)))
-    names = {path: _torch_names(path, leaf.shape) for path, leaf in leaves.items()}
-    _account_for(tensors, {name for of_leaf in names.values() for name in of_leaf}, depth, source)
+    names = {path: _torch_names(path, leaf.shape, backbone) for path, leaf in leaves.items()}
+    _account_for(tensors, {name for of_leaf in names.values() for name in of_leaf}, backbone, source)
     variables = {}
     for path, leaf in leaves.items():
         shape = leaf.shape[1:] if _is_stack(path) else leaf.shape
-        parts = [_converted(tensors[name], shape, f'{source}: {name}', depth) for name in names[path]]
+        parts = [_converted(tensors[name], shape, f'{source}: {name}', backbone) for name in names[path]]
         variables[path] = np.stack(parts) if _is_stack(path) else np.ascontiguousarray(parts[0])
     return traverse_util.unflatten_dict(variables)
 
@@ -69,11 +110,11 @@ def from_torch(tensors: Mapping[str, np.ndarray], depth: int, source: str) -> di
 def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str) -> dict[str, Any]:
     """A network's fresh variables with a file's in their place.
 
-    Routers stay fresh where the file has none, and are left in the file where the network is static. All else must be
-    in both.
+    Routers stay fresh where the file has none, and are left in the file where the network is static. A head of other
+    classes stays fresh, see `other_classes`. All else must be in both.
 
     Args:
-      variables: of the network; only routers' values are looked at.
+      variables: of the network; only the values of routers and head are looked at.
       imported: as `from_torch` gives them or a workdir's weights hold them.
       source: what to call the file in an error.
 
@@ -83,6 +124,8 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
     ours, theirs = traverse_util.flatten_dict(variables), traverse_util.flatten_dict(imported)
     wanted = ours if any(map(is_router, theirs)) else _without_routers(ours)
     given = theirs if any(map(is_router, ours)) else _without_routers(theirs)
+    if other_classes(variables, imported) is not None:
+        wanted, given = ({path: leaf for path, leaf in of.items() if 'head' not in path} for of in (wanted, given))
     for path in wanted | given:
         here, there = (_described(leaves.get(path)) for leaves in (wanted, given))
         if here != there:
@@ -93,32 +136,54 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
     return traverse_util.unflatten_dict(ours | given)
 
 
-def _torch_names(path: Path, shape: tuple[int, ...]) -> list[str]:
+def other_classes(variables: Mapping[str, Any], imported: Mapping[str, Any]) -> int | None:
+    """How many classes the file's head tells apart, if it differs from the network's in that and in nothing else."""
+    ours, theirs = _head_shape(variables), _head_shape(imported)
+    return theirs[1] if theirs[0] and ours[0] == theirs[0] and ours[1] != theirs[1] else None
+
+
+def _head_shape(variables: Mapping[str, Any]) -> tuple[int, int]:
+    """Features and classes of a head; of one that is none, zeros."""
+    leaves = traverse_util.flatten_dict(dict(variables))
+    kernel, bias = (leaves.get(('params', 'head', name)) for name in ('kernel', 'bias'))
+    if kernel is None or bias is None or len(kernel.shape) != 2 or bias.shape != kernel.shape[1:]:
+        return 0, 0
+    return kernel.shape
+
+
+def _num_classes(tensors: Mapping[str, Any], bias: str, published: int) -> int:
+    return max(1, tensors[bias].size) if bias in tensors else published
+
+
+def _torch_names(path: Path, shape: tuple[int, ...], backbone: Backbone) -> list[str]:
     """What a leaf of ours is called there; of a stack, every block's name in order."""
     _, module, *inner, leaf = path
     if not inner:
-        return [f'{_MODULES[module]}.{_LEAVES[leaf]}']
+        names = {'stem_conv': 'conv1', 'stem_norm': 'bn1', 'head': 'linear' if backbone.is_cifar else 'fc'}
+        return [f'{names[module]}.{_LEAVES[leaf]}']
     part, layer = inner
-    name = _SHORTCUT[layer] if part == 'shortcut' else layer.replace('norm', 'bn')
-    stage = module.removeprefix('stage').partition('_')[0]
-    blocks = range(1, 1 + shape[0]) if _is_stack(path) else [0]
+    shortcut = 'shortcut' if backbone.is_cifar else 'downsample'
+    name = f'{shortcut}.{_SHORTCUT[layer]}' if part == 'shortcut' else layer.replace('norm', 'bn')
+    stage = int(module.removeprefix('stage').partition('_')[0])
+    before = 0 if backbone.architecture.stages[stage - 1].transition is None else 1
+    blocks = range(before, before + shape[0]) if _is_stack(path) else [0]
     return [f'layer{stage}.{block}.{name}.{_LEAVES[leaf]}' for block in blocks]
 
 
-def _account_for(tensors: Mapping[str, Any], known: set[str], depth: int, source: str) -> None:
+def _account_for(tensors: Mapping[str, Any], known: set[str], backbone: Backbone, source: str) -> None:
     counters = {name.replace('running_mean', 'num_batches_tracked') for name in known if 'running_mean' in name}
     for name in tensors:
         if name not in known | counters:
-            raise InputError(f'{source} has {name}, which is no part of a plain ResNet-{depth}: {_ADVICE}.')
+            raise InputError(f'{source} has {name}, which is no part of a plain {backbone}: {_ADVICE}.')
     if missing := sorted(known - tensors.keys()):
-        raise InputError(f'{source} has no {missing[0]}, which is part of every ResNet-{depth}: {_ADVICE}.')
+        raise InputError(f'{source} has no {missing[0]}, which is part of every {backbone}: {_ADVICE}.')
 
 
-def _converted(tensor: np.ndarray, shape: tuple[int, ...], name: str, depth: int) -> np.ndarray:
+def _converted(tensor: np.ndarray, shape: tuple[int, ...], name: str, backbone: Backbone) -> np.ndarray:
     """One tensor in float32 and our layout."""
     torch_shape = tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
     if tensor.shape != torch_shape:
-        raise InputError(f'{name} has shape {tensor.shape} where a plain ResNet-{depth} has {torch_shape}: {_ADVICE}.')
+        raise InputError(f'{name} has shape {tensor.shape} where a plain {backbone} has {torch_shape}: {_ADVICE}.')
     if tensor.dtype.name not in _FLOATS:
         raise InputError(f'{name} is of type {tensor.dtype.name}: give weights of type {", ".join(_FLOATS)}.')
     with np.errstate(over='ignore'):  # what is too large for float32 is told of below

@@ -36,10 +36,12 @@ from codinet_jax.training.signals import stop_signals
 from codinet_jax.training.stages import Stage, compiled, plan
 from codinet_jax.training.state import TrainState
 from codinet_jax.training.step import Metrics
-from codinet_jax.workdir import Workdir, read_weights_file
+from codinet_jax.workdir import WeightsInput, Workdir, read_weights_file, read_weights_input
 
 MOST_SKIPPED_IN_A_ROW = 20
 MOST_UNREAD, MOST_SECONDS_UNREAD = 10, 0.2  # steps whose metrics wait on the devices
+
+Normalisation = tuple[tuple[float, ...] | None, tuple[float, ...] | None]  # the config's mean and std
 
 
 class Stopped(Exception):
@@ -76,15 +78,20 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
     """
     mesh, is_first_host = sharding.data_mesh(), jax.process_index() == 0
 
-    def look() -> dict[str, Any] | None:
+    def normalisation() -> Normalisation:
         settings.check(config)
         settings.check_devices(config, mesh.size)
+        # A network drive goes on hiding for a while what a host has once looked for in vain: the others look later.
+        return _normalisation(config, workdir) if is_first_host else (None, None)
+
+    def look() -> dict[str, Any] | None:
         if not is_first_host:
-            # A network drive goes on hiding for a while what a host has once looked for in vain: these look later.
             return None
+        settings.check(config)
         workdir.check(config)
         return workdir.read_results()
 
+    config = settings.normalised_by(config, *hosts.sent_by_first(hosts.together(normalisation)))
     finished = hosts.together(look)
     if hosts.of_first(finished is not None):
         say(f'{workdir} holds a finished run.')
@@ -104,7 +111,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
                 return None
             workdir.write_routes(test_split, record, augmented)
             workdir.write_thumbnails(test_split, thumbnails(test_set))
-            workdir.write_weights(jax.device_get(run.state.variables))
+            workdir.write_weights(jax.device_get(run.state.variables), _trained_on(config))
             workdir.write_results(outcome)
             return outcome
 
@@ -324,8 +331,15 @@ class Run:
     def _created(self, imported: dict[str, Any] | None) -> TrainState:
         variables = jax.device_get(jax.jit(self._fresh)())
         if imported is not None:
+            say(self._beginning(variables, imported))
             variables = pretrained.into(variables, imported, self.config.init_from)
         return jax.jit(self._first, out_shardings=sharding.replicated(self.mesh))(variables)
+
+    def _beginning(self, variables: dict[str, Any], imported: dict[str, Any]) -> str:
+        config, dataset = self.config, settings.dataset(self.config)
+        classes = pretrained.other_classes(variables, imported)
+        head = f'; its head is of {classes} classes, so one of {dataset.num_classes} starts fresh' if classes else ''
+        return f'starting from {config.init_from}, pixels normalised by mean {dataset.mean}, std {dataset.std}{head}'
 
     def _abstract(self, progress: dict[str, Any]) -> TrainState:
         """The shapes and shardings of the state that was saved with a progress."""
@@ -360,6 +374,35 @@ def _check_claimed(workdir: Workdir, config: ConfigDict) -> None:
             f'{workdir} is not the same directory on every host: give --workdir one they share.'
         ) from error
     workdir.check(config)
+
+
+def _normalisation(config: ConfigDict, workdir: Workdir) -> Normalisation:
+    """The config's mean and std; where they are unset, those of the weights to start from, if their file has any.
+
+    A run that was begun goes on under what it recorded, even if the file is gone or another one since.
+    """
+    own = (config.mean, config.std)
+    if config.init_from is None or own != (None, None):
+        return own
+    if workdir.holds_run:
+        begun = workdir.read_config()
+        if begun.init_from == config.init_from:
+            return begun.mean, begun.std
+    found = read_weights_input(config.init_from)
+    if found is None:
+        return own
+    if len(found.mean) != settings.dataset(config).num_channels:
+        raise InputError(
+            f'{config.init_from} holds weights for images of {len(found.mean)} channels, and those of {config.dataset} '
+            f'have {settings.dataset(config).num_channels}: give other weights to start from.'
+        )
+    return found.mean, found.std
+
+
+def _trained_on(config: ConfigDict) -> WeightsInput | None:
+    if config.mean is None:
+        return None
+    return WeightsInput(tuple(config.mean), tuple(config.std))
 
 
 def _imported(config: ConfigDict) -> dict[str, Any] | None:

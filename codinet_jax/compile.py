@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     doors.start_devices(config.batch_size if is_train else BATCH_SIZE.value or 128)
 
     from codinet_jax import provenance
-    from codinet_jax.compiling import programs, report, targets
+    from codinet_jax.compiling import programs, report, summary, targets
 
     targets.prepare_process()
     target = targets.parse(TOPOLOGY.value)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         lowered = programs.inference(config, mesh, batch_size, strategy, TILE.value)
     print(f'compiling for {target.name}, which may take minutes ...', flush=True)
     found = report.compiled(lowered, target, time.perf_counter() - started)
-    print(report.readable(found))
+    print(summary.readable(found))
     if output:
         network = {'dataset': config.dataset, **config.model.to_dict()}
         everything = {'machine': provenance.machine(), 'network': network} | about | found

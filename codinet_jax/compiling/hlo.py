@@ -24,6 +24,8 @@ SHAPE = re.compile(r'(\w+)\[([\d,]*)\]')
 CALLED = re.compile(r'(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.-]+)')
 BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 CHANNEL = re.compile(r'channel_id=(\d+)')
+OP_NAME = re.compile(r'op_name="([^"]*)"')
+PLUMBING = ('body', 'eval_jaxpr', 'closed_call', 'shard_map')  # in names, but not of our code
 TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 CONSTANT = re.compile(r'%?([\w.-]+) = [su]\d+\[\]\S* constant\((\d+)\)')
 BOUND = re.compile(r'ROOT \S+ = pred\[\]\S* compare\((?:\S+ )?%?[\w.-]+, (?:\S+ )?%?([\w.-]+)\), direction=LT')
@@ -32,20 +34,21 @@ BOUND = re.compile(r'ROOT \S+ = pred\[\]\S* compare\((?:\S+ )?%?[\w.-]+, (?:\S+ 
 class Loop(NamedTuple):
     """A `while`: how often it turns each time, None where that hangs on data, and how often it is entered.
 
-    `within` is the loop around it, if there is one.
+    `place` is where in our code it comes from, as far as XLA kept that; `within` is the loop around it, if any.
     """
 
     name: str
+    place: str
     turns: int | None
     entered: int
     within: str | None
 
 
 class Collective(NamedTuple):
-    """A collective: its result's bytes on a device, and how often it runs."""
+    """A collective: its result's bytes on a device by element type, and how often it runs."""
 
     kind: str
-    bytes: int
+    bytes: dict[str, int]
     runs: int
 
 
@@ -87,7 +90,7 @@ def structure(text: str) -> Structure:
                 collectives.append(Collective(kind, _result_bytes(result, opcode), runs))
             elif opcode == 'while':
                 turns = _turns(rest, computations.get(called['condition'], []))
-                loops.append(Loop(name, turns, runs, within))
+                loops.append(Loop(name, _place(rest), turns, runs, within))
                 visit(called['body'], runs * (1 if turns is None else turns), name)
             elif opcode == 'conditional':
                 conditionals += runs
@@ -103,12 +106,13 @@ def structure(text: str) -> Structure:
     return Structure(collectives, loops, conditionals)
 
 
-def shape_bytes(text: str) -> int:
-    """Bytes of all arrays whose types stand in a text, as f32[64,10]{1,0} or a tuple of such; layouts do not count."""
-    return sum(
-        math.ceil(_bits(dtype) * math.prod(int(size) for size in dims.split(',') if size) / 8)
-        for dtype, dims in SHAPE.findall(text)
-    )
+def shape_bytes(text: str) -> dict[str, int]:
+    """Bytes, by element type, of all arrays whose shapes stand in a text, as f32[64,10]{1,0} or a tuple of such."""
+    found: dict[str, int] = {}
+    for dtype, dims in SHAPE.findall(text):
+        num_bits = _bits(dtype) * math.prod(int(size) for size in dims.split(',') if size)
+        found[dtype] = found.get(dtype, 0) + math.ceil(num_bits / 8)
+    return found
 
 
 def _bits(dtype: str) -> int:
@@ -153,7 +157,7 @@ def _closing(text: str) -> int:
     return len(text)
 
 
-def _result_bytes(result: str, opcode: str) -> int:
+def _result_bytes(result: str, opcode: str) -> dict[str, int]:
     """A started all-gather or permute has its operands beside its results."""
     if opcode in ('all-gather-start', 'collective-permute-start'):
         return shape_bytes(list(_elements(result))[1])
@@ -167,6 +171,13 @@ def _elements(tuple_type: str) -> Iterator[str]:
         if (character == ',' and depth == 1) or depth == 0:
             yield tuple_type[begun:i]
             begun = i + 1
+
+
+def _place(rest: str) -> str:
+    """Module names and control flow of an instruction; what JAX's transformations add to them is left out."""
+    found = OP_NAME.search(rest)
+    parts = found.group(1).split('/') if found else []
+    return '/'.join(part for part in parts if part not in PLUMBING and not part.startswith('jit('))
 
 
 def _turns(rest: str, condition: list[str]) -> int | None:

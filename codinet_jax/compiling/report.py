@@ -1,4 +1,4 @@
-"""Compiles a program for a target, and tells what came of it: memory, collectives, loops, launches, time."""
+"""Compiles a program for a target, and finds out about the result: memory, collectives, loops, launches, time."""
 
 import contextlib
 import importlib.metadata
@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 
 from codinet_jax import sharding
 from codinet_jax.compiling import hlo, thunks
-from codinet_jax.compiling.targets import GIB, Target
+from codinet_jax.compiling.targets import Target
 
 COMPILERS = ('jaxlib', 'libtpu', 'jax-cuda13-plugin', 'nvidia-cudnn-cu13', 'nvidia-cuda-nvcc')
 # Of what XLA:TPU says where memory runs out: 'Used 20.1G of 15.75G hbm', '(400.00G) exceeds available HBM (15.75G)'.
@@ -40,6 +40,7 @@ def compiled(lowered: Any, target: Target, lower_seconds: float) -> dict[str, An
         'collectives': None,
         'loops': None,
         'conditionals': None,
+        'cost_analysis': None,
         'launches': None,
         'compilers': _versions(),
         'flags': {name: os.environ.get(name) for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')},
@@ -61,38 +62,9 @@ def compiled(lowered: Any, target: Target, lower_seconds: float) -> dict[str, An
         'collectives': _by_kind(structure.collectives),
         'loops': [loop._asdict() for loop in structure.loops],
         'conditionals': structure.conditionals,
+        'cost_analysis': _cost(executable),
         'launches': _launches(dumped[0], dumped[1], structure.loops) if dumped else None,
     }
-
-
-def readable(found: Mapping[str, Any]) -> str:
-    """What `compiled` found, for a person."""
-    seconds, memory, target = found['seconds'], found['memory'], found['target']
-    lines = [
-        f'compiled   in {seconds["compile"]:.1f} s, after {seconds["lower"]:.1f} s of tracing',
-        _memory_line(memory),
-    ]
-    if found['loops'] is None:
-        return '\n'.join([*lines, f'           {memory["message"]}'])
-    chips = target['num_chips']
-    for kind, totals in found['collectives'].items():
-        lines.append(
-            f'{kind:10} {totals["runs"]} times, {_size(totals["bytes"])} in all, '
-            f'the largest {_size(totals["largest_bytes"])}'
-        )
-    if not found['collectives']:
-        lines.append('collectives none' + (': the chips work each for itself' if chips > 1 else ''))
-    lines += [f'loop       {_loop_line(loop)}' for loop in found['loops']]
-    if found['conditionals']:
-        lines.append(f'conditionals {found["conditionals"]} times')
-    if found['launches']:
-        fixed, open_loops = found['launches']['fixed'], found['launches']['open_loops']
-        lines.append(f'launches   {_counts_line(fixed)}' + (' where open loops do not turn' if open_loops else ''))
-        lines += [
-            f'           {loop["name"]}, entered {_times(loop["entered"])}: each turn {_counts_line(loop["each_turn"])}'
-            for loop in open_loops
-        ]
-    return '\n'.join(lines)
 
 
 def _about(target: Target) -> dict[str, Any]:
@@ -130,18 +102,25 @@ def _too_much(target: Target, message: str) -> dict[str, Any]:
     }
 
 
+def _cost(executable: Any) -> dict[str, float] | None:
+    """XLA's own estimate for a chip, where the compiler gives one."""
+    estimate = executable.cost_analysis() or {}
+    return {name: estimate[name] for name in ('flops', 'bytes accessed') if name in estimate} or None
+
+
 def _usable(target: Target) -> int | None:
     return target.chip.usable if target.chip else None
 
 
-def _by_kind(collectives: Sequence[hlo.Collective]) -> dict[str, dict[str, int]]:
-    kinds: dict[str, dict[str, int]] = {}
+def _by_kind(collectives: Sequence[hlo.Collective]) -> dict[str, dict[str, Any]]:
+    kinds: dict[str, dict[str, Any]] = {}
     for each in collectives:
-        totals = kinds.setdefault(each.kind, {'in_program': 0, 'runs': 0, 'bytes': 0, 'largest_bytes': 0})
+        totals = kinds.setdefault(each.kind, {'in_program': 0, 'runs': 0, 'largest_bytes': 0, 'bytes': {}})
         totals['in_program'] += 1
         totals['runs'] += each.runs
-        totals['bytes'] += each.runs * each.bytes
-        totals['largest_bytes'] = max(totals['largest_bytes'], each.bytes)
+        totals['largest_bytes'] = max(totals['largest_bytes'], sum(each.bytes.values()))
+        for dtype, num_bytes in each.bytes.items():
+            totals['bytes'][dtype] = totals['bytes'].get(dtype, 0) + each.runs * num_bytes
     return kinds
 
 
@@ -192,38 +171,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
-
-
-def _memory_line(memory: Mapping[str, Any]) -> str:
-    needed = 'more' if memory['total_bytes'] is None else _size(memory['total_bytes'])
-    if memory['usable_bytes'] is None:
-        verdict = ''
-    else:
-        verdict = f' of {_size(memory["usable_bytes"])} a chip: {"fits" if memory["fits"] else "does NOT fit"}'
-    parts = memory['parts'] or {}
-    listed = ', '.join(f'{name.replace("_", " ")} {_size(size)}' for name, size in parts.items() if size)
-    return f'memory     {needed}{verdict}' + (f' ({listed})' if listed else '')
-
-
-def _loop_line(loop: Mapping[str, Any]) -> str:
-    turns = 'as often as data say' if loop['turns'] is None else _times(loop['turns'])
-    within = f' within {loop["within"]}' if loop['within'] else ''
-    return f'{loop["name"]} turns {turns}, entered {_times(loop["entered"])}{within}'
-
-
-def _counts_line(counts: Mapping[str, int]) -> str:
-    return (
-        f'{counts["launches"]}: {counts["kernels"]} kernels, {counts["in_graphs"]} of them in {counts["graphs"]} '
-        f'CUDA graphs; the host waits {_times(counts["host_reads"])}'
-    )
-
-
-def _times(count: int) -> str:
-    return 'once' if count == 1 else f'{count} times'
-
-
-def _size(num_bytes: float) -> str:
-    for unit, size in (('GiB', GIB), ('MiB', 2**20), ('KiB', 2**10)):
-        if num_bytes >= size:
-            return f'{num_bytes / size:.2f} {unit}'
-    return f'{num_bytes:.0f} B'

@@ -14,7 +14,10 @@ def readable(found: Mapping[str, Any]) -> str:
     if memory['message']:
         return '\n'.join([*lines, f'  {memory["message"]}'])
     if memory['parts']:
-        lines.append('  ' + ', '.join(f'{part} {_size(size)}' for part, size in memory['parts'].items() if size))
+        lines.append(
+            '  '
+            + ', '.join(f'{part.replace("_", " ")} {_size(size)}' for part, size in memory['parts'].items() if size)
+        )
     lines += [f'{kind}: {_collective(totals)}' for kind, totals in found['collectives'].items()] or ['no collectives']
     lines += [f'loop {_loop(loop)}, {_turns(loop["turns"])}' for loop in found['loops']]
     if found['conditionals']:
@@ -51,8 +54,8 @@ def _turns(turns: int | None) -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     graphs = f' ({counts["in_graphs"]} of them in {counts["graphs"]} CUDA graphs)' if counts['graphs'] else ''
-    waits = f'waits for the device {_times(counts["host_reads"])}' if counts['host_reads'] else 'waits for nothing'
-    return f'{counts["kernels"]} kernels{graphs} by {counts["launches"]} launches, and {waits}'
+    reads = f'waits {_times(counts["host_reads"])} to read' if counts['host_reads'] else 'never waits to read'
+    return f'{counts["kernels"]} kernels{graphs} by {counts["launches"]} launches, and {reads} what the device decided'
 
 
 def _times(count: int) -> str:

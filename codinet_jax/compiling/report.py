@@ -40,7 +40,6 @@ def compiled(lowered: Any, target: Target, lower_seconds: float) -> dict[str, An
         'collectives': None,
         'loops': None,
         'conditionals': None,
-        'cost_analysis': None,
         'launches': None,
         'compilers': _versions(),
         'flags': {name: os.environ.get(name) for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')},
@@ -62,7 +61,6 @@ def compiled(lowered: Any, target: Target, lower_seconds: float) -> dict[str, An
         'collectives': _by_kind(structure.collectives),
         'loops': [loop._asdict() for loop in structure.loops],
         'conditionals': structure.conditionals,
-        'cost_analysis': _cost(executable),
         'launches': _launches(dumped[0], dumped[1], structure.loops) if dumped else None,
     }
 
@@ -100,12 +98,6 @@ def _too_much(target: Target, message: str) -> dict[str, Any]:
         'parts': None,
         'message': message.splitlines()[0],
     }
-
-
-def _cost(executable: Any) -> dict[str, float] | None:
-    """XLA's own estimate for a chip, where the compiler gives one."""
-    estimate = executable.cost_analysis() or {}
-    return {name: estimate[name] for name in ('flops', 'bytes accessed') if name in estimate} or None
 
 
 def _usable(target: Target) -> int | None:

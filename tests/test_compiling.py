@@ -1,6 +1,9 @@
 """What is read off compiled programs is what was written into them, counted by hand; and the command, on the CPU."""
 
 import json
+import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,6 +190,18 @@ def test_compacted_inference_has_loops_that_data_end() -> None:
     assert 'CoDiNet/stage2_transition/while' in tiles
     masked = report.compiled(programs.inference(config, targets.mesh(target), 16, 'masked'), target, 0.0)
     assert all(loop['turns'] is not None for loop in masked['loops'])
+
+
+def test_the_arithmetic_of_pods_sends_what_the_compiled_step_sends() -> None:
+    kept = helpers.REPOSITORY / 'experiments' / 'results' / 'compile_v5e_2x2_r50_train.json'
+    summed = sum(json.loads(kept.read_text())['collectives']['all-reduce']['bytes'].values())
+    command = [sys.executable, '-m', 'experiments.pod_scaling', '--images_per_core=450']
+    said = subprocess.run(
+        command, cwd=helpers.REPOSITORY, env=helpers.environment(), text=True, capture_output=True, check=True
+    )
+    sent = re.search(r'gradients: bytes sent by a chip, time \| (\d+) MB', said.stdout)
+    assert sent is not None
+    assert float(sent.group(1)) == pytest.approx(2 * 15 / 16 * summed / 1e6, rel=0.01), 'in a ring of 16 chips'
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_compacted_inference_has_loops_that_data_end() -> None:
 
 
 def test_the_arithmetic_of_pods_sends_what_the_compiled_step_sends() -> None:
-    kept = helpers.REPOSITORY / 'experiments' / 'results' / 'compile_v5e_2x2_r50_train.json'
+    kept = helpers.REPOSITORY / 'experiments' / 'results' / 'compile_v5e_4x4_r50_train.json'
     summed = sum(json.loads(kept.read_text())['collectives']['all-reduce']['bytes'].values())
     command = [sys.executable, '-m', 'experiments.pod_scaling', '--images_per_core=450']
     said = subprocess.run(

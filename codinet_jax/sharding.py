@@ -1,7 +1,7 @@
 """Where arrays live, weights and states on every device, a batch spread over all of them; and programs beside them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,10 +9,13 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def data_mesh(num_devices: int | None = None) -> Mesh:
-    """The first so many devices, all if not said, in a row along the axis 'data'; those of a host lie side by side."""
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))[:num_devices]
-    return Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
+def data_mesh(num_devices: int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """The first so many devices, all if not said, in a row along the axis 'data'; those of a host lie side by side.
+
+    `devices` are JAX's own, or others that it can compile for.
+    """
+    ordered = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))[:num_devices]
+    return Mesh(np.array(ordered), ('data',), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -3,7 +3,7 @@
 import difflib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from codinet_jax.data.datasets import DatasetSpec
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.split import Split
 from codinet_jax.errors import InputError
+from codinet_jax.kernels import convolution
 from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable, cost_table
@@ -69,6 +70,7 @@ def network(config: ConfigDict) -> CoDiNet:
         norm_groups=jax.device_count() if config.model.batch_norm == 'device' else 1,
         remat=config.model.remat,
         initial_lead=math.log(config.routing.initial_run_rate / (1 - config.routing.initial_run_rate)),
+        convolution=_convolution(config),
     )
 
 
@@ -144,6 +146,22 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
             f'batch_size {config.batch_size} cannot be divided evenly among {num_devices} devices{parts}: '
             f'try batch_size={nearest}.'
         )
+
+
+def _convolution(config: ConfigDict) -> Callable[..., jax.Array] | None:
+    _one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
+    if config.model.convolution == 'xla':
+        return None
+    if config.model.dtype != 'bfloat16':
+        raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
+    if jax.default_backend() != 'gpu':
+        raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it at xla.')
+    if jax.device_count() > 1:
+        raise InputError(
+            f'model.convolution=cuda computes on one device, and there are {jax.device_count()}: leave it at xla, or '
+            'set CUDA_VISIBLE_DEVICES=0.'
+        )
+    return convolution.conv_general_dilated()
 
 
 def _router(config: ConfigDict) -> str | None:

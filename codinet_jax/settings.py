@@ -3,7 +3,7 @@
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +70,25 @@ def network(config: ConfigDict) -> CoDiNet:
         norm_groups=jax.device_count() if config.model.batch_norm == 'device' else 1,
         remat=config.model.remat,
         initial_lead=math.log(config.routing.initial_run_rate / (1 - config.routing.initial_run_rate)),
-        convolution=_convolution(config),
     )
+
+
+def trained_network(config: ConfigDict) -> CoDiNet:
+    """The network with the convolutions that model.convolution says.
+
+    Raises:
+      InputError: they are the kernels, and cannot be had here.
+    """
+    if config.model.convolution == 'xla':
+        return network(config)
+    if jax.default_backend() != 'gpu':
+        raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it at xla.')
+    if jax.device_count() > 1:
+        raise InputError(
+            f'model.convolution=cuda computes on one device, and there are {jax.device_count()}: leave it at xla, or '
+            'set CUDA_VISIBLE_DEVICES=0.'
+        )
+    return network(config).clone(convolution=convolution.conv_general_dilated())
 
 
 def costs(config: ConfigDict) -> CostTable:
@@ -91,6 +108,9 @@ def check(config: ConfigDict) -> None:
         raise InputError(f'routing.initial_run_rate is {config.routing.initial_run_rate}; give a share in (0, 1).')
     table = costs(config)
     network(config)
+    _one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
+    if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':
+        raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
     _one_of('routing.relaxation', config.routing.relaxation, RELAXATIONS)
     for name in ('alpha', 'beta', 'gamma', 'consistency_margin', 'diversity_margin', 'gamma_gain', 'gamma_lead'):
         _at_least(f'loss.{name}', config.loss[name], 0)
@@ -146,22 +166,6 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
             f'batch_size {config.batch_size} cannot be divided evenly among {num_devices} devices{parts}: '
             f'try batch_size={nearest}.'
         )
-
-
-def _convolution(config: ConfigDict) -> Callable[..., jax.Array] | None:
-    _one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
-    if config.model.convolution == 'xla':
-        return None
-    if config.model.dtype != 'bfloat16':
-        raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
-    if jax.default_backend() != 'gpu':
-        raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it at xla.')
-    if jax.device_count() > 1:
-        raise InputError(
-            f'model.convolution=cuda computes on one device, and there are {jax.device_count()}: leave it at xla, or '
-            'set CUDA_VISIBLE_DEVICES=0.'
-        )
-    return convolution.conv_general_dilated()
 
 
 def _router(config: ConfigDict) -> str | None:

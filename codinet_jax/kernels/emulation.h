@@ -26,6 +26,10 @@ struct alignas(16) Quad {
   uint32_t x, y, z, w;
 };
 
+struct alignas(16) FloatQuad {
+  float x, y, z, w;
+};
+
 namespace emulation {
 
 constexpr int kLanes = 32;
@@ -345,9 +349,10 @@ inline uint32_t relu_pack(float lower, float upper) {
 
 inline uint32_t pack(float lower, float upper) { return emulation::bfloat16(lower) | emulation::bfloat16(upper) << 16; }
 
-inline void store_global(void* to, Quad value) {
-  if (reinterpret_cast<uintptr_t>(to) % 16) emulation::fail("global memory is written off its alignment");
-  std::memcpy(to, &value, 16);
+template <class T>
+void store_global(void* to, T value) {
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(T)) emulation::fail("global memory is written off its alignment");
+  std::memcpy(to, &value, sizeof(T));
 }
 
 inline float exponential(float x) { return std::exp(x); }

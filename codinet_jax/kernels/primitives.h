@@ -23,6 +23,10 @@ struct alignas(16) Quad {
   uint32_t x, y, z, w;
 };
 
+struct alignas(16) FloatQuad {
+  float x, y, z, w;
+};
+
 extern __shared__ __align__(128) unsigned char shared_bytes[];
 
 template <class T>
@@ -121,7 +125,10 @@ KERNEL_DEVICE uint32_t pack(float lower, float upper) {
   return packed;
 }
 
-KERNEL_DEVICE void store_global(void* to, Quad value) { *static_cast<Quad*>(to) = value; }
+template <class T>
+KERNEL_DEVICE void store_global(void* to, T value) {
+  *static_cast<T*>(to) = value;
+}
 
 KERNEL_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
 

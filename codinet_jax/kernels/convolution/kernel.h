@@ -46,21 +46,30 @@ struct Image {
     return static_cast<uint32_t>(plane * kPlane + (y * kPitch + x) * 16);
   }
 
-  // Copies rows [begin, end) of CHANNELS of an image's `stride` channels.
+  // Copies rows [begin, end) of CHANNELS of an image's `stride` channels. All threads together copy whole rows, so that
+  // from one copy to the next a thread goes on by the same distance.
   KERNEL_DEVICE static void copy(uint32_t to, const uint16_t* from, int stride, int begin, int end, const Thread& t) {
-    for (int i = begin * SIZE * kPlanes + t.index; i < end * SIZE * kPlanes; i += kThreads) {
-      const int pixel = i / kPlanes, plane = i % kPlanes;
-      copy_async(to + at(plane, pixel / SIZE + BORDER, pixel % SIZE + BORDER), from + pixel * stride + plane * 8);
+    constexpr int kRow = SIZE * kPlanes, kRows = kThreads / kRow;
+    static_assert(kThreads % kRow == 0);
+    const int row = t.index / kRow, x = t.index % kRow / kPlanes, plane = t.index % kPlanes;
+    to += at(plane, begin + row + BORDER, x + BORDER);
+    from += ((begin + row) * SIZE + x) * stride + plane * 8;
+    KERNEL_UNROLL
+    for (int i = 0; i < (end - begin + kRows - 1) / kRows; ++i) {
+      if ((i + 1) * kRows <= end - begin || begin + row + i * kRows < end) {
+        copy_async(to + i * kRows * kPitch * 16, from + i * kRows * SIZE * stride);
+      }
     }
   }
 
-  KERNEL_DEVICE static void clear_border(uint32_t to, const Thread& t) {
-    constexpr int kSide = SIZE + 1;
-    for (int i = t.index; i < 4 * kSide * kPlanes; i += kThreads) {
-      const int side = i / kPlanes / kSide, k = i / kPlanes % kSide;
+  // Of `count` images, one after another.
+  KERNEL_DEVICE static void clear_borders(uint32_t to, int count, const Thread& t) {
+    constexpr int kSide = SIZE + 1, kBorder = 4 * kSide * kPlanes;
+    for (int i = t.index; i < count * kBorder; i += kThreads) {
+      const int side = i / kPlanes / kSide % 4, k = i / kPlanes % kSide;
       const int y = side == 0 ? 0 : side == 1 ? k : side == 2 ? kSide : kSide - k;
       const int x = side == 0 ? k : side == 1 ? kSide : side == 2 ? kSide - k : 0;
-      store_shared(to + at(i % kPlanes, y, x), Quad{0, 0, 0, 0});
+      store_shared(to + i / kBorder * kBytes + at(i % kPlanes, y, x), Quad{0, 0, 0, 0});
     }
   }
 };
@@ -83,6 +92,20 @@ KERNEL_DEVICE Quad transpose(uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3,
   return high ? Quad{c0, c1, b0, b1} : Quad{a0, a1, c0, c1};
 }
 
+KERNEL_DEVICE void multiply_tiles(float (&sums)[2][4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
+  multiply(sums[0], a[0], a[1], a[2], a[3], b[0], b[1]);
+  multiply(sums[1], a[0], a[1], a[2], a[3], b[2], b[3]);
+}
+
+// Where the pixels of a product are, 16 of a row or, where an image is no wider than 8, all of a row and of the fourth
+// below it. Four such cover such an image, and from one tap to that below both rows go down by one.
+template <int SIZE>
+struct Sixteen {
+  static constexpr bool kPairs = SIZE == 8;
+  KERNEL_DEVICE static int down(int pixel) { return kPairs ? pixel / 8 * 4 : 0; }
+  KERNEL_DEVICE static int right(int pixel) { return kPairs ? pixel % 8 : pixel; }
+};
+
 struct Forward {
   const uint16_t* x;  // [B, S, S, C]; of a gradient, the output's
   const uint16_t* w;  // [3, 3, C, C]
@@ -92,12 +115,11 @@ struct Forward {
 
 // y = conv(x, w), or with BACK the gradient of that by its input: turned by half a turn, output channels summed over.
 //
-// A warp computes 16 channels of 64 pixels: four products' rows, each 16 pixels of a row, or two rows of 8 where an
-// image is no wider. A row is loaded once for each dx and serves all dy.
+// A warp computes 16 channels of 64 pixels, 16 in a product. A row is loaded once for each dx and serves all dy.
 template <int C, bool BACK>
-struct Convolution {
+struct Convolution : Sixteen<kSizeOf<C>> {
   static constexpr int kSize = kSizeOf<C>;
-  static constexpr bool kPairs = kSize == 8;
+  using Sixteen<kSize>::kPairs, Sixteen<kSize>::down, Sixteen<kSize>::right;
   static constexpr int kChunks = C / 16;                 // of channels that are summed over, 16 at a time
   static constexpr int kImages = kPairs ? 2 : 1;         // of a block
   static constexpr int kRounds = C == 16 ? 2 : 1;        // of each warp, in halves of the image
@@ -116,12 +138,17 @@ struct Convolution {
 
   // The weights of one chunk of what is summed over.
   KERNEL_DEVICE static void copy_weights(const uint16_t* w, int chunk, const Thread& t) {
-    constexpr int kUseInputs = BACK ? C : 16, kUsePlanes = BACK ? 2 : kPlanes;
-    for (int i = t.index; i < kTaps * kUseInputs * kUsePlanes; i += kThreads) {
-      const int plane = i % kUsePlanes + (BACK ? 2 * chunk : 0);
-      const int input = i / kUsePlanes % kUseInputs + (BACK ? 0 : 16 * chunk);
-      const int tap = i / (kUsePlanes * kUseInputs);
-      copy_async(weight_at(tap, plane, input), w + (tap * C + input) * C + plane * 8);
+    constexpr int kUsePlanes = BACK ? 2 : kPlanes;
+    constexpr int kATap = 2 * C, kTapsAtOnce = kThreads / kATap;  // of copies, either way
+    const int plane = t.index % kUsePlanes + (BACK ? 2 * chunk : 0);
+    const int input = t.index % kATap / kUsePlanes + (BACK ? 0 : 16 * chunk), tap = t.index / kATap;
+    const uint32_t to = weight_at(tap, plane, input);
+    const uint16_t* from = w + (tap * C + input) * C + plane * 8;
+    KERNEL_UNROLL
+    for (int i = 0; i < (kTaps + kTapsAtOnce - 1) / kTapsAtOnce; ++i) {
+      if ((i + 1) * kTapsAtOnce <= kTaps || tap + i * kTapsAtOnce < kTaps) {
+        copy_async(to + i * kTapsAtOnce * kPlanes * kWeightPlane, from + i * kTapsAtOnce * C * C);
+      }
     }
   }
 
@@ -133,12 +160,6 @@ struct Convolution {
     } else {
       load_transposed(b, weight_at(tap, 2 * part + t.lane / 16, 16 * chunk + t.lane % 16));
     }
-  }
-
-  KERNEL_DEVICE static void multiply_tiles(float (&sums)[2][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                           const uint32_t (&b)[4]) {
-    multiply(sums[0], a0, a1, a2, a3, b[0], b[1]);
-    multiply(sums[1], a0, a1, a2, a3, b[2], b[3]);
   }
 
   KERNEL_DEVICE static void run(const Forward& call, int block, int thread) {
@@ -166,8 +187,7 @@ struct Convolution {
         end_group();
       }
     }
-    KERNEL_UNROLL
-    for (int i = 0; i < kImages; ++i) Source::clear_border(i * Source::kBytes, t);
+    Source::clear_borders(0, kImages, t);
 
     // Of warps: where they are in the image, or in which.
     const int image = kPairs ? place : 0;
@@ -189,34 +209,15 @@ struct Convolution {
             KERNEL_UNROLL
             for (int dy = 0; dy < 3; ++dy) load_weights(b[dx][dy], part, chunk, dy, dx, t);
           }
-          if (kPairs) {
-            // The first row is border, and so is the last: zero, and not loaded.
-            uint32_t rows[10][2];
-            rows[0][0] = rows[0][1] = rows[9][0] = rows[9][1] = 0;
-            KERNEL_UNROLL
-            for (int i = 1; i < 9; i += 2) {
-              uint32_t a[4];
-              load_matrices(a, source + Source::at(2 * chunk + t.lane / 8 % 2, i + t.lane / 16, t.lane % 8 + dx));
-              rows[i][0] = a[0], rows[i][1] = a[1], rows[i + 1][0] = a[2], rows[i + 1][1] = a[3];
-            }
+          KERNEL_UNROLL
+          for (int i = 0; i < 6; ++i) {
+            uint32_t a[4];
+            const int pixel = t.lane % 16;
+            load_matrices(a, source + Source::at(2 * chunk + t.lane / 16, top + i + down(pixel), left + right(pixel) + dx));
             KERNEL_UNROLL
             for (int dy = 0; dy < 3; ++dy) {
-              KERNEL_UNROLL
-              for (int pair = 0; pair < 4; ++pair) {
-                const uint32_t(&upper)[2] = rows[2 * pair + dy], (&lower)[2] = rows[2 * pair + 1 + dy];
-                multiply_tiles(sums[pair], upper[0], lower[0], upper[1], lower[1], b[dx][dy]);
-              }
-            }
-          } else {
-            KERNEL_UNROLL
-            for (int i = 0; i < 6; ++i) {
-              uint32_t a[4];
-              load_matrices(a, Source::at(2 * chunk + t.lane / 16, top + i, left + t.lane % 16 + dx));
-              KERNEL_UNROLL
-              for (int dy = 0; dy < 3; ++dy) {
-                const int r = i - dy;
-                if (r >= 0 && r < 4) multiply_tiles(sums[r], a[0], a[1], a[2], a[3], b[dx][dy]);
-              }
+              const int r = i - dy;
+              if (r >= 0 && r < 4) multiply_tiles(sums[r], a, b[dx][dy]);
             }
           }
         }
@@ -228,10 +229,9 @@ struct Convolution {
         const Quad eight = transpose(pack(s[0][0], s[0][1]), pack(s[1][0], s[1][1]), pack(s[0][2], s[0][3]),
                                      pack(s[1][2], s[1][3]), t.column);
         const int half = t.column / 2, channel = 16 * part + t.column % 2 * 8;
-        const int y = kPairs ? 2 * r + half : top + r, column = left + t.group + (kPairs ? 0 : 8 * half);
+        const int pixel = t.group + 8 * half, y = top + r + down(pixel), column = left + right(pixel);
         if (first + image < call.batch) {
-          store_global(call.y + static_cast<int64_t>(first + image) * kValues + (y * kSize + column) * C + channel,
-                       eight);
+          store_global(call.y + static_cast<int64_t>(first + image) * kValues + (y * kSize + column) * C + channel, eight);
         }
       }
     }
@@ -249,9 +249,9 @@ struct Backward {
 // does so for some images and up to 32 by 32 channels, a warp for 16 by 16, all taps and an eighth or a half of an image
 // or more; a row of the input serves three of the gradient.
 template <int C>
-struct Gradient {
+struct Gradient : Sixteen<kSizeOf<C>> {
   static constexpr int kSize = kSizeOf<C>;
-  static constexpr bool kPairs = kSize == 8;
+  using Sixteen<kSize>::kPairs, Sixteen<kSize>::down, Sixteen<kSize>::right;
   static constexpr int kChannels = C < 32 ? C : 32;  // of a block, both ways
   static constexpr int kSlices = C / kChannels;
   static constexpr int kSquares = (kChannels / 16) * (kChannels / 16);
@@ -269,13 +269,8 @@ struct Gradient {
   static constexpr int kAll = kTaps * C * C;
   static constexpr int kSharedBytes = kTiles > kWarps * kSquare * 4 ? kTiles : kWarps * kSquare * 4;
   static_assert(kNumbers * kSlices * kSlices == kAll);
-  static_assert(kPairs ? kAPass % kShares == 0 : kShares * 128 == kSize * kSize && kAPass == 1);
-
-  KERNEL_DEVICE static void multiply_tiles(float (&sums)[2][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                           const uint32_t (&b)[4]) {
-    multiply(sums[0], a0, a1, a2, a3, b[0], b[1]);
-    multiply(sums[1], a0, a1, a2, a3, b[2], b[3]);
-  }
+  static constexpr int kRows = kPairs ? 4 : 8;  // of a product, of one share of a pass
+  static_assert(kShares * kRows * 16 == kAPass * kSize * kSize && kAPass == (kPairs ? kShares : 1));
 
   KERNEL_DEVICE static void run(const Backward& call, int block, int thread) {
     const Thread t(thread);
@@ -294,8 +289,7 @@ struct Gradient {
       }
       end_group();
     }
-    KERNEL_UNROLL
-    for (int i = 0; i < kImages; ++i) X::clear_border(i * X::kBytes, t);
+    X::clear_borders(0, kImages, t);
 
     const int square = t.warp % kSquares, share = t.warp / kSquares;
     const int in = square / (kChannels / 16) * 2, out = square % (kChannels / 16) * 2;  // planes
@@ -304,79 +298,53 @@ struct Gradient {
     for (int pass = 0; pass < kPasses; ++pass) {
       wait_for_all_but(kPasses - 1 - pass);
       barrier();
-      if constexpr (kPairs) {
-        KERNEL_UNROLL
-        for (int i = 0; i < kAPass / kShares; ++i) {
-          const int image = pass * kAPass + share * (kAPass / kShares) + i;
-          if (first + image < call.batch) add_pairs(sums, image, in, out, t);
-        }
-      } else if (first + pass < call.batch) {
-        add_rows(sums, pass, share, in, out, t);
-      }
+      const int image = pass * kAPass + (kPairs ? share : 0);
+      if (first + image < call.batch) add(sums, image, share, in, out, t);
     }
 
     // Shares are added in one order, whatever warp came first.
     barrier();
     KERNEL_UNROLL
-    for (int i = 0; i < kSums; ++i) {
-      store_shared((t.warp * kSquare + i * kLanes + t.lane) * 4, sums[i / 24][i / 8 % 3][i / 4 % 2][i % 4]);
+    for (int i = 0; i < kSums / 4; ++i) {
+      const float(&four)[4] = sums[i / 6][i / 2 % 3][i % 2];
+      store_shared((t.warp * kSquare + (i * kLanes + t.lane) * 4) * 4, FloatQuad{four[0], four[1], four[2], four[3]});
     }
     barrier();
     float* to = call.partial + static_cast<int64_t>(group) * kAll + slice * kNumbers;
-    for (int i = t.index; i < kNumbers; i += kThreads) {
-      float sum = 0;
+    KERNEL_UNROLL
+    for (int k = 0; k < (kNumbers + 4 * kThreads - 1) / (4 * kThreads); ++k) {
+      const int i = (k * kThreads + t.index) * 4;
+      if (i >= kNumbers) continue;
+      FloatQuad sum = load_shared<FloatQuad>(i * 4);
       KERNEL_UNROLL
-      for (int k = 0; k < kShares; ++k) sum += load_shared<float>((k * kNumbers + i) * 4);
-      to[i] = sum;
+      for (int share = 1; share < kShares; ++share) {
+        const FloatQuad more = load_shared<FloatQuad>((share * kNumbers + i) * 4);
+        sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+      }
+      store_global(to + i, sum);
     }
   }
 
-  // Eight rows of 16 pixels.
-  KERNEL_DEVICE static void add_rows(float (&sums)[3][3][2][4], int image, int share, int in, int out,
-                                     const Thread& t) {
-    const int left = share % (kSize / 16) * 16, top = share / (kSize / 16) * 8;
+  KERNEL_DEVICE static void add(float (&sums)[3][3][2][4], int image, int share, int in, int out, const Thread& t) {
+    constexpr int kAcross = kPairs ? 1 : kSize / 16;
+    const int left = share % kAcross * 16, top = kPairs ? 0 : share / kAcross * kRows;
     const uint32_t x = image * X::kBytes, dy = kGradients + image * DY::kBytes;
     uint32_t b[3][4];
     KERNEL_UNROLL
-    for (int i = 0; i < 10; ++i) {
-      if (i < 8) load_transposed(b[i % 3], dy + DY::at(out + t.lane / 16, top + i, left + t.lane % 16));
+    for (int i = 0; i < kRows + 2; ++i) {
+      if (i < kRows) {
+        const int pixel = t.lane % 16;
+        load_transposed(b[i % 3], dy + DY::at(out + t.lane / 16, top + i + down(pixel), left + right(pixel)));
+      }
       KERNEL_UNROLL
       for (int dx = 0; dx < 3; ++dx) {
         uint32_t a[4];
-        load_transposed(a, x + X::at(in + t.lane / 8 % 2, top + i, left + t.lane / 16 * 8 + t.lane % 8 + dx));
+        const int pixel = t.lane / 16 * 8 + t.lane % 8;
+        load_transposed(a, x + X::at(in + t.lane / 8 % 2, top + i + down(pixel), left + right(pixel) + dx));
         KERNEL_UNROLL
         for (int tap = 0; tap < 3; ++tap) {
           const int r = i - tap;
-          if (r >= 0 && r < 8) multiply_tiles(sums[tap][dx], a[0], a[1], a[2], a[3], b[r % 3]);
-        }
-      }
-    }
-  }
-
-  // A whole image of 8x8 pixels, two rows in a product.
-  KERNEL_DEVICE static void add_pairs(float (&sums)[3][3][2][4], int image, int in, int out, const Thread& t) {
-    const uint32_t x = image * X::kBytes, dy = kGradients + image * DY::kBytes;
-    uint32_t b[4][4];
-    KERNEL_UNROLL
-    for (int pair = 0; pair < 4; ++pair) {
-      load_transposed(b[pair], dy + DY::at(out + t.lane / 16, 2 * pair + t.lane / 8 % 2, t.lane % 8));
-    }
-    KERNEL_UNROLL
-    for (int dx = 0; dx < 3; ++dx) {
-      uint32_t rows[10][2];
-      rows[0][0] = rows[0][1] = rows[9][0] = rows[9][1] = 0;
-      KERNEL_UNROLL
-      for (int i = 1; i < 9; i += 2) {
-        uint32_t a[4];
-        load_transposed(a, x + X::at(in + t.lane / 8 % 2, i + t.lane / 16, t.lane % 8 + dx));
-        rows[i][0] = a[0], rows[i][1] = a[1], rows[i + 1][0] = a[2], rows[i + 1][1] = a[3];
-      }
-      KERNEL_UNROLL
-      for (int tap = 0; tap < 3; ++tap) {
-        KERNEL_UNROLL
-        for (int pair = 0; pair < 4; ++pair) {
-          const uint32_t(&upper)[2] = rows[2 * pair + tap], (&lower)[2] = rows[2 * pair + 1 + tap];
-          multiply_tiles(sums[tap][dx], upper[0], upper[1], lower[0], lower[1], b[pair]);
+          if (r >= 0 && r < kRows) multiply_tiles(sums[tap][dx], a, b[r % 3]);
         }
       }
     }
@@ -411,11 +379,11 @@ struct Finish {
     float all = 0;
     KERNEL_UNROLL
     for (int warp = 0; warp < kWarps; ++warp) all += load_shared<float>((warp * kLanes + t.lane) * 4);
-    const int slice = i / G::kNumbers, square = i / G::kSquare % G::kSquares, j = i % G::kSquare / kLanes;
     constexpr int kSide = G::kChannels / 16;
-    const int tap = j / 8, tile = j / 4 % 2, e = j % 4;
-    const int input = slice / G::kSlices * G::kChannels + square / kSide * 16 + t.group + e / 2 * 8;
-    const int output = slice % G::kSlices * G::kChannels + square % kSide * 16 + tile * 8 + t.column * 2 + e % 2;
+    const int slice = i / G::kNumbers, square = i / G::kSquare % G::kSquares, quad = i % G::kSquare / (4 * kLanes);
+    const int tap = quad / 2, tile = quad % 2, lane = i / 4 % kLanes, e = i % 4;
+    const int input = slice / G::kSlices * G::kChannels + square / kSide * 16 + lane / 4 + e / 2 * 8;
+    const int output = slice % G::kSlices * G::kChannels + square % kSide * 16 + tile * 8 + lane % 4 * 2 + e % 2;
     const int to = (tap * C + input) * C + output;
     if (call.dw) call.dw[to] = all;
     if (call.rounded) call.rounded[to] = static_cast<uint16_t>(pack(all, 0.0f));

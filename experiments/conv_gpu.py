@@ -7,8 +7,11 @@ the one before wrote, and the kernel's gradient reads inputs that lie in memory 
 """
 
 import functools
+import gzip
 import json
+import pathlib
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,12 +33,13 @@ VIEWS = flags.DEFINE_integer('views', 2, 'Views of each.', lower_bound=1)
 UNROLL = flags.DEFINE_integer('unroll', 54, 'Blocks laid out in a training step.', lower_bound=1)
 NUM_STEPS = flags.DEFINE_integer('num_steps', 30, 'Training steps to time.', lower_bound=1)
 SECONDS = flags.DEFINE_float('seconds', 240.0, 'After so many, nothing else is begun.')
+TRACE = flags.DEFINE_bool('trace', False, "Also list kernels' own times, as the profiler sees them.")
 REHEARSE = flags.DEFINE_bool(
     'rehearse', False, 'On the CPU, thread by thread, to try this command and not the kernels.'
 )
 TIME_ANYWAY = flags.DEFINE_bool('time_anyway', False, 'Time them even if they are wrong.')
 
-ALLOWED = {'bfloat16': 3e-3, 'float32': 3e-5}  # apart from float32, relative, by what the answer is rounded to
+ALLOWED = {'bfloat16': 3e-3, 'float32': 1e-4}  # apart from float32, relative, by what the answer is rounded to
 KINDS = ('forward', 'input gradient', 'kernel gradient')
 STARTED = time.perf_counter()
 
@@ -220,8 +224,9 @@ def clock(channels: int, rows: int) -> list[dict[str, Any]]:
             compiled = jax.jit(chain).lower(x if kind == 'forward' else dy, w, kept).compile()
             _say(f'{channels} channels: compiled {name} {kind} in {time.perf_counter() - started:.1f} s')
             calls[name, kind] = functools.partial(compiled, x if kind == 'forward' else dy, w, kept)
+    traced = trace(calls) if TRACE.value else []
     times = {key: seconds / CHAIN.value for key, seconds in bursts(calls).items()}
-    rows_found = []
+    rows_found: list[dict[str, Any]] = [{'channels': channels, 'rows': rows, 'by': 'trace', **each} for each in traced]
     size = convolution.SIZES[channels]
     flops = 2 * 9 * channels**2 * size**2 * rows
     for name in ('cuda', 'xla'):
@@ -234,6 +239,28 @@ def clock(channels: int, rows: int) -> list[dict[str, Any]]:
                 f'{flops / seconds / 1e12:6.1f} TFLOP/s'
             )
     return rows_found
+
+
+def trace(calls: dict[Any, Callable[[], Any]]) -> list[dict[str, Any]]:
+    """Every kernel's own seconds, its start left out, as the profiler sees them; nothing if it sees none."""
+    import jax
+
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory, create_perfetto_trace=True):
+            for call in calls.values():
+                jax.block_until_ready(call())
+        for path in pathlib.Path(directory).rglob('perfetto_trace.json.gz'):
+            for event in json.loads(gzip.decompress(path.read_bytes()))['traceEvents']:
+                if event.get('ph') == 'X' and 'correlation_id' in event.get('args', {}):
+                    found.setdefault(event['name'], []).append(event['dur'] / 1e6)
+    kernels = [
+        {'kernel': name, 'seconds': statistics.median(each), 'least': min(each), 'times': len(each)}
+        for name, each in sorted(found.items(), key=lambda item: -sum(item[1]))
+    ]
+    for each in kernels[:12]:
+        _say(f'        {1e6 * each["seconds"]:8.2f} us, {each["times"]:4} times: {each["kernel"][:90]}')
+    return kernels[:30]
 
 
 def bursts(calls: dict[Any, Callable[[], Any]]) -> dict[Any, float]:

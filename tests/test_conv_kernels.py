@@ -227,6 +227,14 @@ def test_a_config_that_asks_for_them_in_vain_is_refused_in_a_sentence() -> None:
         settings.check(config)
 
 
+def test_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = cifar10_r20.get_config()
+    config.model.convolution = 'cuda'
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    with pytest.raises(InputError, match='there are 8'):
+        settings.trained_network(config)
+
+
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, 'find_compiler', lambda platform: None)
     with pytest.raises(InputError, match='convolution kernel is built by nvcc'):

@@ -213,7 +213,8 @@ struct Convolution : Sixteen<kSizeOf<C>> {
           for (int i = 0; i < 6; ++i) {
             uint32_t a[4];
             const int pixel = t.lane % 16;
-            load_matrices(a, source + Source::at(2 * chunk + t.lane / 16, top + i + down(pixel), left + right(pixel) + dx));
+            const int y = top + i + down(pixel), column = left + right(pixel) + dx;
+            load_matrices(a, source + Source::at(2 * chunk + t.lane / 16, y, column));
             KERNEL_UNROLL
             for (int dy = 0; dy < 3; ++dy) {
               const int r = i - dy;
@@ -230,9 +231,8 @@ struct Convolution : Sixteen<kSizeOf<C>> {
                                      pack(s[1][2], s[1][3]), t.column);
         const int half = t.column / 2, channel = 16 * part + t.column % 2 * 8;
         const int pixel = t.group + 8 * half, y = top + r + down(pixel), column = left + right(pixel);
-        if (first + image < call.batch) {
-          store_global(call.y + static_cast<int64_t>(first + image) * kValues + (y * kSize + column) * C + channel, eight);
-        }
+        const int64_t to = static_cast<int64_t>(first + image) * kValues + (y * kSize + column) * C + channel;
+        if (first + image < call.batch) store_global(call.y + to, eight);
       }
     }
   }

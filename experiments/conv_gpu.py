@@ -254,7 +254,7 @@ def trace(calls: dict[Any, Callable[[], Any]]) -> list[dict[str, Any]]:
             for event in json.loads(gzip.decompress(path.read_bytes()))['traceEvents']:
                 if event.get('ph') == 'X' and 'correlation_id' in event.get('args', {}):
                     found.setdefault(event['name'], []).append(event['dur'] / 1e6)
-    kernels = [
+    kernels: list[dict[str, Any]] = [
         {'kernel': name, 'seconds': statistics.median(each), 'least': min(each), 'times': len(each)}
         for name, each in sorted(found.items(), key=lambda item: -sum(item[1]))
     ]

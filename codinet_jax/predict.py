@@ -28,7 +28,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], "A split of the run's data set, for files.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
 BUDGET = flags.DEFINE_string('budget', None, 'A threshold that codinet_jax.calibrate found, by its name.')
-STRATEGY = flags.DEFINE_string('strategy', None, 'masked, conditional or compacted; by the batch size if not given.')
+STRATEGY = flags.DEFINE_string('strategy', None, 'masked, conditional, compacted or fused; the best here if not given.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images at a time, at most.', lower_bound=1)
 JSON = flags.DEFINE_bool('json', False, 'One JSON object a line: file, label, probability, route, macs, static_macs.')
 

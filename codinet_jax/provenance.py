@@ -27,10 +27,11 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this code; with a plus where it was changed since.
-
-    Where it is in no clone, what the environment variable CODINET_JAX_COMMIT says; None if that is not set.
+    """The commit of this code: what the environment variable CODINET_JAX_COMMIT says, which whoever copies it can set;
+    else that of the clone it is in, with a plus where it was changed since; None where it is in none.
     """
+    if said := os.environ.get('CODINET_JAX_COMMIT'):
+        return said
 
     def git(*arguments: str) -> str | None:
         try:
@@ -40,9 +41,7 @@ def commit() -> str | None:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     is_ours = git('ls-files', '--error-unmatch', Path(__file__).name) is not None  # not of what it is installed in
-    if not is_ours:
-        return os.environ.get('CODINET_JAX_COMMIT')
-    return git('describe', '--always', '--abbrev=7', '--dirty=+', '--exclude=*')
+    return git('describe', '--always', '--abbrev=7', '--dirty=+', '--exclude=*') if is_ours else None
 
 
 def _version(package: str) -> str | None:

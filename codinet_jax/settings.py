@@ -59,8 +59,9 @@ def network(config: ConfigDict) -> CoDiNet:
     """The network to train; `unroll` by platform where the config leaves it open."""
     _one_of('model.dtype', config.model.dtype, DTYPES)
     arch = architecture(config)
-    # XLA:CPU runs the backward pass of a convolution inside a loop about thirty times slower than outside one.
-    unroll = config.model.unroll or (arch.num_blocks if jax.default_backend() == 'cpu' else 1)
+    # XLA:CPU runs the backward pass of a convolution inside a loop about thirty times slower than outside one. On an
+    # H100 a step of ResNet-110 takes 14.8 ms without loops and 25.3 with them, for launches and what loops store.
+    unroll = config.model.unroll or (1 if jax.default_backend() == 'tpu' else arch.num_blocks)
     _one_of('model.batch_norm', config.model.batch_norm, ('global', 'device'))
     return CoDiNet(
         arch,

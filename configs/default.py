@@ -38,7 +38,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of each device's own rows
     config.model.convolution = 'xla'  # cuda: kernels of our own for 3x3 convolutions, on one GPU and in bfloat16
     config.model.remat = False  # blocks computed again in the backward pass, to need less memory
-    config.model.unroll = placeholder(int)  # equal blocks laid out at a time; unset: all on CPU, one elsewhere
+    config.model.unroll = placeholder(int)  # equal blocks laid out at a time; unset: one on TPU, all elsewhere
 
     config.routing = ConfigDict()
     config.routing.relaxation = 'gumbel_softmax'  # softmax, sampling

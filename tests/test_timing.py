@@ -331,6 +331,10 @@ class Asked(NamedTuple):
     options: dict[str, Any]
 
 
+def asked_for(config: ConfigDict, strategy: str, variables: Any, **options: Any) -> tuple[Asked, None]:
+    return Asked(config.model.router, strategy, options), None
+
+
 class Uncompiled:
     """Stands in for a contestant whose routers run every block."""
 
@@ -349,9 +353,7 @@ def test_static_is_the_fastest_of_its_arrangements(
     clock = Clock(ARRANGEMENTS | {fastest: 5.0})
     monkeypatch.setattr(timing, 'interleaved', clock)
     monkeypatch.setattr(timing, 'Contestant', Uncompiled)
-    monkeypatch.setattr(
-        timing, 'program', lambda config, strategy, **options: Asked(config.model.router, strategy, options)
-    )
+    monkeypatch.setattr(timing, 'ready', asked_for)
     draws = [timing.random_draws(config(), BATCH_SIZE, 1.0, 1)] * 2
     contest = timing.contest(config(), variables(), draws, repeats=1, tile=tile)
     asked: dict[str, Any] = {name: each.forward for name, each in contest.programs.items()}  # type: ignore[attr-defined]
@@ -364,6 +366,24 @@ def test_static_is_the_fastest_of_its_arrangements(
     }
     assert contest.arrangements == clock.arrangements
     assert config().model.router == 'linear', 'the config is left as it was'
+
+
+def test_where_the_fused_kernel_is_at_home_it_is_timed_and_may_be_the_fastest_static(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def twice_as_fast(calls: Mapping[Any, timing.Call], repeats: int) -> dict[Any, float]:
+        return {name: 1.0 if 'fused' in str(name) else 2.0 for name in calls}
+
+    monkeypatch.setattr(timing, 'interleaved', twice_as_fast)
+    monkeypatch.setattr(timing, 'Contestant', Uncompiled)
+    monkeypatch.setattr(timing, 'ready', asked_for)
+    monkeypatch.setattr(timing.fused, 'is_at_home', lambda config: True)
+    draws = [timing.random_draws(config(), BATCH_SIZE, 1.0, 1)]
+    contest = timing.contest(config(), variables(), draws, repeats=1)
+    asked: dict[str, Any] = {name: each.forward for name, each in contest.programs.items()}  # type: ignore[attr-defined]
+    assert list(asked) == ['static', *STRATEGIES, 'fused']
+    assert asked['static'] == Asked('static', 'fused', {})
+    assert asked['fused'] == Asked('linear', 'fused', {})
 
 
 @pytest.mark.parametrize(('batch_size', 'num_devices'), [(1, 1), (3, 3), (7, 7), (16, 8), (10, 5), (11, 1)])

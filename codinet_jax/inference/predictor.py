@@ -15,6 +15,7 @@ import numpy as np
 from codinet_jax.errors import InputError
 
 Forward = Callable[[np.ndarray, float], tuple[Any, Any]]
+Program = Callable[..., tuple[Any, Any]]  # of weights, images, a threshold and perhaps noise; pure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,8 @@ class Predictor:
         Args:
           path: a workdir of `codinet_jax.main`.
           budget: a name that `codinet_jax.calibrate` gave to a threshold; 0.5 if not given.
-          strategy: 'masked', 'conditional' or 'compacted'; if not given, 'conditional' for one image and 'compacted'
-            for more.
+          strategy: 'masked', 'conditional', 'compacted' or 'fused'; if not given, 'fused' for the networks in bfloat16
+            that it computes on a CUDA device; else 'conditional' for one image and 'compacted' for more.
 
         Raises:
           InputError: there is no finished run, or no such budget or strategy.

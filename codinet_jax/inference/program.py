@@ -1,5 +1,5 @@
 """The program of inference, one for predicting, exporting and timing: a folded network from pixels to logits and gates,
-under any of the executions that decide hard."""
+under any of the executions that decide hard, or in a kernel of its own."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from codinet_jax import settings, sharding
 from codinet_jax.data import augment
 from codinet_jax.errors import InputError
-from codinet_jax.inference import artefact
+from codinet_jax.inference import artefact, fused
 from codinet_jax.inference.folding import cast, fold
-from codinet_jax.inference.predictor import Card, Forward
+from codinet_jax.inference.predictor import Card, Forward, Program
 from codinet_jax.models import execution
 from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.models.execution import Execution
@@ -25,7 +25,7 @@ STRATEGIES: dict[str, Callable[..., Execution]] = {
     'compacted': execution.compacted,
 }
 
-Program = Callable[..., tuple[jax.Array, jax.Array]]
+FUSED = 'fused'
 MOST_CONDITIONAL = 32  # rows of a batch off the CPU, where each of them has the host read a condition at every block
 
 
@@ -45,7 +45,7 @@ def card(config: ConfigDict) -> Card:
 
 
 def can_run(strategy: str, batch_size: int) -> bool:
-    """Whether a strategy is of any use for a batch of that size on the devices here."""
+    """Whether an execution is of any use for a batch of that size on the devices here."""
     return strategy != 'conditional' or jax.default_backend() == 'cpu' or batch_size <= MOST_CONDITIONAL
 
 
@@ -59,7 +59,7 @@ def program(config: ConfigDict, strategy: str, *, unroll: int = 1, **options: An
       InputError: there is no such strategy.
     """
     if strategy not in STRATEGIES:
-        raise InputError(f'There is no strategy {strategy!r}: take one of {", ".join(STRATEGIES)}.')
+        raise InputError(f'There is no strategy {strategy!r}: take one of {", ".join((*STRATEGIES, FUSED))}.')
     dataset = settings.dataset(config)
     model = settings.network(config).clone(folded=True, unroll=unroll)
 
@@ -82,19 +82,35 @@ def program(config: ConfigDict, strategy: str, *, unroll: int = 1, **options: An
     return forward
 
 
+def ready(config: ConfigDict, strategy: str, variables: Mapping[str, Any], **options: Any) -> tuple[Program, Any]:
+    """The program of a strategy, and a network's variables as it reads them.
+
+    Raises:
+      InputError: there is no such strategy, or not for this network.
+    """
+    if strategy == FUSED:
+        return fused.program(config), fused.pack(config, fold(variables))
+    return program(config, strategy, **options), cast(fold(variables), settings.network(config).dtype)
+
+
 def untrained(config: ConfigDict) -> dict[str, Any]:
     """Variables of a config's network that has learnt nothing, for timing."""
     return jax.jit(lambda: fresh_variables(settings.network(config), config.seed))()
 
 
 def on_devices(config: ConfigDict, variables: Mapping[str, Any], strategy: str | None) -> Forward:
-    """The network on all devices, under 'conditional' for one image and 'compacted' for more unless told otherwise.
+    """The network on all devices: unless told otherwise fused where that is at home, else 'conditional' for one image
+    and 'compacted' for more.
 
     Raises:
-      InputError: there is no such strategy.
+      InputError: there is no such strategy, or not for this network.
     """
-    single, several = (program(config, strategy or default) for default in ('conditional', 'compacted'))
-    return sharding.on_devices(single, several, cast(fold(variables), settings.network(config).dtype))
+    if strategy is None and fused.is_at_home(config):
+        strategy = FUSED
+    (single, weights), (several, _) = (
+        ready(config, strategy or default, variables) for default in ('conditional', 'compacted')
+    )
+    return sharding.on_devices(single, several, weights)
 
 
 def export(

@@ -2,7 +2,7 @@
 
 Everything is compiled first and timed in turns, so that a machine that slows down slows all alike; medians count.
 Static is the same backbone without routers, folded, in the fastest of its arrangements here: on one device or spread
-over all, its equal blocks in a loop or laid out one after another.
+over all, its equal blocks in a loop or laid out one after another, or in the fused kernel where that is at home.
 """
 
 import statistics
@@ -15,8 +15,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from codinet_jax import settings, sharding
-from codinet_jax.inference.folding import cast, fold
-from codinet_jax.inference.program import STRATEGIES, Program, can_run, card, program
+from codinet_jax.inference import fused
+from codinet_jax.inference.predictor import Program
+from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, card, ready
 
 Call = Callable[[int], Any]  # answers a batch for the i-th time; what it returns can be waited for
 DICTATE = 1e30  # more than any router's logits, those of an untrained ResNet-110 among them
@@ -140,12 +141,11 @@ def contest(
 
     `report` is told of what takes long.
     """
-    weights = cast(fold(variables), settings.network(config).dtype)
     batch_size, about = len(draws[0].images[0]), card(config)
     spread_over = max(d for d in range(1, jax.device_count() + 1) if batch_size % d == 0)
 
-    def ready(name: str, forward: Program, num_devices: int) -> Contestant:
-        contestant = Contestant(forward, weights, num_devices, draws[0], threshold)
+    def compiled(name: str, program_and_weights: tuple[Program, Any], num_devices: int) -> Contestant:
+        contestant = Contestant(*program_and_weights, num_devices, draws[0], threshold)
         report(f'compiled {name} in {contestant.compile_seconds:.1f} s')
         return contestant
 
@@ -157,15 +157,19 @@ def contest(
         for unroll in (1, len(about.blocks_macs))
     }
     candidates = {
-        name: ready(f'static, {name}', program(without_routers, 'masked', unroll=unroll), num_devices)
+        name: compiled(f'static, {name}', ready(without_routers, 'masked', variables, unroll=unroll), num_devices)
         for name, (num_devices, unroll) in static.items()
     }
+    is_fused = fused.is_at_home(config)
+    if is_fused:
+        name = f'{spread_over} device(s), fused'
+        candidates[name] = compiled(f'static, {name}', ready(without_routers, FUSED, variables), spread_over)
     arrangements = interleaved({name: each.on(draws[0]) for name, each in candidates.items()}, NUM_TRIALS)
     programs = {'static': candidates[min(arrangements, key=arrangements.__getitem__)]}
-    strategies = [strategy for strategy in STRATEGIES if can_run(strategy, batch_size)]
+    strategies = [strategy for strategy in STRATEGIES if can_run(strategy, batch_size)] + ([FUSED] if is_fused else [])
     for strategy in strategies:
         options: dict[str, Any] = {'tile': tile} if strategy == 'compacted' else {}
-        programs[strategy] = ready(strategy, program(config, strategy, **options), spread_over)
+        programs[strategy] = compiled(strategy, ready(config, strategy, variables, **options), spread_over)
 
     calls = {('static', 0): programs['static'].on(draws[0])} | {
         (strategy, i): programs[strategy].on(each) for i, each in enumerate(draws) for strategy in strategies
@@ -204,7 +208,7 @@ def readable(rows: Sequence[Row]) -> str:
         f'Skipping loses at batch {row.batch_size}, run rate {row.run_rate:.2f}: {row.strategy} takes '
         f'{row.ratio_to_static:.2f} times as long as static.'
         for row in rows
-        if row.strategy in ('conditional', 'compacted') and row.ratio_to_static > 1
+        if row.strategy in ('conditional', 'compacted', FUSED) and row.ratio_to_static > 1
     ]
     return '\n'.join(lines)
 

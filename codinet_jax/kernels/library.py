@@ -92,15 +92,8 @@ class Library:
         Raises:
           InputError: its compiler is not here or does not build the kernel, or the cache cannot be written.
         """
-        recipe = RECIPES[platform]
-        digest = hashlib.sha256(repr((recipe, jax.__version__)).encode())
-        for path in (
-            *(self.sources / name for name in (recipe.source, *self.headers)),
-            *(SHARED / name for name in SHARED_HEADERS),
-        ):
-            digest.update(path.read_bytes())
-        directory = Path(os.environ.get('CODINET_JAX_CACHE') or Path.home() / '.cache' / 'codinet_jax')
-        built = directory / f'{self.name}_{platform}_{digest.hexdigest()[:16]}.so'
+        recipe, built = RECIPES[platform], self._built(platform)
+        directory = built.parent
         if built.exists():
             return built
         compiler = find_compiler(platform)
@@ -124,6 +117,21 @@ class Library:
         except OSError as error:
             raise InputError(f'{directory} cannot be written; name another in CODINET_JAX_CACHE.') from error
         return built
+
+    def is_available(self, platform: Platform) -> bool:
+        """Whether the library is in the cache, or its compiler is here."""
+        return self._built(platform).exists() or find_compiler(platform) is not None
+
+    def _built(self, platform: Platform) -> Path:
+        recipe = RECIPES[platform]
+        digest = hashlib.sha256(repr((recipe, jax.__version__)).encode())
+        for path in (
+            *(self.sources / name for name in (recipe.source, *self.headers)),
+            *(SHARED / name for name in SHARED_HEADERS),
+        ):
+            digest.update(path.read_bytes())
+        directory = Path(os.environ.get('CODINET_JAX_CACHE') or Path.home() / '.cache' / 'codinet_jax')
+        return directory / f'{self.name}_{platform}_{digest.hexdigest()[:16]}.so'
 
 
 @functools.cache

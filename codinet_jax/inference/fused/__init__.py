@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from codinet_jax import settings
 from codinet_jax.data import augment
 from codinet_jax.errors import InputError
-from codinet_jax.inference.program import Program
+from codinet_jax.inference.predictor import Program
 from codinet_jax.kernels.library import Library, Platform
 from codinet_jax.models.architecture import Architecture, cifar_resnet
 
@@ -44,6 +44,17 @@ def supports(config: ConfigDict) -> str | None:
     if dataset.num_classes > MOST_CLASSES:
         return f'The fused kernel tells {MOST_CLASSES} classes apart at most, and {config.dataset} has more.'
     return None
+
+
+def is_at_home(config: ConfigDict) -> bool:
+    """Whether the kernel is the way to run a config's network here: a CUDA device, a network in bfloat16 that it
+    computes, and a library that is built or can be."""
+    return (
+        jax.default_backend() == 'gpu'
+        and config.model.dtype == 'bfloat16'
+        and supports(config) is None
+        and LIBRARY.is_available('CUDA')
+    )
 
 
 def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -1,0 +1,88 @@
+"""Which blocks run how often: run rates by block that meet a cost, from the order in which blocks can be spared."""
+
+import numpy as np
+
+from codinet_jax.models.architecture import Architecture
+from codinet_jax.models.cost import CostTable
+
+
+def free_n(architecture: Architecture) -> np.ndarray:
+    """Blocks that may be skipped: all but those that change the shape."""
+    return np.array([block.shortcut == 'identity' for block in architecture.blocks])
+
+
+def stages_n(architecture: Architecture) -> np.ndarray:
+    """The stage of every block, from 0."""
+    counts = [bool(stage.transition) + stage.repeats for stage in architecture.stages]
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def allocate(place_n: np.ndarray, costs: CostTable, target_macs: float, spread_n: np.ndarray) -> np.ndarray:
+    """Run rates clip(c + spread (1/2 - place), 0, 1), c such that the mean image costs `target_macs`.
+
+    `place_n` is 0 for the block that is missed most and 1 for the one that is missed least; NaN for one that always
+    runs. A spread of 0 is one rate for all, 1.2 leaves most blocks to the router, 2 and a mean of .5 fix a quarter at
+    1 and a quarter at 0, and a very large one prunes.
+
+    Raises:
+      ValueError: the cost is out of reach.
+    """
+    always_n = np.isnan(place_n)
+
+    def rates_n(centre: float) -> np.ndarray:
+        return np.where(always_n, 1.0, np.clip(centre + spread_n * (0.5 - np.nan_to_num(place_n)), 0, 1))
+
+    reach = 1 + np.max(spread_n)
+    if not costs.mean_macs(rates_n(-reach)) <= target_macs <= costs.mean_macs(rates_n(reach)) + 1:
+        raise ValueError(f'{target_macs:.4g} MACs cannot be met')
+    low, high = -reach, reach
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if costs.mean_macs(rates_n(middle)) < target_macs else (low, middle)
+    return rates_n(high)
+
+
+def pruned(place_n: np.ndarray, costs: CostTable, target_macs: float) -> np.ndarray:
+    """Rates of 0 and 1: the blocks that are missed least are left out, as few as bring the cost nearest the target."""
+    order = np.argsort(-np.nan_to_num(place_n, nan=-1.0), kind='stable')[: int(np.sum(~np.isnan(place_n)))]
+    best, rates_n = None, np.ones(len(place_n))
+    for k in (None, *order):
+        if k is not None:
+            rates_n = rates_n.copy()
+            rates_n[k] = 0.0
+        miss = abs(costs.mean_macs(rates_n) - target_macs)
+        if best is None or miss < best[0]:
+            best = miss, rates_n
+    assert best is not None
+    return best[1]
+
+
+def late(
+    place_n: np.ndarray, costs: CostTable, target_macs: float, decision: int, rate: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """One decision an image, taken at block `decision`: its free blocks from there on all run, or none does.
+
+    Blocks before it are pruned to meet the cost, and the rate of the decision is then moved to meet it exactly.
+
+    Returns:
+      run rates [n] and whether a block repeats the decision [n].
+
+    Raises:
+      ValueError: the cost is out of reach.
+    """
+    always_n = np.isnan(place_n)
+    is_late_n = (np.arange(len(place_n)) >= decision) & ~always_n
+    order = [k for k in np.argsort(-np.nan_to_num(place_n, nan=-1.0), kind='stable') if not always_n[k]]
+    rates_n = np.where(is_late_n, rate, 1.0)
+    for k in (k for k in order if not is_late_n[k]):
+        if costs.mean_macs(rates_n) <= target_macs:
+            break
+        rates_n[k] = 0.0
+    late_macs = float(np.sum(np.asarray(costs.blocks_n)[is_late_n]))
+    exact = rate + (target_macs - costs.mean_macs(rates_n)) / late_macs
+    if not 0.02 < exact < 0.98:
+        raise ValueError(f'{target_macs:.4g} MACs cannot be met by one decision at block {decision}')
+    rates_n[is_late_n] = exact
+    copies_n = is_late_n.copy()
+    copies_n[np.argmax(is_late_n)] = False
+    return rates_n, copies_n

@@ -1,0 +1,151 @@
+"""The rival: a small network answers, and images of little confidence go on to a larger one.
+
+`python -m experiments.real_accuracy.cascade --given=resnet20.npz,resnet56.npz --data_dir=DIR --cache=DIR --output=DIR`
+asks the given networks once, then pairs them, and the static runs in the output, for accuracy at given costs.
+Confidence is the largest class probability. The threshold is the quantile that meets the cost: of one half of test,
+read on the other, both ways; and of the training views that gates are calibrated on.
+"""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from codinet_jax.models.execution import masked
+from experiments.real_accuracy import images, networks
+
+TARGETS = (40.6e6, 50e6, 55e6, 60e6, 65e6, 68.9e6, 80e6)
+CALIBRATION_SEED = 3  # the views that run.py sets thresholds on
+
+
+class Answerer(NamedTuple):
+    """A static network's cost and its logits of test and of calibration views, with their classes."""
+
+    name: str
+    macs: float
+    logits: np.ndarray
+    labels: np.ndarray
+    calibration_logits: np.ndarray
+    calibration_labels: np.ndarray
+
+
+def read(path: pathlib.Path) -> Answerer:
+    with np.load(path) as arrays:
+        fields = {name: arrays[name] for name in Answerer._fields if name in arrays}
+    fields['macs'] = float(fields['macs'])
+    return Answerer(name=path.stem.removesuffix('_routes'), **fields)
+
+
+def ask(weights: str, test: images.Images, calibration: images.Images, cut: int, batch: int) -> dict[str, Any]:
+    """A given network's answers, as `read` reads them."""
+    start = networks.read(weights)
+    model = networks.static(start, np.float32)
+
+    @jax.jit
+    def forward(variables: Any, images_BxHxWxC: jax.Array) -> jax.Array:
+        output: Any = model.apply(variables, images.normalise(images_BxHxWxC), masked(), train=False)
+        return output.logits_BxY
+
+    def logits(images_NxHxWxC: np.ndarray) -> np.ndarray:
+        rows = (slice(i, i + batch) for i in range(0, len(images_NxHxWxC), batch))
+        return np.concatenate([np.asarray(forward(start.variables, images_NxHxWxC[part])) for part in rows])
+
+    draws_NxMx5 = images.draws(1, len(calibration.labels_N), CALIBRATION_SEED).transpose(1, 0, 2)
+    plain_NxM = jnp.zeros((len(calibration.labels_N), 1), bool)
+    views_NxHxWxC = np.asarray(
+        images.views(jnp.asarray(calibration.images_NxHxWxC), jnp.asarray(draws_NxMx5), plain_NxM, cut)
+    )[:, 0]
+    return {
+        'macs': np.float64(networks.costs(start, has_routers=False).static_macs),
+        'logits': logits(test.images_NxHxWxC),
+        'labels': test.labels_N.astype(np.uint8),
+        'calibration_logits': logits(views_NxHxWxC),
+        'calibration_labels': calibration.labels_N.astype(np.uint8),
+    }
+
+
+def confidence(logits_NxY: np.ndarray) -> np.ndarray:
+    """The largest class probability."""
+    logits_NxY = np.asarray(logits_NxY, np.float64)
+    top_Nx1 = np.max(logits_NxY, axis=-1, keepdims=True)
+    return 1 / np.sum(np.exp(logits_NxY - top_Nx1), axis=-1)
+
+
+def pair(small: Answerer, large: Answerer, target_macs: float) -> dict[str, Any] | None:
+    """Accuracy and cost of the two at that cost; None where they cannot cost that."""
+    share = (target_macs - small.macs) / large.macs
+    if not 0 <= share <= 1:
+        return None
+    confidence_N = confidence(small.logits)
+
+    def right(threshold: float, rows: Any) -> tuple[float, float]:
+        goes_on = confidence_N[rows] < threshold
+        predictions = np.where(goes_on, np.argmax(large.logits[rows], -1), np.argmax(small.logits[rows], -1))
+        macs = small.macs + large.macs * np.mean(goes_on)
+        return 100 * float(np.mean(predictions == small.labels[rows])), float(macs)
+
+    halves = slice(0, None, 2), slice(1, None, 2)
+    crossed = [
+        right(float(np.quantile(confidence_N[set_on], share)), read_on) for set_on, read_on in (halves, halves[::-1])
+    ]
+    of_train = right(float(np.quantile(confidence(small.calibration_logits), share)), slice(None))
+    return {
+        'small': small.name,
+        'large': large.name,
+        'target_macs': target_macs,
+        'accuracy': float(np.mean([accuracy for accuracy, _ in crossed])),
+        'mean_macs': float(np.mean([macs for _, macs in crossed])),
+        'accuracy_threshold_of_train': of_train[0],
+        'mean_macs_threshold_of_train': of_train[1],
+    }
+
+
+def table(answerers: Sequence[Answerer]) -> list[dict[str, Any]]:
+    """All pairs, small before large, at all costs that they can have."""
+    rows = []
+    for small, large in itertools.permutations(answerers, 2):
+        if small.macs < large.macs:
+            rows += [pair(small, large, target) for target in TARGETS]
+    return [row for row in rows if row]
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    cache, output = pathlib.Path(flags.FLAGS.cache), pathlib.Path(flags.FLAGS.output)
+    missing = [path for path in flags.FLAGS.given if not (cache / f'given_{pathlib.Path(path).stem}.npz').exists()]
+    if missing:
+        test = images.read('test', flags.FLAGS.data_dir, cache).part(slice(flags.FLAGS.test_images))
+        train = images.read('train', flags.FLAGS.data_dir, cache).part(slice(flags.FLAGS.calibration))
+        for weights in missing:
+            told = ask(weights, test, train, flags.FLAGS.cut, flags.FLAGS.eval_batch)
+            accuracy = 100 * np.mean(np.argmax(told['logits'], -1) == told['labels'])
+            print(f'{pathlib.Path(weights).stem}: {accuracy:.2f} % at {told["macs"] / 1e6:.2f} MMACs', flush=True)
+            np.savez_compressed(cache / f'given_{pathlib.Path(weights).stem}.npz', **told)
+    paths = [*sorted(cache.glob('given_*.npz')), *sorted(output.glob('*_static_*_routes.npz'))]
+    rows = table([read(path) for path in paths])
+    output.mkdir(parents=True, exist_ok=True)
+    (output / 'cascades.json').write_text(json.dumps(rows, indent=1) + '\n')
+    for row in sorted(rows, key=lambda row: (row['target_macs'], -row['accuracy'])):
+        print(
+            f'{row["target_macs"] / 1e6:5.1f} M  {row["accuracy"]:6.2f} %   (threshold of train: '
+            f'{row["accuracy_threshold_of_train"]:6.2f} % at {row["mean_macs_threshold_of_train"] / 1e6:5.1f} M)  '
+            f'{row["small"]} > {row["large"]}'
+        )
+
+
+if __name__ == '__main__':
+    from experiments.real_accuracy import settings
+
+    del settings  # imported for its flags
+    flags.DEFINE_list('given', [], 'Weights of static networks.')
+    flags.DEFINE_string('output', 'runs/real_accuracy', 'Where results are, and go.')
+    flags.DEFINE_integer('test_images', 10_000, 'Images of test, from the first.')
+    flags.DEFINE_integer('calibration', 10_000, 'Training images that thresholds are also set on.')
+    flags.DEFINE_integer('eval_batch', 10_000, 'Images at a time.')
+    app.run(main)

@@ -1,0 +1,64 @@
+"""The trained networks, with gates or without."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from codinet_jax import workdir
+from codinet_jax.models import pretrained
+from codinet_jax.models.architecture import Architecture, cifar_resnet
+from codinet_jax.models.codinet import CoDiNet, fresh_variables, is_router
+from codinet_jax.models.cost import CostTable, cost_table
+from codinet_jax.models.routers import ROUTERS
+from experiments.real_accuracy import gates
+
+
+class Start(NamedTuple):
+    """A static network's weights: `name` of the file, its backbone, its variables."""
+
+    name: str
+    architecture: Architecture
+    variables: Any
+
+
+def read(path: str) -> Start:
+    variables = workdir.read_weights_file(path)
+    variables = {name: variables[name] for name in ('params', 'batch_stats')}
+    repeats = variables['params']['stage1_blocks']['residual']['conv1']['kernel'].shape[0]
+    return Start(pathlib.Path(path).stem, cifar_resnet(6 * repeats + 2), variables)
+
+
+def static(start: Start, dtype: Any) -> CoDiNet:
+    return CoDiNet(start.architecture, None, dtype)
+
+
+def gated(start: Start, router: str, seed: int, initial_lead: float = 0.0) -> tuple[CoDiNet, Any]:
+    """A network of the start's weights and fresh routers, in float32, its blocks in a loop.
+
+    Routers are drawn here, for to compile the network's own initialisation takes longer than some runs have.
+    """
+    gates.register()
+    model = CoDiNet(start.architecture, router)
+    shapes = traverse_util.flatten_dict(jax.eval_shape(lambda: fresh_variables(model, 0)))
+    rng, fresh = np.random.default_rng(seed), {}
+    for path, leaf in sorted(shapes.items()):
+        fresh[path] = np.zeros(leaf.shape, np.float32)
+        if path[-1] == 'kernel' and is_router(path):
+            fresh[path] = (rng.standard_normal(leaf.shape) / np.sqrt(leaf.shape[-2])).astype(np.float32)
+        elif path[-1] == 'scale':
+            fresh[path] += 1
+        elif path[-2:] == ('decide', 'bias'):
+            fresh[path][..., 1] = initial_lead
+    return model, pretrained.into(traverse_util.unflatten_dict(fresh), start.variables, start.name)
+
+
+def costs(start: Start, has_routers: bool) -> CostTable:
+    return cost_table(start.architecture, ROUTERS['linear'].macs if has_routers else None)
+
+
+def train_dtype() -> Any:
+    return jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16

@@ -1,0 +1,85 @@
+"""In which order blocks can be spared: greedy, least harm first, by what trained networks say without them."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.real_accuracy import allocation, gates, images, networks
+
+
+def places_n(cache: pathlib.Path, start: networks.Start, train: images.Images, num_images: int) -> np.ndarray:
+    """0 for the block that is missed most, 1 for the one that is missed least, NaN where a block always runs.
+
+    Harm is the divergence from what the whole network says of augmented training images, squares cut out. Norms take
+    the batch's statistics, as if estimated anew.
+    """
+    file = cache / f'order_{start.name}_{num_images}.json'
+    if not file.exists():
+        record = _greedy(start, train, num_images)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f'.{file.name}.{os.getpid()}')
+        temporary.write_text(json.dumps(record, indent=2) + '\n')
+        os.replace(temporary, file)
+    order = json.loads(file.read_text())['order']
+    place_n = np.full(start.architecture.num_blocks, np.nan)
+    place_n[order] = np.linspace(1, 0, len(order))
+    return place_n
+
+
+def _greedy(start: networks.Start, train: images.Images, num_images: int) -> dict[str, Any]:
+    model, variables = networks.gated(start, 'standardised', 0)
+    model = model.clone(dtype=networks.train_dtype())
+    draws_NxMx5 = images.draws(2, len(train.labels_N))[1:, :num_images].transpose(1, 0, 2)
+    views_BxHxWxC = images.views(
+        jnp.asarray(train.images_NxHxWxC[:num_images]),
+        jnp.asarray(draws_NxMx5),
+        jnp.ones((num_images, 1), bool),
+        12,
+    )[:, 0]
+
+    @jax.jit
+    def log_probabilities(variables: Any, views_BxHxWxC: jax.Array, rates_Fxn: jax.Array) -> jax.Array:
+        def of(rates_n: jax.Array) -> jax.Array:
+            noise_Bxnx2 = gates.noise(jax.random.key(0), len(views_BxHxWxC), rates_n)
+            output: Any = model.apply(
+                variables,
+                images.normalise(views_BxHxWxC),
+                gates.execution(gates.Knobs(rates_n)),
+                noise_Bxnx2,
+                train=True,
+                mutable=['batch_stats'],
+            )[0]
+            return jax.nn.log_softmax(output.logits_BxY)
+
+        return jax.lax.map(of, rates_Fxn)
+
+    left = list(np.flatnonzero(allocation.free_n(start.architecture)))
+    num_free = len(left)
+    rates_n = np.ones(start.architecture.num_blocks, np.float32)
+
+    def harms(candidates: np.ndarray) -> np.ndarray:
+        padded = np.concatenate([candidates, np.ones((num_free - len(candidates), len(rates_n)), np.float32)])
+        logs_FxBxY = np.asarray(log_probabilities(variables, views_BxHxWxC, jnp.asarray(padded)), np.float64)
+        logs_FxBxY = logs_FxBxY[: len(candidates)]
+        return np.mean(np.sum(np.exp(whole_BxY) * (whole_BxY - logs_FxBxY), axis=-1), axis=-1)
+
+    ones = jnp.ones((num_free, len(rates_n)))
+    whole_BxY = np.asarray(log_probabilities(variables, views_BxHxWxC, ones), np.float64)[0]
+    order: list[int] = []
+    harm: list[float] = []
+    alone: dict[int, float] = {}
+    while left:
+        candidates = np.repeat(rates_n[None], len(left), axis=0)
+        candidates[np.arange(len(left)), left] = 0
+        found = harms(candidates)
+        alone = alone or {int(k): float(h) for k, h in zip(left, found, strict=True)}
+        best = int(np.argmin(found))
+        order.append(int(left.pop(best)))
+        harm.append(float(found[best]))
+        rates_n[order[-1]] = 0
+    return {'order': order, 'divergence': harm, 'divergence_alone': alone}

@@ -1,0 +1,206 @@
+"""Runs in order of importance, several at a time on one GPU, until time is up; what is finished is kept.
+
+`python -m experiments.real_accuracy.plan --weights=DIR --data_dir=DIR --output=DIR --seconds=480 --epochs=20`
+
+First everything that runs share is made at once: images, soft targets, the answers of given networks, and for each
+network the order of its blocks and its compiled programs (in JAX's cache, under the output). No run is started later
+than `--start_until`, and at `--seconds` what still runs is stopped. Cascades and the summary are made at the end.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string('weights', None, 'Where resnet20.npz, resnet32.npz, resnet44.npz and resnet56.npz are.')
+flags.DEFINE_string('data_dir', None, 'Where TFDS prepared CIFAR-10; not needed once the cache holds it.')
+flags.DEFINE_string('output', 'runs/real_accuracy', 'Where results go; logs and the cache too.')
+flags.DEFINE_string('cache', None, 'What runs share; None is `cache` in the output.')
+flags.DEFINE_list('teachers', ['resnet56', 'resnet44', 'resnet32'], 'Distilled by every run.')
+flags.DEFINE_float('seconds', 480, 'The end of everything but the summary.')
+flags.DEFINE_float('start_until', None, 'No run is started later; None is 70 seconds before the end.')
+flags.DEFINE_integer('parallel', 3, 'Runs at a time.')
+flags.DEFINE_float('epochs', 20, 'Of every run.')
+flags.DEFINE_integer('limit', None, 'Only so many runs of the plan.')
+flags.DEFINE_string('plan', None, 'A file of runs, each line the flags of one (`--start=resnet56 --variant=rank ...`).')
+flags.DEFINE_string('more', '', 'Flags added to every run and every preparation, separated by blanks.')
+
+R56, R32, R20 = 'resnet56', 'resnet32', 'resnet20'
+DEFAULT = [
+    (R56, 'rank', 68.9e6, 0),
+    (R32, 'static', None, 0),
+    (R56, 'pruned', 68.9e6, 0),
+    (R56, 'rank_codinet', 68.9e6, 0),
+    (R56, 'rate', 68.9e6, 0),
+    (R56, 'random', 68.9e6, 0),
+    (R56, 'batch_rate', 68.9e6, 0),
+    (R56, 'late', 68.9e6, 0),
+    (R32, 'rank', 40.6e6, 0),
+    (R20, 'static', None, 0),
+    (R56, 'rank', 60e6, 0),
+    (R56, 'static', None, 0),
+    (R56, 'independent', 68.9e6, 0),
+    *(
+        (*run, seed)
+        for seed in (1, 2)
+        for run in (
+            (R56, 'rank', 68.9e6),
+            (R32, 'static', None),
+            (R56, 'pruned', 68.9e6),
+            (R56, 'rank_codinet', 68.9e6),
+            (R56, 'rate', 68.9e6),
+        )
+    ),
+]
+
+
+class Job(NamedTuple):
+    """A subprocess to be: its name, its module, its flags, and the jobs that must have ended before it starts."""
+
+    name: str
+    module: str
+    flags: tuple[str, ...]
+    after: tuple[str, ...] = ()
+
+
+def jobs() -> tuple[list[Job], list[Job]]:
+    """What is shared, and the runs."""
+    output = pathlib.Path(FLAGS.output)
+    weights = pathlib.Path(FLAGS.weights)
+    cache = FLAGS.cache or str(output / 'cache')
+    more = tuple(FLAGS.more.split())
+    teachers = ','.join(str(weights / f'{teacher}.npz') for teacher in FLAGS.teachers)
+    common = (f'--cache={cache}', *((f'--data_dir={FLAGS.data_dir}',) if FLAGS.data_dir else ()), *more)
+    of_run = (f'--output={output}', f'--teachers={teachers}', f'--epochs={FLAGS.epochs}', *common)
+    if FLAGS.plan:
+        lines = [line.split() for line in pathlib.Path(FLAGS.plan).read_text().splitlines() if line.strip()]
+        runs = [(next(flag[8:] for flag in line if flag.startswith('--start=')), tuple(line)) for line in lines]
+    else:
+        runs = [
+            (
+                start,
+                (
+                    f'--start={start}',
+                    f'--variant={variant}',
+                    f'--seed={seed}',
+                    *((f'--target_macs={macs}',) if macs else ()),
+                ),
+            )
+            for start, variant, macs, seed in DEFAULT
+        ]
+    runs = runs[: FLAGS.limit]
+    starts = list(dict.fromkeys(start for start, _ in runs))
+
+    def located(start: str, line: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f'--start={weights / start}.npz' if flag.startswith('--start=') else flag for flag in line)
+
+    module = 'experiments.real_accuracy.run'
+    prepare = [
+        Job(
+            f'prepare_{start}',
+            module,
+            (f'--start={weights / start}.npz', '--variant=static', '--prepare_only', *of_run),
+        )
+        for start in starts
+    ]
+    given = ','.join(str(weights / f'resnet{depth}.npz') for depth in (20, 32, 44, 56))
+    own = {'--pool', '--cut', '--train_images', '--teacher_batch', '--test_images', '--calibration', '--eval_batch'}
+    for_teachers = [
+        flag for flag in more if flag.partition('=')[0] in own - {'--test_images', '--calibration', '--eval_batch'}
+    ]
+    for_given = [flag for flag in more if flag.partition('=')[0] in own]
+    data = common[: len(common) - len(more)]
+    shared = [
+        prepare[0],
+        Job('teachers', 'experiments.real_accuracy.teachers', (f'--teachers={teachers}', *data, *for_teachers)),
+        *prepare[1:],
+        Job(
+            'given', 'experiments.real_accuracy.cascade', (f'--given={given}', f'--output={output}', *data, *for_given)
+        ),
+    ]
+    return shared, [
+        Job(
+            '_'.join(flag.partition('=')[2] for flag in line),
+            module,
+            (*of_run, *located(start, line)),
+            (f'prepare_{start}', 'teachers'),
+        )
+        for start, line in runs
+    ]
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    begin = time.perf_counter()
+    output = pathlib.Path(FLAGS.output)
+    (output / 'logs').mkdir(parents=True, exist_ok=True)
+    environment = {
+        'JAX_COMPILATION_CACHE_DIR': str((output / 'compiled').resolve()),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+        'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+        'PYTHONUNBUFFERED': '1',
+        **os.environ,
+    }
+    shared, runs = jobs()
+    _cached_images(shared[1])
+    start_until = FLAGS.start_until or FLAGS.seconds - 70
+    waiting = [*shared, *runs]
+    running: dict[Job, subprocess.Popen[bytes]] = {}
+    ended: dict[str, int] = {}
+
+    def now() -> float:
+        return time.perf_counter() - begin
+
+    while (waiting or running) and now() < FLAGS.seconds:
+        for job, process in list(running.items()):
+            if process.poll() is not None:
+                ended[job.name] = process.returncode
+                del running[job]
+                print(f'[{now():6.1f} s] ended {job.name}: {process.returncode}', flush=True)
+        if now() > start_until:
+            waiting = []
+        num_runs = sum(job in runs for job in running)
+        for job in list(waiting):
+            # What is shared may all be made at once: it is the processor's work for the most part.
+            is_free = job in shared or num_runs < FLAGS.parallel
+            if is_free and all(name in ended for name in job.after):
+                waiting.remove(job)
+                num_runs += job in runs
+                command = [sys.executable, '-m', job.module, *job.flags]
+                with open(output / 'logs' / f'{job.name.replace("/", "_")}.log', 'w') as log:
+                    running[job] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+                print(f'[{now():6.1f} s] started {job.name}', flush=True)
+        time.sleep(0.2)
+    for job, process in running.items():
+        process.kill()
+        process.wait()
+        print(f'[{now():6.1f} s] stopped {job.name}', flush=True)
+    if failed := [name for name, code in ended.items() if code]:
+        print(f'failed: {", ".join(failed)}; see {output / "logs"}', flush=True)
+    for module, more in (
+        ('cascade', [flag for flag in shared[1].flags if flag.startswith('--cache')]),
+        ('summary', []),
+    ):
+        command = [sys.executable, '-m', f'experiments.real_accuracy.{module}', f'--output={output}', *more]
+        subprocess.run(command, env=environment | {'JAX_PLATFORMS': 'cpu'}, check=False)
+    print(f'[{now():6.1f} s] done', flush=True)
+
+
+def _cached_images(job: Job) -> None:
+    """Reads the images once, before several processes would."""
+    from experiments.real_accuracy import images
+
+    cache = next(pathlib.Path(flag[8:]) for flag in job.flags if flag.startswith('--cache='))
+    for split in ('train', 'test'):
+        images.read(split, FLAGS.data_dir, cache)
+
+
+if __name__ == '__main__':
+    flags.mark_flag_as_required('weights')
+    app.run(main)

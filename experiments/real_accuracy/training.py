@@ -1,0 +1,147 @@
+"""Steps of fine-tuning: cross-entropy, distillation and a method's own loss; S of them in one call of the device."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.training.optimizer import label_routers
+from experiments.real_accuracy import gates, images
+
+MOMENTUM, WEIGHT_DECAY, EMA_DECAY = 0.9, 1e-4, 0.998
+LARGEST_GRADIENT = 5.0
+DISTILLATION_TEMPERATURE, DISTILLATION_SHARE = 3.0, 0.5
+
+
+class Data(NamedTuple):
+    """The training set on the device: pixels, classes, the pool's draws and its soft targets."""
+
+    images_NxHxWxC: Any
+    labels_N: Any
+    draws_KxNx5: Any
+    soft_KxNxY: Any
+
+
+class Batches(NamedTuple):
+    """Which images S steps see, and which views of the pool."""
+
+    indices_SxL: Any
+    variants_SxLxM: Any
+
+
+class State(NamedTuple):
+    """What training carries on; `averages` are the exponential moving averages of the variables."""
+
+    variables: Any
+    averages: Any
+    momentum: Any
+    step: Any
+
+
+Call = Callable[[State, Data, Batches, gates.Knobs, jax.Array], tuple[State, dict[str, jax.Array]]]
+
+
+def begin(variables: Any, step: int = 0) -> State:
+    variables = jax.tree.map(jnp.array, variables)
+    copies = jax.tree.map(jnp.copy, variables)
+    return State(variables, copies, jax.tree.map(jnp.zeros_like, variables['params']), jnp.int32(step))
+
+
+def batches(num_images: int, batch: int, num_views: int, pool: int, steps: range, seed: int) -> Batches:
+    """Every image once an epoch, what is left over dropped; odd views of an image come from the pool's odd half."""
+    per_epoch = num_images // batch
+    orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    rows = []
+    for step in steps:
+        epoch, place = divmod(step, per_epoch)
+        if epoch not in orders:
+            rng = np.random.default_rng([seed, epoch])
+            variants = 2 * rng.integers(0, pool // 2, (num_images, num_views)) + np.arange(num_views) % 2
+            orders = {epoch: (rng.permutation(num_images).astype(np.int32), variants.astype(np.int32))}
+        order, variants = orders[epoch]
+        chosen = slice(place * batch, (place + 1) * batch)
+        rows.append((order[chosen], variants[chosen]))
+    indices, variants = zip(*rows, strict=True)
+    return Batches(np.stack(indices), np.stack(variants))
+
+
+def make_call(model: CoDiNet, num_views: int, cut: int, num_steps: int) -> Call:
+    """The jitted training of `num_steps` steps; the state is given up for the next.
+
+    On a CPU it is one step, laid out: a convolution's backward pass is slow there inside a loop.
+    """
+
+    def loss_fn(
+        params: Any, batch_stats: Any, views: jax.Array, labels_B: jax.Array, soft_BxY: jax.Array, knobs: Any, key: Any
+    ) -> tuple[jax.Array, Any]:
+        output: Any
+        output, mutated = model.apply(
+            {'params': params, 'batch_stats': batch_stats},
+            images.normalise(views),
+            gates.execution(knobs),
+            gates.noise(key, len(views), knobs.rates_n),
+            train=True,
+            mutable=['batch_stats'],
+        )
+        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(output.logits_BxY, labels_B).mean()
+        T = DISTILLATION_TEMPERATURE
+        divergence = optax.losses.kl_divergence(
+            jax.nn.log_softmax(output.logits_BxY / T), jax.nn.softmax(soft_BxY / T)
+        ).mean()
+        routing = gates.routing_loss(output, knobs, num_views)
+        total = (1 - DISTILLATION_SHARE) * cross_entropy + DISTILLATION_SHARE * T**2 * divergence + routing
+        metrics = {
+            'loss': total,
+            'cross_entropy': cross_entropy,
+            'divergence': divergence,
+            'routing': routing,
+            'accuracy': jnp.mean(jnp.argmax(output.logits_BxY, -1) == labels_B),
+            'run_rate': jnp.mean(output.run_probability_Bxn),
+        }
+        return total, (mutated['batch_stats'], metrics)
+
+    def step(state: State, data: Data, batch: Batches, knobs: gates.Knobs, key: jax.Array) -> tuple[State, Any]:
+        indices_L, variants_LxM = batch
+        drawn_LxMx5 = data.draws_KxNx5[variants_LxM, indices_L[:, None]]
+        views = images.views(data.images_NxHxWxC[indices_L], drawn_LxMx5, variants_LxM % 2 == 1, cut)
+        soft_LxMxY = data.soft_KxNxY[variants_LxM, indices_L[:, None]]
+        (_, (batch_stats, metrics)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.variables['params'],
+            state.variables['batch_stats'],
+            views.reshape(-1, *views.shape[2:]),
+            jnp.repeat(data.labels_N[indices_L], num_views),
+            soft_LxMxY.reshape(-1, soft_LxMxY.shape[-1]).astype(jnp.float32),
+            knobs,
+            jax.random.fold_in(key, state.step),
+        )
+        params = state.variables['params']
+        labels = label_routers(params)
+        rates = {'backbone': knobs.backbone_rate, 'router': knobs.router_rate}
+        decays = {'backbone': WEIGHT_DECAY, 'router': 0.0}
+        gradient = jax.tree.map(lambda g, p, label: g + decays[label] * p, gradient, params, labels)
+        metrics['gradient_norm'] = optax.tree.norm(gradient)
+        shrink = jnp.minimum(1.0, LARGEST_GRADIENT / jnp.maximum(metrics['gradient_norm'], 1e-9))
+        gradient = jax.tree.map(lambda g: shrink * g, gradient)
+        momentum = jax.tree.map(lambda m, g: MOMENTUM * m + g, state.momentum, gradient)
+        params = jax.tree.map(
+            lambda p, m, g, label: p - rates[label] * (MOMENTUM * m + g), params, momentum, gradient, labels
+        )
+        variables = {'params': params, 'batch_stats': batch_stats}
+        decay = jnp.minimum(EMA_DECAY, (1 + state.step) / (10 + state.step))
+        averages = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.averages, variables)
+        return State(variables, averages, momentum, state.step + 1), metrics
+
+    def call(state: State, data: Data, batches: Batches, knobs: gates.Knobs, key: jax.Array) -> tuple[State, Any]:
+        if num_steps == 1:
+            batch, knob = jax.tree.map(lambda x: x[0], (batches, knobs))
+            return step(state, data, batch, knob, key)
+        state, metrics = jax.lax.scan(
+            lambda state, each: step(state, data, each[0], each[1], key), state, (batches, knobs)
+        )
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return jax.jit(call, donate_argnums=0)

@@ -1,0 +1,220 @@
+"""The pieces of experiments/real_accuracy: gates, allocations, thresholds, the test by shuffled routes, a step."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codinet_jax.models import execution
+from codinet_jax.models.architecture import cifar_resnet
+from codinet_jax.models.codinet import CoDiNet, fresh_variables
+from codinet_jax.models.routers import ROUTERS
+from experiments.real_accuracy import allocation, cascade, evaluation, gates, images, methods, networks, training
+
+RATES_3 = np.array([0.5, 1.0, 0.3], np.float32)
+
+
+@pytest.fixture(scope='module')
+def registered() -> Iterator[None]:
+    """Routers of the experiment, which other tests must not find."""
+    known = dict(ROUTERS)
+    gates.register()
+    yield
+    ROUTERS.clear()
+    ROUTERS.update(known)
+
+
+@pytest.fixture(scope='module')
+def start(registered: None) -> networks.Start:
+    architecture = cifar_resnet(8)
+    variables = jax.jit(lambda: fresh_variables(CoDiNet(architecture, None), 0))()
+    return networks.Start('resnet8', architecture, variables)
+
+
+@pytest.fixture(scope='module')
+def pictures() -> images.Images:
+    rng = np.random.default_rng(0)
+    return images.Images(rng.integers(0, 256, (40, 32, 32, 3)).astype(np.uint8), np.arange(40, dtype=np.int32) % 10)
+
+
+def gate(rate: float, **knobs: float) -> Any:
+    """A block's decisions on leads, as a function of them."""
+    decide = gates.execution(gates.Knobs(jnp.array([rate]), **knobs)).decide
+
+    def decisions(leads_B: jax.Array) -> jax.Array:
+        noise_Bxnx2 = gates.noise(jax.random.key(0), len(leads_B), jnp.array([rate]))
+        return decide(jnp.stack([jnp.zeros_like(leads_B), leads_B], -1), noise_Bxnx2[:, 0])
+
+    return decisions
+
+
+def test_a_rank_gate_runs_the_top_of_its_batch() -> None:
+    leads_B = jnp.array([3.0, 1.0, 2.0, 0.0])
+    assert gates.threshold(leads_B, jnp.float32(0.5)) == 1.5
+    for rate, wanted in ((0.5, [1, 0, 1, 0]), (0.25, [1, 0, 0, 0]), (1.0, [1, 1, 1, 1]), (0.0, [0, 0, 0, 0])):
+        np.testing.assert_array_equal(gate(rate, rank=1.0, through=1.0)(leads_B), wanted)
+        np.testing.assert_array_equal(gate(rate, rank=1.0, through=1.0)(leads_B - 9), wanted)
+
+
+def test_a_rank_gate_has_the_gradient_of_a_sigmoid_about_its_threshold() -> None:
+    leads_B, weights_B = jnp.array([3.0, 1.0, 2.0, 0.0]), jnp.array([1.0, -2.0, 0.5, 3.0])
+    p_B = jax.nn.sigmoid(leads_B - 1.5)
+    found = jax.grad(lambda x: jnp.sum(weights_B * gate(0.5, rank=1.0, through=1.0)(x)))(leads_B)
+    np.testing.assert_allclose(found, weights_B * p_B * (1 - p_B), rtol=1e-6)
+    for frozen in (gate(0.5, rank=1.0), gate(1.0, rank=1.0, through=1.0), gate(0.0, through=1.0)):
+        np.testing.assert_array_equal(jax.grad(lambda x, frozen=frozen: jnp.sum(frozen(x)))(leads_B), jnp.zeros(4))
+
+
+def test_drawn_gates_keep_their_rate() -> None:
+    leads_B = jnp.full(4000, jax.scipy.special.logit(0.7))
+    assert abs(jnp.mean(gate(0.5, noise=1.0)(leads_B)) - 0.7) < 0.03
+    assert abs(jnp.mean(gate(0.2, noise=1.0, heed=0.0)(leads_B)) - 0.2) < 0.03
+    assert jnp.mean(gate(0.5)(leads_B)) == 1
+
+
+def test_run_and_skip_meet_with_the_gradient_of_their_mixture() -> None:
+    combine = gates.execution(gates.Knobs(jnp.array([0.5]))).combine
+    x_Bx1x1x3 = jax.random.normal(jax.random.key(0), (2, 1, 1, 3))
+    v_B = jnp.array([1.0, 0.0])
+
+    def mixture(v_B: jax.Array, x: jax.Array) -> jax.Array:
+        v = v_B[:, None, None, None]
+        return jnp.sum(jnp.sin(v * x**2 + (1 - v) * 3 * x))
+
+    def gated(v_B: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(combine(lambda x: x**2, lambda x: 3 * x, (x,), v_B)))
+
+    for found, wanted in zip(
+        jax.grad(gated, (0, 1))(v_B, x_Bx1x1x3), jax.grad(mixture, (0, 1))(v_B, x_Bx1x1x3), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize('spread', [0.0, 1.2, 2.0, 50.0])
+def test_an_allocation_meets_its_cost_in_order(spread: float) -> None:
+    start = networks.Start('', cifar_resnet(56), {})
+    costs, is_free_n = networks.costs(start, has_routers=True), allocation.free_n(start.architecture)
+    assert np.sum(is_free_n) == 25
+    place_n = np.full(27, np.nan)
+    place_n[is_free_n] = np.random.default_rng(0).permutation(np.linspace(0, 1, 25))
+    rates_n = allocation.allocate(place_n, costs, 68.9e6, np.full(27, spread))
+    assert costs.mean_macs(rates_n) == pytest.approx(68.9e6, rel=1e-6)
+    assert (rates_n[~is_free_n] == 1).all()
+    assert (np.diff(rates_n[np.argsort(place_n)][:25]) <= 0).all()
+    pruned_n = allocation.pruned(place_n, costs, 68.9e6)
+    assert set(pruned_n) == {0.0, 1.0}
+    assert abs(costs.mean_macs(pruned_n) - 68.9e6) < costs.blocks_n[0] / 2
+    assert place_n[is_free_n][pruned_n[is_free_n] == 0].min() > place_n[is_free_n][pruned_n[is_free_n] == 1].max()
+    late_n, copies_n = allocation.late(place_n, costs, 68.9e6, 19, 0.5)
+    assert costs.mean_macs(late_n) == pytest.approx(68.9e6, rel=1e-6)
+    assert np.sum(copies_n) == 7
+
+
+def test_thresholds_found_on_a_batch_give_its_rates_and_fold_into_a_linear_router(
+    start: networks.Start, pictures: images.Images
+) -> None:
+    model, variables = networks.gated(start, 'standardised', 0)
+    variables = gates.edited(variables, ('centre',), [np.full(16, 0.3), np.full(16, 0.2), np.full(32, 0.1)])
+    variables = gates.edited(variables, ('scale',), [np.full(16, 3.0), np.full(16, 4.0), np.full(32, 5.0)])
+    costs = networks.costs(start, has_routers=True)
+    judge = evaluation.Judge(evaluation.make_forward(model), costs, RATES_3, 40, is_random=False)
+    fixed = judge.fix_thresholds(variables, pictures.images_NxHxWxC)
+    answers = judge.answers(fixed, pictures.images_NxHxWxC)
+    np.testing.assert_allclose(answers.decisions.mean(0), RATES_3, atol=1e-6)
+
+    linear = CoDiNet(start.architecture, 'linear')
+    output: Any = linear.apply(
+        gates.as_linear(fixed, RATES_3),
+        images.normalise(jnp.asarray(pictures.images_NxHxWxC)),
+        execution.masked(),
+        train=False,
+    )
+    np.testing.assert_array_equal(output.run_probability_Bxn >= 0.5, answers.decisions)
+    np.testing.assert_allclose(output.logits_BxY, answers.logits, atol=1e-4)
+
+    target = costs.mean_macs(np.array([0.8, 1.0, 0.6]))
+    shift = judge.match_cost(fixed, pictures.images_NxHxWxC, target, turns=12)
+    moved = judge.answers(fixed, pictures.images_NxHxWxC, knobs=judge.knobs(shift=shift))
+    assert judge.macs(moved) == pytest.approx(target, rel=0.02)
+    told = judge.dictated(fixed, pictures.images_NxHxWxC, answers.decisions[::-1])
+    np.testing.assert_array_equal(told.decisions, answers.decisions[::-1])
+
+
+def test_shuffled_routes_show_a_planted_effect() -> None:
+    labels_N = np.arange(2000) % 10
+    rng = np.random.default_rng(0)
+    needed_Nxn = rng.random((2000, 3)) < 0.5
+    data = images.Images(np.arange(2000), labels_N)
+
+    class Planted:
+        """Right where an image has its own route; of class 0, whatever the route."""
+
+        def dictated(self, variables: Any, images_N: np.ndarray, decisions_Nxn: np.ndarray) -> evaluation.Answers:
+            is_right_N = np.all(decisions_Nxn == needed_Nxn[images_N], -1) | (labels_N == 0)
+            logits_NxY = np.eye(10)[np.where(is_right_N, labels_N, (labels_N + 1) % 10)]
+            return evaluation.Answers(logits_NxY, decisions_Nxn, decisions_Nxn)
+
+    planted: Any = Planted()
+    own = planted.dictated(None, data.images_NxHxWxC, needed_Nxn)
+    found = evaluation.shuffled(planted, None, data, own, times=3)
+    for kind in ('all', 'within_class'):
+        assert found[kind]['points'] == pytest.approx(90 * 7 / 8, abs=3)
+        assert 0.3 < found[kind]['standard_error'] < 1.5
+    same = evaluation.Answers(own.logits, np.ones_like(needed_Nxn), own.leads)
+    assert evaluation.difference(same.logits[:, 0], same.logits[:, 0])['points'] == 0
+
+
+def test_a_cascade_sends_the_unsure_on() -> None:
+    labels_N = np.arange(1000) % 10
+    is_hard_N = np.random.default_rng(0).random(1000) < 0.2
+    small_NxY = np.eye(10)[np.where(is_hard_N, (labels_N + 1) % 10, labels_N)] * np.where(is_hard_N, 1, 9)[:, None]
+    nets = [
+        cascade.Answerer(name, macs, logits, labels_N, logits, labels_N)
+        for name, macs, logits in (('small', 40e6, small_NxY), ('large', 100e6, np.eye(10)[labels_N]))
+    ]
+    found = cascade.pair(*nets, 64e6)
+    assert found is not None
+    assert found['mean_macs'] == pytest.approx(60e6, abs=3e6)  # all that are hard, and ties stay
+    assert found['accuracy'] == pytest.approx(100, abs=2)
+    assert cascade.pair(*nets, 30e6) is None
+
+
+@pytest.mark.parametrize('variant', methods.VARIANTS)
+def test_a_schedule_ends_at_its_targets(variant: str) -> None:
+    knobs = methods.schedule(variant, methods.Recipe(0.01, 0.1), 100, RATES_3)
+    np.testing.assert_allclose(knobs.rates_n[-1], RATES_3)
+    assert knobs.through[-1] == 0 and knobs.rank[-1] == 0 and knobs.router_rate[-1] == 0
+    assert knobs.noise[-1] == (variant == 'random')
+    assert all(len(knob) == 100 for knob in knobs)
+
+
+def test_a_step_trains_the_backbone_and_the_routers_but_not_their_constants(
+    start: networks.Start, pictures: images.Images
+) -> None:
+    model, variables = networks.gated(start, 'standardised', 0)
+    data = training.Data(*pictures, images.draws(4, 40), np.zeros((4, 40, 10), np.float16))
+    drawn = training.batches(40, 8, 2, 4, range(3, 4), seed=0)
+    assert (drawn.variants_SxLxM % 2 == np.array([0, 1])).all()
+    knobs = methods.schedule('rank_codinet', methods.Recipe(0.01, 0.1), 10, RATES_3)
+    knobs = gates.Knobs(*(knob[3:4] for knob in knobs))
+    call = training.make_call(model, num_views=2, cut=12, num_steps=1)
+    state, metrics = call(training.begin(variables), data, drawn, knobs, jax.random.key(0))
+    assert all(np.isfinite(value) for value in metrics.values())
+    before, after = variables['params']['stage1_blocks'], state.variables['params']['stage1_blocks']
+    assert np.any(after['residual']['conv1']['kernel'] != before['residual']['conv1']['kernel'])
+    assert np.any(after['router']['decide']['kernel'] != before['router']['decide']['kernel'])
+    for constant in ('centre', 'scale', 'copy', 'reach'):
+        np.testing.assert_array_equal(after['router'][constant], before['router'][constant])
+
+
+def test_views_are_crops_mirrored_and_cut(pictures: images.Images) -> None:
+    plain = jnp.array([[[4, 4, 0, 0, 0], [4, 4, 1, 16, 16]]], jnp.uint8)
+    found = images.views(jnp.asarray(pictures.images_NxHxWxC[:1]), plain, jnp.array([[False, True]]), 12)
+    np.testing.assert_array_equal(found[0, 0], pictures.images_NxHxWxC[0])
+    mirrored = pictures.images_NxHxWxC[0][:, ::-1]
+    is_grey = np.all(np.asarray(found[0, 1]) == np.array([124, 116, 104]), -1)
+    assert np.sum(is_grey) == 144 and is_grey[10:22, 10:22].all()
+    np.testing.assert_array_equal(np.asarray(found[0, 1])[~is_grey], mirrored[~is_grey])

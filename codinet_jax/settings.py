@@ -16,6 +16,7 @@ from codinet_jax.data.datasets import DatasetSpec
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.split import Split
 from codinet_jax.errors import InputError
+from codinet_jax.kernels import convolution
 from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
 from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable, cost_table
@@ -100,6 +101,24 @@ def network(config: ConfigDict) -> CoDiNet:
     )
 
 
+def trained_network(config: ConfigDict) -> CoDiNet:
+    """The network with the convolutions that model.convolution says.
+
+    Raises:
+      InputError: they are the kernels, and cannot be had here.
+    """
+    if config.model.convolution == 'xla':
+        return network(config)
+    if jax.default_backend() != 'gpu':
+        raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it at xla.')
+    if jax.device_count() > 1:
+        raise InputError(
+            f'model.convolution=cuda computes on one device, and there are {jax.device_count()}: leave it at xla, or '
+            'set CUDA_VISIBLE_DEVICES=0.'
+        )
+    return network(config).clone(convolution=convolution.conv_general_dilated())
+
+
 def costs(config: ConfigDict) -> CostTable:
     """The MACs of every part of the config's network."""
     router = _router(config)
@@ -117,6 +136,9 @@ def check(config: ConfigDict) -> None:
         raise InputError(f'routing.initial_run_rate is {config.routing.initial_run_rate}; give a share in (0, 1).')
     table = costs(config)
     network(config)
+    _one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
+    if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':
+        raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
     _one_of('routing.relaxation', config.routing.relaxation, RELAXATIONS)
     for name in ('alpha', 'beta', 'gamma', 'consistency_margin', 'diversity_margin', 'gamma_gain', 'gamma_lead'):
         _at_least(f'loss.{name}', config.loss[name], 0)

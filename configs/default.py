@@ -40,6 +40,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.router = 'linear'  # conv, recurrent; random: skips at random; static: no routers, all run
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of each device's own rows
+    config.model.convolution = 'xla'  # cuda: kernels of our own for 3x3 convolutions, on one GPU and in bfloat16
     config.model.remat = False  # blocks computed again in the backward pass, to need less memory
     config.model.unroll = placeholder(int)  # equal blocks laid out at a time; unset: one on TPU, all elsewhere
 

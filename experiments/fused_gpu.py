@@ -54,12 +54,11 @@ def main(argv: Sequence[str]) -> int:
 
     from codinet_jax import provenance
     from codinet_jax.inference import fused
-    from codinet_jax.inference.fused import library
 
     _say(f'{jax.devices()[0].device_kind}, JAX {jax.__version__}')
     started = time.perf_counter()
-    library.register(platform())
-    resident = 1 if REHEARSE.value else library.load('CUDA').codinet_fused_blocks_per_multiprocessor()
+    fused.LIBRARY.register(platform())
+    resident = 1 if REHEARSE.value else fused.LIBRARY.load('CUDA').codinet_fused_blocks_per_multiprocessor()
     build_seconds = time.perf_counter() - started
     _say(f'library in {build_seconds:.1f} s; {resident} blocks a multiprocessor')
     report: dict[str, Any] = {

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from codinet_jax.errors import InputError
 from codinet_jax.inference import fused
-from codinet_jax.inference.fused import library
 from codinet_jax.inference.program import program
+from codinet_jax.kernels import library
 from configs import cifar10_r20, cifar100_r32, digits_r14, imagenet_r50
 from experiments import fused_check
 from helpers import quick_jit
@@ -119,10 +119,10 @@ def test_no_warp_depends_on_how_far_another_has_come() -> None:
     forward = jax.jit(fused.program(config, means=True, platform='cpu'))
     forth = [np.asarray(x) for x in forward(packed, images, THRESHOLD, noise)]
     try:
-        library.load('cpu').codinet_fused_go(-1)
+        fused.LIBRARY.load('cpu').codinet_fused_go(-1)
         back = [np.asarray(x) for x in forward(packed, images, THRESHOLD, noise)]
     finally:
-        library.load('cpu').codinet_fused_go(1)
+        fused.LIBRARY.load('cpu').codinet_fused_go(1)
     assert np.isfinite(forth[0]).all() and np.isfinite(forth[1]).all()
     for a, b in zip(forth[:2], back[:2], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -169,7 +169,7 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, 'find_compiler', lambda platform: None)
     with pytest.raises(InputError, match='built by nvcc'):
-        library.build('CUDA')
+        fused.LIBRARY.build('CUDA')
 
 
 @compiled
@@ -177,16 +177,16 @@ def test_what_does_not_compile_is_told_of_in_a_sentence(monkeypatch: pytest.Monk
     recipe = library.RECIPES['cpu']
     monkeypatch.setitem(library.RECIPES, 'cpu', recipe._replace(flags=(*recipe.flags, '-std=c++03')))
     with pytest.raises(InputError, match=r'does not build the fused kernel: .*error'):
-        library.build('cpu')
+        fused.LIBRARY.build('cpu')
 
 
 def test_nvcc_takes_the_kernel(tmp_path: Any) -> None:
     nvcc = library.find_compiler('CUDA')
     if nvcc is None:
         pytest.skip('nvcc is not here')
-    command = [nvcc, '-std=c++17', '-arch=sm_90', '-cubin', '-Xptxas=-v', '-isystem', jax.ffi.include_dir()]
+    command = [nvcc, '-std=c++17', '-arch=sm_90', '-cubin', '-Xptxas=-v', *library.includes()]
     done = subprocess.run(
-        [*command, str(library.SOURCES / 'launch.cu'), '-o', str(tmp_path / 'fused.cubin')],
+        [*command, str(fused.LIBRARY.sources / 'launch.cu'), '-o', str(tmp_path / 'fused.cubin')],
         capture_output=True,
         text=True,
     )

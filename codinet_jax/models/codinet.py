@@ -85,6 +85,7 @@ class CoDiNet(nn.Module):
       norm_groups: equal parts of a training batch, each normalised by its own statistics.
       remat: whether training computes a block again in the backward pass and keeps only its input.
       initial_lead: run's log-odds, on average, in routers before training; 'random' has its own.
+      convolution: in place of `lax.conv_general_dilated`; None for that.
       folded: whether batch norm is part of the convolutions, whose weights are then `inference.folding`'s.
     """
 
@@ -95,6 +96,7 @@ class CoDiNet(nn.Module):
     norm_groups: int = 1
     remat: bool = False
     initial_lead: float = 0.0
+    convolution: Callable[..., Any] | None = None
     folded: bool = False
 
     @nn.compact
@@ -106,6 +108,8 @@ class CoDiNet(nn.Module):
         With `train`, norms use the batch's statistics and update their running ones.
         """
         conv: ModuleDef = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=he_normal)
+        if self.convolution:
+            conv = partial(conv, conv_general_dilated=self.convolution)
         gated_block = nn.remat(GatedBlock) if self.remat and train else GatedBlock
         norm = self._norm(train)
         gated: dict[str, Any] = {'router': self.router, 'execution': execution, 'conv': conv, 'norm': norm}

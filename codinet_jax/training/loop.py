@@ -133,7 +133,7 @@ class Run:
         imported: dict[str, Any] | None,
     ):
         self.config, self.mesh, self.train_set, self.test_set = config, mesh, train_set, test_set
-        self.model, self.costs = settings.network(config), settings.costs(config)
+        self.model, self.costs = settings.trained_network(config), settings.costs(config)
         dataset = settings.dataset(config)
         self.forward = make_forward(self.model, dataset, mesh)
         self.leaning = jax.jit(hold.leaning, out_shardings=sharding.replicated(mesh))

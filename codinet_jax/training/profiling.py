@@ -88,7 +88,7 @@ def profile(
         placed = ahead(sharding.put(mesh, *batch) for batch in batches)
     else:
         num_images, placed = config.batch_size, _repeated(sharding.put(mesh, *_random_batch(config, spec)))
-    stage = stages.plan(config, settings.network(config), costs, spec, num_images)[number - 1]
+    stage = stages.plan(config, settings.trained_network(config), costs, spec, num_images)[number - 1]
     with contextlib.closing(placed) as ready:
         state, batch = _first_state(config, stage, mesh), next(ready)
         report('compiling the step ...')

@@ -8,6 +8,7 @@ float32 until they are an activation; pooling, routers, gates and the head are f
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,12 +20,14 @@ from ml_collections import ConfigDict
 from codinet_jax import settings
 from codinet_jax.data import augment
 from codinet_jax.errors import InputError
-from codinet_jax.inference.fused import library
 from codinet_jax.inference.predictor import Program
+from codinet_jax.kernels.library import Library, Platform
 from codinet_jax.models.architecture import Architecture, cifar_resnet
 
 IMAGE_SIZE, CHANNELS, THREADS = 32, (16, 32, 64), 256
 MOST_CLASSES = 128
+TARGET = 'codinet_fused'
+LIBRARY = Library('codinet_fused', 'fused kernel', Path(__file__).parent, ('handler.h', 'kernel.h'), (TARGET,))
 
 
 def supports(config: ConfigDict) -> str | None:
@@ -50,7 +53,7 @@ def is_at_home(config: ConfigDict) -> bool:
         jax.default_backend() == 'gpu'
         and config.model.dtype == 'bfloat16'
         and supports(config) is None
-        and library.is_available('CUDA')
+        and LIBRARY.is_available('CUDA')
     )
 
 
@@ -79,7 +82,7 @@ def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]
     }
 
 
-def program(config: ConfigDict, *, means: bool = False, platform: library.Platform = 'CUDA') -> Program:
+def program(config: ConfigDict, *, means: bool = False, platform: Platform = 'CUDA') -> Program:
     """The pure function of a config's network, for a CUDA device or, thread by thread and slowly, for the CPU.
 
     It takes `pack`'s arrays, uint8 images [B, 32, 32, 3], a threshold and, to dictate decisions, noise [B, n, 2]; it
@@ -91,7 +94,8 @@ def program(config: ConfigDict, *, means: bool = False, platform: library.Platfo
       InputError: the kernel does not compute this network, or cannot be built here.
     """
     arch, routed = _supported(config), config.model.router != settings.STATIC
-    n, target = arch.num_blocks, library.register(platform)
+    n = arch.num_blocks
+    LIBRARY.register(platform)
     blocks = {f'blocks{i}': np.int64(count) for i, count in enumerate(blocks_per_stage(arch), start=1)}
 
     def forward(
@@ -100,7 +104,7 @@ def program(config: ConfigDict, *, means: bool = False, platform: library.Platfo
         num_images = images_BxHxWxC.shape[0]
         no_floats = jnp.zeros((0,), jnp.float32)
         call = jax.ffi.ffi_call(
-            target,
+            TARGET,
             (
                 jax.ShapeDtypeStruct((num_images, arch.num_classes), jnp.float32),
                 jax.ShapeDtypeStruct((num_images, n), jnp.float32),

@@ -14,7 +14,7 @@ ffi::Error emulate(ffi::Buffer<ffi::U8> images, ffi::Buffer<ffi::U16> pixels,
   const auto run = [](const fused::Network& net, int64_t batch) {
     for (int image = 0; image < batch; ++image) {
       // NaN, so that whatever is read before it is written shows.
-      fused::emulation::run(fused::kThreads, fused::kSharedBytes, direction, 0xff,
+      device::emulation::run(fused::kThreads, fused::kSharedBytes, direction, 0xff,
                             [&net, image](int thread) { fused::answer(net, image, thread); });
     }
     return ffi::Error::Success();

@@ -13,6 +13,8 @@
 
 namespace fused {
 
+using namespace device;
+
 constexpr int kThreads = 256;
 constexpr int kWarps = 8;
 constexpr int kLanes = 32;
@@ -60,7 +62,7 @@ struct Image {
   static constexpr int kBegin = AT;
   static constexpr int kEnd = AT + CHANNELS / 8 * kPlane;
 
-  FUSED_DEVICE static uint32_t at(int plane, int y, int x) {
+  KERNEL_DEVICE static uint32_t at(int plane, int y, int x) {
     return static_cast<uint32_t>(AT + plane * kPlane + (y * kPitch + x) * 16);
   }
 };
@@ -83,7 +85,7 @@ constexpr int kSharedBytes = kVotes + 128;
 struct Thread {
   int index, warp, lane, group, column;  // group and column: the lane's row and pair of columns in a product
 
-  FUSED_DEVICE explicit Thread(int t)
+  KERNEL_DEVICE explicit Thread(int t)
       : index(t), warp(t / kLanes), lane(t % kLanes), group(t % kLanes / 4), column(t % 4) {}
 };
 
@@ -95,21 +97,21 @@ struct Stream {
   uint32_t b[DEPTH][3][2 * TILES];
   float bias[TILES][2];
 
-  FUSED_DEVICE void load(int step) {
-    FUSED_UNROLL
+  KERNEL_DEVICE void load(int step) {
+    KERNEL_UNROLL
     for (int dy = 0; dy < 3; ++dy) load_weights(b[step % DEPTH][dy], from + (step * 3 + dy) * kLanes * 2 * TILES);
   }
 
   // `part` numbers the groups of 8 TILES output channels.
-  FUSED_DEVICE void start(const uint32_t* weights, const float* biases, int part, const Thread& t) {
+  KERNEL_DEVICE void start(const uint32_t* weights, const float* biases, int part, const Thread& t) {
     from = weights + (part * STEPS * 3 * kLanes + t.lane) * 2 * TILES;
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int step = 0; step < DEPTH; ++step) load(step);
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int tile = 0; tile < TILES; ++tile) load_floats(bias[tile], biases + (part * TILES + tile) * 8 + t.column * 2);
   }
 
-  FUSED_DEVICE void used(int step) {
+  KERNEL_DEVICE void used(int step) {
     if (step + DEPTH < STEPS) load(step + DEPTH);
   }
 };
@@ -131,30 +133,30 @@ struct RowConv {
   Stream<kTiles, kSteps, kDepth> stream;
   int part, slot, x, y;
 
-  FUSED_DEVICE explicit RowConv(const Thread& t)
+  KERNEL_DEVICE explicit RowConv(const Thread& t)
       : part(t.warp % kParts),
         slot(t.warp / kParts),
         x(slot % kStrips * 16),
         y(slot / kStrips * ROWS) {}
 
-  FUSED_DEVICE void start(const uint32_t* weights, const float* biases, const Thread& t) {
+  KERNEL_DEVICE void start(const uint32_t* weights, const float* biases, const Thread& t) {
     stream.start(weights, biases, part, t);
   }
 
   // Where a result is: `half` tells apart the lane's two pixels.
-  FUSED_DEVICE int plane(int tile) const { return part * kTiles + tile; }
-  FUSED_DEVICE int row(int height, int half) const { return (void)half, y + height; }
-  FUSED_DEVICE int column(int half, const Thread& t) const { return x + t.group + 8 * half; }
+  KERNEL_DEVICE int plane(int tile) const { return part * kTiles + tile; }
+  KERNEL_DEVICE int row(int height, int half) const { return (void)half, y + height; }
+  KERNEL_DEVICE int column(int half, const Thread& t) const { return x + t.group + 8 * half; }
 
-  FUSED_DEVICE void multiply_row(float (&sums)[ROWS][kTiles][4], int i, int step, const Thread& t) {
+  KERNEL_DEVICE void multiply_row(float (&sums)[ROWS][kTiles][4], int i, int step, const Thread& t) {
     uint32_t a[4];
     const int plane = step / 3 * 2 + t.lane / 16, dx = step % 3;
     load_matrices(a, SOURCE::at(plane, STRIDE * y + i, STRIDE * (x + t.lane % 16) + dx));
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int dy = 0; dy < 3; ++dy) {
       const int r = i - dy;
       if (r < 0 || r % STRIDE || r / STRIDE >= ROWS) continue;
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
         const uint32_t(&b)[2 * kTiles] = stream.b[step % kDepth][dy];
         multiply(sums[r / STRIDE][tile], a[0], a[1], a[2], a[3], b[2 * tile], b[2 * tile + 1]);
@@ -164,32 +166,32 @@ struct RowConv {
 
   // Calls hand_on(height, float[kTiles][4]) for each height.
   template <class HandOn>
-  FUSED_DEVICE void run(const Thread& t, HandOn hand_on) {
+  KERNEL_DEVICE void run(const Thread& t, HandOn hand_on) {
     float sums[ROWS][kTiles][4];
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int r = 0; r < ROWS; ++r) {
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
-        FUSED_UNROLL
+        KERNEL_UNROLL
         for (int i = 0; i < 4; ++i) sums[r][tile][i] = stream.bias[tile][i % 2];
       }
     }
     if (kSteps == kDepth) {
       // All weights are at hand: row by row, so that no more than three rows of sums are alive.
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int i = 0; i < kRowsIn; ++i) {
-        FUSED_UNROLL
+        KERNEL_UNROLL
         for (int step = 0; step < kSteps; ++step) multiply_row(sums, i, step, t);
         if (i >= 2 && (i - 2) % STRIDE == 0) hand_on((i - 2) / STRIDE, sums[(i - 2) / STRIDE]);
       }
     } else {
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int step = 0; step < kSteps; ++step) {
-        FUSED_UNROLL
+        KERNEL_UNROLL
         for (int i = 0; i < kRowsIn; ++i) multiply_row(sums, i, step, t);
         stream.used(step);
       }
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int r = 0; r < ROWS; ++r) hand_on(r, sums[r]);
     }
   }
@@ -211,38 +213,38 @@ struct PairConv {
   int part;
   static constexpr int slot = 0;
 
-  FUSED_DEVICE explicit PairConv(const Thread& t) : part(t.warp) {}
+  KERNEL_DEVICE explicit PairConv(const Thread& t) : part(t.warp) {}
 
-  FUSED_DEVICE void start(const uint32_t* weights, const float* biases, const Thread& t) {
+  KERNEL_DEVICE void start(const uint32_t* weights, const float* biases, const Thread& t) {
     stream.start(weights, biases, part, t);
   }
 
-  FUSED_DEVICE int plane(int tile) const { return (void)tile, part; }
-  FUSED_DEVICE int row(int height, int half) const { return 2 * height + half; }
-  FUSED_DEVICE int column(int half, const Thread& t) const { return (void)half, t.group; }
+  KERNEL_DEVICE int plane(int tile) const { return (void)tile, part; }
+  KERNEL_DEVICE int row(int height, int half) const { return 2 * height + half; }
+  KERNEL_DEVICE int column(int half, const Thread& t) const { return (void)half, t.group; }
 
   template <class HandOn>
-  FUSED_DEVICE void run(const Thread& t, HandOn hand_on) {
+  KERNEL_DEVICE void run(const Thread& t, HandOn hand_on) {
     float sums[4][1][4];
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int pair = 0; pair < 4; ++pair) {
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int i = 0; i < 4; ++i) sums[pair][0][i] = stream.bias[0][i % 2];
     }
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int step = 0; step < kSteps; ++step) {
       // The first row is border, and so is the last without a stride: zero, and not loaded.
       uint32_t rows[kRowsIn + 1][2];
       rows[0][0] = rows[0][1] = rows[kRowsIn - 1][0] = rows[kRowsIn - 1][1] = 0;
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int i = 1; i < 8 * STRIDE; i += 2) {
         uint32_t a[4];
         load_matrices(a, SOURCE::at(step / 3 * 2 + t.lane / 8 % 2, i + t.lane / 16, t.lane % 8 * STRIDE + step % 3));
         rows[i][0] = a[0], rows[i][1] = a[1], rows[i + 1][0] = a[2], rows[i + 1][1] = a[3];
       }
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int dy = 0; dy < 3; ++dy) {
-        FUSED_UNROLL
+        KERNEL_UNROLL
         for (int pair = 0; pair < 4; ++pair) {
           const uint32_t(&b)[2] = stream.b[step % kDepth][dy];
           const uint32_t(&first)[2] = rows[STRIDE * 2 * pair + dy], (&second)[2] = rows[STRIDE * (2 * pair + 1) + dy];
@@ -251,7 +253,7 @@ struct PairConv {
       }
       stream.used(step);
     }
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int pair = 0; pair < 4; ++pair) hand_on(pair, sums[pair]);
   }
 };
@@ -261,18 +263,18 @@ template <class CONV>
 struct Pool {
   float sums[CONV::kTiles][2] = {};
 
-  FUSED_DEVICE void add(int tile, uint32_t packed) {
+  KERNEL_DEVICE void add(int tile, uint32_t packed) {
     sums[tile][0] += lower(packed);
     sums[tile][1] += upper(packed);
   }
 
   // Sums over the warp, always in one order.
-  FUSED_DEVICE void finish(const CONV& conv, int channels, const Thread& t) {
-    FUSED_UNROLL
+  KERNEL_DEVICE void finish(const CONV& conv, int channels, const Thread& t) {
+    KERNEL_UNROLL
     for (int tile = 0; tile < CONV::kTiles; ++tile) {
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int i = 0; i < 2; ++i) {
-        FUSED_UNROLL
+        KERNEL_UNROLL
         for (int mask = 4; mask < kLanes; mask *= 2) sums[tile][i] += shuffle_xor(sums[tile][i], mask);
         if (t.group == 0) {
           const int channel = conv.plane(tile) * 8 + t.column * 2 + i;
@@ -284,9 +286,9 @@ struct Pool {
 };
 
 template <int SLOTS, class A>
-FUSED_DEVICE float pooled_mean(int channel) {
+KERNEL_DEVICE float pooled_mean(int channel) {
   float sum = 0;
-  FUSED_UNROLL
+  KERNEL_UNROLL
   for (int slot = 0; slot < SLOTS; ++slot) sum += load_shared<float>(kSums + (slot * A::kChannels + channel) * 4);
   return sum * (1.0f / (A::kSize * A::kSize));
 }
@@ -302,9 +304,9 @@ struct Router {
 
   float hidden[kInputs / kWidth][kWidth], hidden_bias[1], decide[2], decide_bias[2], noise[2];
 
-  FUSED_DEVICE void load(const Network& net, const float* floats, const float* block_noise, const Thread& t) {
+  KERNEL_DEVICE void load(const Network& net, const float* floats, const float* block_noise, const Thread& t) {
     if (!net.routed) return;
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int i = 0; i < kInputs / kWidth; ++i) load_floats(hidden[i], floats + (i * kThreads + t.index) * kWidth);
     const int unit = t.index / kLanesAUnit;
     load_floats(hidden_bias, floats + At::kHiddenBias + unit);
@@ -316,17 +318,17 @@ struct Router {
 
   // v, the same in all threads. `next` is called when the weights have been used. Has a barrier within.
   template <class Next>
-  FUSED_DEVICE float v(int k, const Thread& t, Next next) {
+  KERNEL_DEVICE float v(int k, const Thread& t, Next next) {
     float sum = 0;
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int i = 0; i < kInputs; ++i) {
       sum += pooled_mean<SLOTS, A>(t.index % kLanesAUnit * kInputs + i) * hidden[i / kWidth][i % kWidth];
     }
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int mask = 1; mask < kLanesAUnit; mask *= 2) sum += shuffle_xor(sum, mask);
     sum = relu(sum + hidden_bias[0]);
     float skip = sum * decide[0], run = sum * decide[1];
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int mask = kLanesAUnit; mask < kLanes; mask *= 2) skip += shuffle_xor(skip, mask), run += shuffle_xor(run, mask);
     // Two sets in turn: a thread may still read one while another has come to the next block.
     const uint32_t votes = kVotes + k % 2 * kWarps * 8;
@@ -335,7 +337,7 @@ struct Router {
     const float biases[2] = {decide_bias[0], decide_bias[1]}, added[2] = {noise[0], noise[1]};
     next();
     barrier();
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int warp = 0; warp < kWarps; ++warp) {
       const Pair vote = load_shared<Pair>(votes + warp * 8);
       all.x += vote.x, all.y += vote.y;
@@ -356,7 +358,7 @@ struct Walk {
 };
 
 template <int SLOTS, class A>
-FUSED_DEVICE void write_means(const Network& net, const Walk& walk, const Thread& t) {
+KERNEL_DEVICE void write_means(const Network& net, const Walk& walk, const Thread& t) {
   if (net.means && t.index < A::kChannels) {
     net.means[(static_cast<int64_t>(walk.image) * (walk.n + 1) + walk.k) * 64 + t.index] =
         pooled_mean<SLOTS, A>(t.index);
@@ -366,7 +368,7 @@ FUSED_DEVICE void write_means(const Network& net, const Walk& walk, const Thread
 // One block. FIRST reads A and writes X; SECOND reads X, and writes OUT: A itself, or of the next stage. SLOTS: of the
 // sums over A.
 template <class FIRST, class SECOND, int SLOTS, class A, class X, class OUT>
-FUSED_DEVICE void block(const Network& net, Walk& walk, Router<SLOTS, A>& router, const Thread& t) {
+KERNEL_DEVICE void block(const Network& net, Walk& walk, Router<SLOTS, A>& router, const Thread& t) {
   constexpr bool kIdentity = A::kSize == OUT::kSize;
   constexpr int kShift = (OUT::kChannels - A::kChannels) / 16;  // planes of zeros before the shortcut's own
   using At = Floats<A::kChannels, OUT::kChannels>;
@@ -391,9 +393,9 @@ FUSED_DEVICE void block(const Network& net, Walk& walk, Router<SLOTS, A>& router
   Pool<SECOND> pool;
   // The lane's two results a height and tile: added to the shortcut, rounded, written and summed.
   const auto finish = [&](int height, const float (&sums)[SECOND::kTiles][4]) {
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int tile = 0; tile < SECOND::kTiles; ++tile) {
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int half = 0; half < 2; ++half) {
         const int plane = second.plane(tile), y = second.row(height, half), x = second.column(half, t);
         const uint32_t to = OUT::at(plane, y + 1, x + 1) + t.column * 4;
@@ -415,9 +417,9 @@ FUSED_DEVICE void block(const Network& net, Walk& walk, Router<SLOTS, A>& router
     FIRST first(t);
     first.start(walk.weights, walk.floats + At::kBias1, t);
     first.run(t, [&](int height, const float (&sums)[FIRST::kTiles][4]) {
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int tile = 0; tile < FIRST::kTiles; ++tile) {
-        FUSED_UNROLL
+        KERNEL_UNROLL
         for (int half = 0; half < 2; ++half) {
           const uint32_t to = X::at(first.plane(tile), first.row(height, half) + 1, first.column(half, t) + 1);
           store_shared(to + t.column * 4, relu_pack(sums[tile][2 * half], sums[tile][2 * half + 1]));
@@ -429,7 +431,7 @@ FUSED_DEVICE void block(const Network& net, Walk& walk, Router<SLOTS, A>& router
     second.run(t, finish);
   } else if (!kIdentity) {
     const float nothing[SECOND::kTiles][4] = {};
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int height = 0; height < SECOND::kHeights; ++height) finish(height, nothing);
   }
   if (runs || !kIdentity) {
@@ -441,15 +443,15 @@ FUSED_DEVICE void block(const Network& net, Walk& walk, Router<SLOTS, A>& router
   ++walk.k;
 }
 
-FUSED_DEVICE void clear(int begin, int end, const Thread& t) {
+KERNEL_DEVICE void clear(int begin, int end, const Thread& t) {
   for (int at = begin + t.index * 16; at < end; at += kThreads * 16) store_shared(at, Quad{0, 0, 0, 0});
 }
 
 // The image, normalised, as channels 0 to 2 of `Pixels`; four pixels a thread.
-FUSED_DEVICE void read_pixels(const Network& net, int image, const Thread& t) {
+KERNEL_DEVICE void read_pixels(const Network& net, int image, const Thread& t) {
   const uint8_t* from = net.images + static_cast<int64_t>(image) * 32 * 32 * 3 + t.index * 12;
   const int y = t.index / 8, x = t.index % 8 * 4;
-  FUSED_UNROLL
+  KERNEL_UNROLL
   for (int i = 0; i < 4; ++i) {
     const uint32_t red = net.pixels[from[3 * i]], green = net.pixels[256 + from[3 * i + 1]];
     const uint32_t blue = net.pixels[512 + from[3 * i + 2]];
@@ -467,33 +469,33 @@ using Conv3 = PairConv<A3, 1>;
 using Conv3X = PairConv<X3, 1>;
 
 // The stem: a product's 16 inputs are two taps of 8 channels, and the tenth tap has no weights.
-FUSED_DEVICE void stem(const Network& net, const Thread& t) {
+KERNEL_DEVICE void stem(const Network& net, const Thread& t) {
   const Conv1 place(t);
   Pool<Conv1> pool;
   uint32_t b[5][4];
   float bias[2][2];
-  FUSED_UNROLL
+  KERNEL_UNROLL
   for (int step = 0; step < 5; ++step) load_weights(b[step], net.weights + (step * kLanes + t.lane) * 4);
-  FUSED_UNROLL
+  KERNEL_UNROLL
   for (int tile = 0; tile < 2; ++tile) load_floats(bias[tile], net.floats + tile * 8 + t.column * 2);
-  FUSED_UNROLL
+  KERNEL_UNROLL
   for (int r = 0; r < 8; ++r) {
     float sums[2][4];
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] = bias[i / 4][i % 2];
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int step = 0; step < 5; ++step) {
       uint32_t a[4];
       const int tap = step == 4 ? 8 : 2 * step + t.lane / 16;
       load_matrices(a, Pixels::at(0, place.y + r + tap / 3, place.x + t.lane % 16 + tap % 3));
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int tile = 0; tile < 2; ++tile) {
         multiply(sums[tile], a[0], a[1], a[2], a[3], b[step][2 * tile], b[step][2 * tile + 1]);
       }
     }
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int tile = 0; tile < 2; ++tile) {
-      FUSED_UNROLL
+      KERNEL_UNROLL
       for (int half = 0; half < 2; ++half) {
         const uint32_t packed = relu_pack(sums[tile][2 * half], sums[tile][2 * half + 1]);
         const uint32_t to = A1::at(tile, place.y + r + 1, place.column(half, t) + 1);
@@ -505,10 +507,10 @@ FUSED_DEVICE void stem(const Network& net, const Thread& t) {
   pool.finish(place, 16, t);
 }
 
-FUSED_DEVICE void head(const Network& net, const Walk& walk, const Thread& t) {
+KERNEL_DEVICE void head(const Network& net, const Walk& walk, const Thread& t) {
   for (int y = t.index; y < net.num_classes; y += kThreads) {
     float sum = walk.floats[64 * net.num_classes + y];
-    FUSED_UNROLL
+    KERNEL_UNROLL
     for (int channel = 0; channel < 64; ++channel) {
       sum += pooled_mean<Conv3X::kSlots, A3>(channel) * walk.floats[channel * net.num_classes + y];
     }
@@ -517,7 +519,7 @@ FUSED_DEVICE void head(const Network& net, const Walk& walk, const Thread& t) {
 }
 
 // Everything, for one image and one of its threads.
-FUSED_DEVICE void answer(const Network& net, int image, int thread) {
+KERNEL_DEVICE void answer(const Network& net, int image, int thread) {
   const Thread t(thread);
   Walk walk{image,
             0,

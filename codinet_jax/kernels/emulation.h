@@ -12,10 +12,11 @@
 #include <memory>
 #include <vector>
 
-#define FUSED_DEVICE inline
-#define FUSED_UNROLL
+#define KERNEL_DEVICE inline
+#define KERNEL_UNROLL
+#define KERNEL_UNROLL_BY_EIGHT
 
-namespace fused {
+namespace device {
 
 struct alignas(8) Pair {
   float x, y;
@@ -23,6 +24,10 @@ struct alignas(8) Pair {
 
 struct alignas(16) Quad {
   uint32_t x, y, z, w;
+};
+
+struct alignas(16) FloatQuad {
+  float x, y, z, w;
 };
 
 namespace emulation {
@@ -35,7 +40,15 @@ constexpr size_t kStack = 512 << 10;
   std::abort();
 }
 
+struct Copy {
+  uint32_t at;
+  const void* from;
+  int group;
+};
+
 struct Fiber {
+  std::vector<Copy> copies;  // on their way
+  int groups = 0;            // ended
   jmp_buf where;
   ucontext_t start;
   std::unique_ptr<char[]> stack;
@@ -215,6 +228,41 @@ inline float shuffle_xor(float value, int mask) {
   return mine.out;
 }
 
+inline uint32_t shuffle_xor(uint32_t value, int mask) {
+  struct Operand {
+    uint32_t in, out;
+    int mask;
+  } mine{value, 0, mask};
+  emulation::together("shuffle", mine, [](Operand** all) {
+    for (int lane = 0; lane < emulation::kLanes; ++lane) all[lane]->out = all[lane ^ all[lane]->mask]->in;
+  });
+  return mine.out;
+}
+
+// Nothing arrives before it is waited for, so that a wait left out shows.
+inline void copy_async(uint32_t at, const void* from) {
+  if (reinterpret_cast<uintptr_t>(from) % 16) emulation::fail("global memory is copied off its alignment");
+  emulation::shared_at(at, 16);
+  emulation::Fiber& self = emulation::block()->fibers[emulation::block()->now];
+  self.copies.push_back({at, from, self.groups});
+}
+
+inline void end_group() { ++emulation::block()->fibers[emulation::block()->now].groups; }
+
+template <int PENDING>
+void wait_groups() {
+  emulation::Fiber& self = emulation::block()->fibers[emulation::block()->now];
+  std::vector<emulation::Copy> left;
+  for (const emulation::Copy& copy : self.copies) {
+    if (copy.group < self.groups - PENDING) {
+      std::memcpy(emulation::shared_at(copy.at, 16), copy.from, 16);
+    } else {
+      left.push_back(copy);
+    }
+  }
+  self.copies.swap(left);
+}
+
 inline void load_matrices(uint32_t (&r)[4], uint32_t at) {
   struct Operand {
     uint32_t at;
@@ -225,6 +273,25 @@ inline void load_matrices(uint32_t (&r)[4], uint32_t at) {
       for (int matrix = 0; matrix < 4; ++matrix) {
         const unsigned char* row = emulation::shared_at(all[8 * matrix + lane / 4]->at, 16);
         std::memcpy(&all[lane]->r[matrix], row + lane % 4 * 4, 4);
+      }
+    }
+  });
+}
+
+inline void load_transposed(uint32_t (&r)[4], uint32_t at) {
+  struct Operand {
+    uint32_t at;
+    uint32_t* r;
+  } mine{at, r};
+  emulation::together("load_transposed", mine, [](Operand** all) {
+    for (int lane = 0; lane < emulation::kLanes; ++lane) {
+      for (int matrix = 0; matrix < 4; ++matrix) {
+        uint16_t pair[2];
+        for (int i = 0; i < 2; ++i) {
+          const unsigned char* row = emulation::shared_at(all[8 * matrix + lane % 4 * 2 + i]->at, 16);
+          std::memcpy(&pair[i], row + lane / 4 * 2, 2);
+        }
+        all[lane]->r[matrix] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
       }
     }
   });
@@ -280,6 +347,14 @@ inline uint32_t relu_pack(float lower, float upper) {
   return emulation::bfloat16(relu(lower)) | emulation::bfloat16(relu(upper)) << 16;
 }
 
+inline uint32_t pack(float lower, float upper) { return emulation::bfloat16(lower) | emulation::bfloat16(upper) << 16; }
+
+template <class T>
+void store_global(void* to, T value) {
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(T)) emulation::fail("global memory is written off its alignment");
+  std::memcpy(to, &value, sizeof(T));
+}
+
 inline float exponential(float x) { return std::exp(x); }
 
-}  // namespace fused
+}  // namespace device

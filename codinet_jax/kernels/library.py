@@ -1,0 +1,156 @@
+"""A kernel's library: built when it is first asked for, kept in a cache, and made known to JAX.
+
+By nvcc for CUDA devices, and by g++ for tests: the same source, every thread of it on the CPU.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+
+from codinet_jax.errors import InputError
+
+Platform = Literal['CUDA', 'cpu']
+SHARED = Path(__file__).parent
+SHARED_HEADERS = ('primitives.h', 'emulation.h')
+CUDA_COMPILER = Path('/usr/local/cuda/bin/nvcc')  # where it is put, and not always on the PATH
+
+
+class Recipe(NamedTuple):
+    compiler: str
+    source: str
+    flags: tuple[str, ...]
+
+
+RECIPES = {
+    'CUDA': Recipe(
+        'nvcc',
+        'launch.cu',
+        (
+            '-O3',
+            '-std=c++17',
+            '-shared',
+            '-Xcompiler',
+            '-fPIC',
+            *(f'-gencode=arch=compute_{a},code=sm_{a}' for a in (80, 90)),
+        ),
+    ),
+    'cpu': Recipe(
+        'g++',
+        'emulate.cpp',
+        # Jumps between stacks are what a fortified longjmp refuses.
+        ('-O2', '-std=c++17', '-shared', '-fPIC', '-Wall', '-Wextra', '-U_FORTIFY_SOURCE', '-D_FORTIFY_SOURCE=0'),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """Kernels that are built together.
+
+    Attributes:
+      name: of the file, and the beginning of its symbols' names.
+      title: how it is called in a sentence.
+      sources: the folder of its launch.cu and emulate.cpp.
+      headers: of that folder.
+      targets: the symbols that are XLA's custom calls.
+    """
+
+    name: str
+    title: str
+    sources: Path
+    headers: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def register(self, platform: Platform) -> None:
+        """Makes its targets known to JAX on a platform's devices.
+
+        Raises:
+          InputError: its compiler is not here, or does not build the kernel.
+        """
+        _register(self, platform)
+
+    def load(self, platform: Platform) -> ctypes.CDLL:
+        """The library, built if the cache has none of these sources.
+
+        Raises:
+          InputError: its compiler is not here, or does not build the kernel.
+        """
+        return _load(self, platform)
+
+    def build(self, platform: Platform) -> Path:
+        """Where the library is. The cache is $CODINET_JAX_CACHE, or ~/.cache/codinet_jax.
+
+        Raises:
+          InputError: its compiler is not here or does not build the kernel, or the cache cannot be written.
+        """
+        recipe, built = RECIPES[platform], self._built(platform)
+        directory = built.parent
+        if built.exists():
+            return built
+        compiler = find_compiler(platform)
+        if compiler is None:
+            raise InputError(f'The {self.title} is built by {recipe.compiler}: install it, or put it on the PATH.')
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # Under another name first: a process beside this one must not load half a library.
+            with tempfile.TemporaryDirectory(dir=directory) as scratch:
+                fresh = Path(scratch) / built.name
+                done = subprocess.run(
+                    [compiler, *recipe.flags, *includes(), str(self.sources / recipe.source), '-o', str(fresh)],
+                    capture_output=True,
+                    text=True,
+                )
+                if done.returncode:
+                    errors = [line for line in (done.stdout + done.stderr).splitlines() if 'error' in line.lower()]
+                    what = '; '.join(errors[:3]) or f'exit status {done.returncode}'
+                    raise InputError(f'{recipe.compiler} does not build the {self.title}: {what}')
+                fresh.replace(built)
+        except OSError as error:
+            raise InputError(f'{directory} cannot be written; name another in CODINET_JAX_CACHE.') from error
+        return built
+
+    def is_available(self, platform: Platform) -> bool:
+        """Whether the library is in the cache, or its compiler is here."""
+        return self._built(platform).exists() or find_compiler(platform) is not None
+
+    def _built(self, platform: Platform) -> Path:
+        recipe = RECIPES[platform]
+        digest = hashlib.sha256(repr((recipe, jax.__version__)).encode())
+        for path in (
+            *(self.sources / name for name in (recipe.source, *self.headers)),
+            *(SHARED / name for name in SHARED_HEADERS),
+        ):
+            digest.update(path.read_bytes())
+        directory = Path(os.environ.get('CODINET_JAX_CACHE') or Path.home() / '.cache' / 'codinet_jax')
+        return directory / f'{self.name}_{platform}_{digest.hexdigest()[:16]}.so'
+
+
+@functools.cache
+def _register(library: Library, platform: Platform) -> None:
+    for target in library.targets:
+        capsule = jax.ffi.pycapsule(getattr(library.load(platform), target))
+        jax.ffi.register_ffi_target(target, capsule, platform=platform)
+
+
+@functools.cache
+def _load(library: Library, platform: Platform) -> ctypes.CDLL:
+    return ctypes.CDLL(str(library.build(platform)))
+
+
+def includes() -> list[str]:
+    """A compiler's flags that find what kernels share, and XLA's headers."""
+    return ['-I', str(SHARED), '-isystem', jax.ffi.include_dir()]
+
+
+def find_compiler(platform: Platform) -> str | None:
+    found = shutil.which(RECIPES[platform].compiler)
+    return found or (str(CUDA_COMPILER) if platform == 'CUDA' and CUDA_COMPILER.exists() else None)

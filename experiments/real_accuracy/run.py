@@ -21,6 +21,7 @@ import numpy as np
 from absl import app, flags
 from flax import traverse_util
 
+from codinet_jax.kernels import convolution as convolutions
 from codinet_jax.models.codinet import CoDiNet
 from experiments.real_accuracy import (
     allocation,
@@ -60,6 +61,7 @@ flags.DEFINE_integer('eval_batch', 10_000, 'Images at a time where nothing is tr
 flags.DEFINE_integer('holdout', 0, 'So many last training images are left out and, strongly augmented, are the test.')
 flags.DEFINE_integer('test_images', 10_000, 'Images of test, from the first.')
 flags.DEFINE_integer('shuffles', 3, 'Times that routes are shuffled, of each kind.')
+flags.DEFINE_enum('convolution', 'xla', ['xla', 'cuda'], 'Of training; cuda: kernels of our own, on a GPU.')
 flags.DEFINE_integer('unroll', 0, 'Blocks laid out at a time in training; 0 is all of them.')
 flags.DEFINE_integer('steps_per_call', 0, 'Training steps a call; 0 is 20, and 1 on a CPU.')
 flags.DEFINE_bool('prepare_only', False, 'Compile, write what runs share, and end.')
@@ -67,7 +69,7 @@ flags.DEFINE_string('given', 'resnet20', 'The cheap network whose errors costs a
 SETTINGS = (
     *('teachers', 'epochs', 'batch', 'views', 'pool', 'cut', 'backbone_rate', 'router_rate', 'rate_weight', 'reach'),
     *('batch_rate_weight', 'spreads', 'decision', 'late_rate', 'order_images', 'calibration', 'holdout'),
-    *('test_images', 'train_images', 'shuffles', 'unroll', 'tag'),
+    *('test_images', 'train_images', 'shuffles', 'unroll', 'convolution', 'tag'),
 )
 STARTED = time.perf_counter()
 LEAST_STD = 0.3  # of the mean over a block's channels
@@ -99,7 +101,8 @@ def main(argv: Sequence[str]) -> None:
     model = CoDiNet(start.architecture, 'standardised', networks.train_dtype())
     model = model.clone(unroll=FLAGS.unroll or start.architecture.num_blocks)
     steps_per_call = FLAGS.steps_per_call or (1 if jax.default_backend() == 'cpu' else 20)
-    call = training.make_call(model, FLAGS.views, FLAGS.cut, steps_per_call)
+    convolution = convolutions.conv_general_dilated() if FLAGS.convolution == 'cuda' else None
+    call = training.make_call(model.clone(convolution=convolution), FLAGS.views, FLAGS.cut, steps_per_call)
     recipe = methods.Recipe(
         FLAGS.backbone_rate,
         FLAGS.router_rate,

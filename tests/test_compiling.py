@@ -286,7 +286,7 @@ def test_the_digits_step_compiles_for_an_accelerator(name: str, tmp_path: Path) 
     found = json.loads(output.read_text())
     assert found['memory']['fits']
     if name == 'h100':
-        assert found['launches']['fixed']['kernels'] > 300
+        assert found['launches']['fixed']['kernels'] > 100
         assert found['launches']['fixed']['host_reads'] == 0, 'a step decides nothing on the host'
     else:
         assert found['collectives']['all-reduce']['runs'] > 0

@@ -174,8 +174,8 @@ def test_train_images_are_the_first_of_train_and_leave_the_test_split_whole(tmp_
     assert settings.split(config, 'test').num_images == test.num_images == 355
 
 
-def test_blocks_are_laid_out_whole_on_cpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    for platform, unroll in (('cpu', 6), ('gpu', 1)):
+def test_blocks_are_unrolled_but_on_tpus_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, unroll in (('cpu', 6), ('gpu', 6), ('tpu', 1)):
         monkeypatch.setattr(jax, 'default_backend', lambda platform=platform: platform)
         assert settings.network(load('digits_r14')).unroll == unroll
         assert settings.network(changed('digits_r14', model__unroll=2)).unroll == 2

@@ -227,7 +227,10 @@ def test_the_learning_rate_warms_up_from_zero() -> None:
     assert [float(schedule(step)) for step in range(8)] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_no_step_waits_for_the_metrics_of_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize('most_unread', [1, 2, 10])
+def test_no_step_waits_for_the_metrics_of_those_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most_unread: int
+) -> None:
     events: list[tuple[str, int]] = []
     returned: list[Any] = []
     real_get = jax.device_get
@@ -238,9 +241,12 @@ def test_no_step_waits_for_the_metrics_of_the_one_before(monkeypatch: pytest.Mon
         return state, returned[-1]
 
     def device_get(tree: Any) -> Any:
-        events.extend(('read', number) for number, metrics in enumerate(returned) if metrics is tree)
+        given = tree if isinstance(tree, list) else []
+        events.extend(('read', number) for each in given for number, had in enumerate(returned) if had is each)
         return real_get(tree)
 
+    monkeypatch.setattr(loop, 'MOST_UNREAD', most_unread)
+    monkeypatch.setattr(loop, 'MOST_SECONDS_UNREAD', float('inf'))
     helpers.hide_tensorflow(monkeypatch)
     monkeypatch.setattr(loop, 'compiled', lambda *_: dispatch)
     monkeypatch.setattr(jax, 'device_get', device_get)
@@ -253,7 +259,8 @@ def test_no_step_waits_for_the_metrics_of_the_one_before(monkeypatch: pytest.Mon
     changes = {'stage1.epochs': 1.0, 'stage2.epochs': 1.0, 'checkpoint_every_steps': 1000}
     loop.train(config(**changes), Workdir(tmp_path))
     num_steps = 80 // L
-    assert events == in_step(range(num_steps)) + in_step(range(num_steps, 2 * num_steps))
+    stage_1, stage_2 = range(num_steps), range(num_steps, 2 * num_steps)
+    assert events == in_step(stage_1, most_unread) + in_step(stage_2, most_unread)
 
 
 def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
@@ -262,7 +269,13 @@ def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
     return Answers(jnp.zeros(B, int), jnp.zeros((B, 4)), jnp.zeros((B, 4), bool), jnp.zeros((B, 10)))
 
 
-def in_step(steps: range) -> list[tuple[str, int]]:
-    """Each step's metrics are read once the next is on its way; the last one's when there is no next."""
-    following = [event for step in steps[1:] for event in (('dispatch', step), ('read', step - 1))]
-    return [('dispatch', steps[0]), *following, ('read', steps[-1])]
+def in_step(steps: range, most_unread: int) -> list[tuple[str, int]]:
+    """Metrics of so many steps are read once the next is on its way; those of the last ones when there is no next."""
+    events, unread = [], []
+    for step in steps:
+        events.append(('dispatch', step))
+        if len(unread) == most_unread:
+            events += [('read', each) for each in unread]
+            unread = []
+        unread.append(step)
+    return events + [('read', each) for each in unread]

@@ -1,5 +1,6 @@
 """The pieces of experiments/real_accuracy: gates, allocations, thresholds, the test by shuffled routes, a step."""
 
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,6 +144,35 @@ def test_thresholds_found_on_a_batch_give_its_rates_and_fold_into_a_linear_route
     np.testing.assert_array_equal(told.decisions, answers.decisions[::-1])
 
 
+@pytest.mark.parametrize('size', [1e-3, 1.0, 3e4])
+def test_a_cost_is_met_whatever_the_size_of_leads(start: networks.Start, pictures: images.Images, size: float) -> None:
+    model, variables = networks.gated(start, 'standardised', 0)
+    costs = networks.costs(start, has_routers=True)
+    judge = evaluation.Judge(evaluation.make_forward(model), costs, RATES_3, 40, is_random=False)
+    target = costs.mean_macs(np.array([0.8, 1.0, 0.6]))
+    grown = gates.scaled(variables, np.full(3, size))
+    shift = judge.match_cost(grown, pictures.images_NxHxWxC, target)
+    met = judge.answers(grown, pictures.images_NxHxWxC, knobs=judge.knobs(shift=shift))
+    assert judge.macs(met) == pytest.approx(target, rel=0.02)
+
+    fixed = judge.fix_thresholds(grown, pictures.images_NxHxWxC)
+    answers = judge.answers(fixed, pictures.images_NxHxWxC)
+    np.testing.assert_allclose(answers.decisions.mean(0), RATES_3, atol=1e-6)
+    np.testing.assert_allclose(np.std(answers.leads, axis=0)[[0, 2]], 1, rtol=1e-3)
+    shift = judge.match_cost(fixed, pictures.images_NxHxWxC, target)
+    assert abs(shift) < 2
+    met = judge.answers(fixed, pictures.images_NxHxWxC, knobs=judge.knobs(shift=shift))
+    assert judge.macs(met) == pytest.approx(target, rel=0.02)
+
+
+def test_kept_weights_hold_what_float16_cannot(start: networks.Start) -> None:
+    variables = gates.lowered(networks.gated(start, 'standardised', 0)[1], np.full(3, 1e5))
+    kept = networks.compact(variables)
+    assert all(np.isfinite(leaf).all() for leaf in kept.values())
+    assert kept['params/stage1_blocks/router/decide/bias'][0, 1] == -1e5
+    assert kept['params/stage1_blocks/residual/conv1/kernel'].dtype == np.float16
+
+
 def test_shuffled_routes_show_a_planted_effect() -> None:
     labels_N = np.arange(2000) % 10
     rng = np.random.default_rng(0)
@@ -180,6 +210,29 @@ def test_a_cascade_sends_the_unsure_on() -> None:
     assert found['mean_macs'] == pytest.approx(60e6, abs=3e6)  # all that are hard, and ties stay
     assert found['accuracy'] == pytest.approx(100, abs=2)
     assert cascade.pair(*nets, 30e6) is None
+
+
+def test_only_networks_that_answered_the_same_images_are_paired(tmp_path: pathlib.Path) -> None:
+    for name, macs, num_images, seed in (
+        ('resnet20_static_holdout_s0', 40e6, 50, 0),
+        ('resnet32_static_s0', 69e6, 100, 1),
+        ('resnet20_pruned_30.0M_s0', 30e6, 100, 1),
+        ('resnet56_static_of_others_s0', 120e6, 100, 2),
+        ('resnet56_rank_68.9M_s0', 68e6, 100, 1),
+    ):
+        labels_N = np.random.default_rng(seed).integers(0, 10, num_images)
+        logits_NxY = np.random.default_rng(0).standard_normal((num_images, 10))
+        np.savez(
+            tmp_path / f'{name}_routes.npz',
+            macs=macs,
+            logits=logits_NxY,
+            labels=labels_N,
+            calibration_logits=logits_NxY,
+            calibration_labels=labels_N,
+        )
+    found = cascade.table([cascade.read(path) for path in cascade.answers(tmp_path, tmp_path)])
+    assert {(row['small'], row['large']) for row in found} == {('resnet20_pruned_30.0M_s0', 'resnet32_static_s0')}
+    assert {row['num_images'] for row in found} == {100}
 
 
 @pytest.mark.parametrize('variant', methods.VARIANTS)

@@ -1,7 +1,8 @@
 """The rival: a small network answers, and images of little confidence go on to a larger one.
 
 `python -m experiments.real_accuracy.cascade --given=resnet20.npz,resnet56.npz --data_dir=DIR --cache=DIR --output=DIR`
-asks the given networks once, then pairs them, and the static runs in the output, for accuracy at given costs.
+asks the given networks once, then pairs them, and the static and pruned runs in the output, for accuracy at given
+costs; only networks that answered the same images are paired.
 Confidence is the largest class probability. The threshold is the quantile that meets the cost: of one half of test,
 read on the other, both ways; and of the training views that gates are calibrated on.
 """
@@ -99,6 +100,7 @@ def pair(small: Answerer, large: Answerer, target_macs: float) -> dict[str, Any]
         'small': small.name,
         'large': large.name,
         'target_macs': target_macs,
+        'num_images': len(small.labels),
         'accuracy': float(np.mean([accuracy for accuracy, _ in crossed])),
         'mean_macs': float(np.mean([macs for _, macs in crossed])),
         'accuracy_threshold_of_train': of_train[0],
@@ -107,12 +109,18 @@ def pair(small: Answerer, large: Answerer, target_macs: float) -> dict[str, Any]
 
 
 def table(answerers: Sequence[Answerer]) -> list[dict[str, Any]]:
-    """All pairs, small before large, at all costs that they can have."""
+    """All pairs that answered the same images, small before large, at all costs that they can have."""
     rows = []
     for small, large in itertools.permutations(answerers, 2):
-        if small.macs < large.macs:
+        if small.macs < large.macs and np.array_equal(small.labels, large.labels):
             rows += [pair(small, large, target) for target in TARGETS]
     return [row for row in rows if row]
+
+
+def answers(cache: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
+    """What given networks answered, and runs whose every image takes the same blocks."""
+    runs = [path for kind in ('static', 'pruned') for path in output.glob(f'*_{kind}_*_routes.npz')]
+    return [*sorted(cache.glob('given_*.npz')), *sorted(runs)]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -127,8 +135,7 @@ def main(argv: Sequence[str]) -> None:
             accuracy = 100 * np.mean(np.argmax(told['logits'], -1) == told['labels'])
             print(f'{pathlib.Path(weights).stem}: {accuracy:.2f} % at {told["macs"] / 1e6:.2f} MMACs', flush=True)
             np.savez_compressed(cache / f'given_{pathlib.Path(weights).stem}.npz', **told)
-    paths = [*sorted(cache.glob('given_*.npz')), *sorted(output.glob('*_static_*_routes.npz'))]
-    rows = table([read(path) for path in paths])
+    rows = table([read(path) for path in answers(cache, output)])
     output.mkdir(parents=True, exist_ok=True)
     (output / 'cascades.json').write_text(json.dumps(rows, indent=1) + '\n')
     for row in sorted(rows, key=lambda row: (row['target_macs'], -row['accuracy'])):

@@ -86,30 +86,37 @@ class Judge:
     def fix_thresholds(self, variables: Any, images_BxHxWxC: np.ndarray) -> Any:
         """Variables whose gates run their share of these images by a threshold, as rank gates do of a batch.
 
-        The images are one batch, so each block's threshold is found under the decisions of those before it.
+        The images are one batch, so each block's threshold is found under the decisions of those before it. Leads are
+        made of unit deviation: ranks are blind to their size, which may be thousands, but a shift of all is not.
         """
         assert len(images_BxHxWxC) == self.batch
         leads_Bxn = self.answers(variables, images_BxHxWxC, knobs=self.knobs(rank=1.0)).leads
         found_n = np.asarray(gates.thresholds_n(jnp.asarray(leads_Bxn), jnp.asarray(self.rates_n)))
-        return gates.lowered(variables, np.where((self.rates_n > 0) & (self.rates_n < 1), found_n, 0.0))
+        is_free_n = (self.rates_n > 0) & (self.rates_n < 1)
+        lowered = gates.lowered(variables, np.where(is_free_n, found_n, 0.0))
+        deviations_n = np.std(leads_Bxn.astype(np.float64), axis=0)
+        return gates.scaled(lowered, 1 / np.where(is_free_n & (deviations_n > 0), deviations_n, 1.0))
 
-    def match_cost(self, variables: Any, images_NxHxWxC: np.ndarray, target_macs: float, turns: int = 8) -> float:
-        """The shift of all leads at which these images cost `target_macs`, to a thousandth if it can be had."""
-        low, high = -16.0, 16.0
+    def match_cost(self, variables: Any, images_NxHxWxC: np.ndarray, target_macs: float, turns: int = 20) -> float:
+        """The shift of all leads at which these images cost `target_macs`, to a thousandth if it can be had.
+
+        Strides double until the target lies between two costs, for nothing bounds how large leads may be.
+        """
         shift, macs = 0.0, self.macs(self.answers(variables, images_NxHxWxC))
         best = (abs(macs - target_macs), 0.0)
-        ends = {}
+        ends: dict[str, tuple[float, float]] = {}
+        stride = 0.5
         for _ in range(turns):
             if best[0] < 1e-3 * target_macs:
                 break
-            low, high = (shift, high) if macs < target_macs else (low, shift)
             ends['low' if macs < target_macs else 'high'] = (shift, macs)
             if len(ends) == 2:
                 (a, at_a), (b, at_b) = ends['low'], ends['high']
                 share = np.clip((target_macs - at_a) / max(at_b - at_a, 1.0), 0.05, 0.95)
                 shift = float(a + share * (b - a))
             else:
-                shift = float(np.clip(shift + (0.5 if macs < target_macs else -0.5) * 2 ** len(ends), low, high))
+                shift += stride if macs < target_macs else -stride
+                stride *= 2
             macs = self.macs(self.answers(variables, images_NxHxWxC, knobs=self.knobs(shift=shift)))
             best = min(best, (abs(macs - target_macs), shift))
         return best[1]

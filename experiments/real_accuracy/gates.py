@@ -225,6 +225,17 @@ def lowered(variables: Any, thresholds_n: np.ndarray) -> Any:
     return edited(variables, ('decide', 'bias'), values, add=True)
 
 
+def scaled(variables: Any, factors_n: np.ndarray) -> Any:
+    """Variables whose leads are multiplied by a factor a block; a copied decision by that of where it is made."""
+    flat = traverse_util.flatten_dict(variables)
+    for leaf in ('kernel', 'bias'):
+        for (name, i), factor in zip(block_names(variables), np.asarray(factors_n), strict=True):
+            path, place = ('params', name, 'router', 'decide', leaf), ... if i is None else i
+            flat[path] = np.array(flat[path], np.float32)
+            flat[path][place] *= factor
+    return traverse_util.unflatten_dict(flat)
+
+
 def as_linear(variables: Any, rates_n: np.ndarray, shift: float = 0.0) -> Any:
     """The same network for the product's linear router: constants folded, forced blocks by their bias.
 

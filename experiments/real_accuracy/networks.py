@@ -56,6 +56,14 @@ def gated(start: Start, router: str, seed: int, initial_lead: float = 0.0) -> tu
     return model, pretrained.into(traverse_util.unflatten_dict(fresh), start.variables, start.name)
 
 
+def compact(variables: Any) -> dict[str, Any]:
+    """Leaves by path; leads may be larger than float16 reaches, and images lie close to thresholds."""
+    flat = traverse_util.flatten_dict(variables)
+    return {
+        '/'.join(path): np.asarray(leaf, np.float32 if is_router(path) else np.float16) for path, leaf in flat.items()
+    }
+
+
 def costs(start: Start, has_routers: bool) -> CostTable:
     return cost_table(start.architecture, ROUTERS['linear'].macs if has_routers else None)
 

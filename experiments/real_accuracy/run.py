@@ -4,7 +4,7 @@
 --teachers=resnet56.npz,resnet44.npz,resnet32.npz --data_dir=DIR --output=DIR`
 
 Writes NAME.json (results), NAME_routes.npz (labels, predictions, decisions, logits; the logits of the calibration
-views) and NAME_weights.npz (float16) to the output, NAME being start, variant, cost and seed.
+views) and NAME_weights.npz (backbone in float16) to the output, NAME being start, variant, cost and seed.
 """
 
 import json
@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from flax import traverse_util
 
 from codinet_jax.kernels import convolution as convolutions
 from codinet_jax.models.codinet import CoDiNet
@@ -328,13 +327,11 @@ def _tested(
 
 
 def _write_weights(output: pathlib.Path, variables: Any, rates_n: np.ndarray, shift: float) -> None:
-    """float16, for the product's linear router where routes have such a form."""
+    """Backbone in float16, routers as they are; for the product's linear router where routes have such a form."""
     variables = jax.tree.map(np.asarray, variables)
     if FLAGS.variant not in ('late', 'random'):
         variables = gates.as_linear(variables, rates_n, shift)
-    flat = traverse_util.flatten_dict(variables, sep='/')
-    halves: dict[str, Any] = {key: np.asarray(leaf, np.float16) for key, leaf in flat.items()}
-    np.savez_compressed(output / f'{name()}_weights.npz', **halves)
+    np.savez_compressed(output / f'{name()}_weights.npz', **networks.compact(variables))
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ import helpers
 from codinet_jax import settings, sharding
 from codinet_jax.data import datasets
 from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.errors import InputError
 from codinet_jax.inference import program, timing
 from codinet_jax.inference.folding import fold
 from codinet_jax.inference.timing import Contest, Contestant, Draws, Row
@@ -598,3 +599,14 @@ def assert_refused(said: Process, words: list[str]) -> None:
     assert (said.returncode, said.stdout) == (2, '')
     assert said.stderr.startswith('error: ') and said.stderr.count('\n') == 1, said.stderr
     assert [word for word in words if word not in said.stderr] == [], said.stderr
+
+
+def test_off_the_cpu_conditional_takes_few_rows_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    most = program.MOST_CONDITIONAL
+    assert [program.can_run('conditional', size) for size in (1, most, most + 1)] == [True, True, False]
+    assert program.can_run('compacted', 4096)
+    forward = program.program(config(), 'conditional')
+    images = np.zeros((most + 1, 8, 8, 1), np.uint8)
+    with pytest.raises(InputError, match=f'{most + 1} rows are too many off the CPU'):
+        forward(variables(), images, 0.5)

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     config = workdir.read_config()
     if config.model.router == settings.STATIC:
         raise InputError(f'{workdir} holds a static network, whose cost is one: there is nothing to calibrate.')
-    predictor = Predictor.from_workdir(workdir.path, strategy='compacted')
+    predictor = Predictor.from_workdir(workdir.path)
     split = 'validation' if config.val_split else 'train'
     config.data_dir = DATA_DIR.value or config.data_dir
     images = settings.split(config, split).sample(NUM_IMAGES.value, config.seed)

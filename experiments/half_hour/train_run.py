@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 from experiments.reproduce.runs import RUNS
 from experiments.reproduce.scales import SCALES, command_flags, config_of
@@ -17,7 +18,10 @@ from experiments.reproduce.scales import SCALES, command_flags, config_of
 def main() -> None:
     name, scale_name, directory, *changes = sys.argv[1:]
     scale = SCALES[scale_name]
-    more = dict(change.split('=', 1) for change in changes)
+    more: dict[str, Any] = {}
+    for change in changes:
+        field, _, value = change.partition('=')
+        more[field] = int(value) if value.isdecimal() else value
     data_dir = more.pop('data_dir', None)
     scale = scale._replace(changes={**scale.changes, 'checkpoint_every_steps': 2000, **more})
     config = config_of(RUNS[name], scale, seed=0)

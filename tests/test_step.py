@@ -270,11 +270,11 @@ def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
 
 
 def in_step(steps: range, most_unread: int) -> list[tuple[str, int]]:
-    """Metrics of so many steps are read once the next is on its way; those of the last ones when there is no next."""
+    """Metrics of the first step, then of so many at a time, are read once the next is on its way, and the last ones."""
     events, unread = [], []
     for step in steps:
         events.append(('dispatch', step))
-        if len(unread) == most_unread:
+        if len(unread) == (most_unread if step > steps[0] + 1 else 1):
             events += [('read', each) for each in unread]
             unread = []
         unread.append(step)

@@ -189,11 +189,14 @@ class Run:
             self._evaluate_on_the_way()
         evaluate_every = round(config.eval_every_epochs * self.train_set.num_images / config.batch_size)
         unread: list[Metrics] = []
+        # Several hosts keep step by reading: one far ahead would be asked to stop at a step that it has passed.
+        most_unread = MOST_UNREAD if jax.process_count() == 1 else 1
         for done in range(self.progress.step + 1, stage.end + 1):
             self.state, metrics = step_fn(self.state, *next(self.batches))
             # Those of steps before, now that the next one is on its way: no device waits for the host. Where steps are
-            # short, reading each by itself would cost the host as much as a step.
-            if len(unread) >= MOST_UNREAD or time.monotonic() - self._read_at > MOST_SECONDS_UNREAD:
+            # short, reading each by itself would cost the host as much as a step. The first one starts the clock.
+            is_late = self._last_read is None or time.monotonic() - self._read_at > MOST_SECONDS_UNREAD
+            if len(unread) >= (1 if is_late else most_unread):
                 self._read(unread, stage, lines)
                 unread = []
             unread.append(metrics)

@@ -123,6 +123,9 @@ def execution(knobs: Knobs) -> Execution:
         odds = jax.scipy.special.logit(jnp.clip(rate, 1e-6, 1 - 1e-6))
         lead_B = knobs.heed * (logits_Bx2[:, 1] - logits_Bx2[:, 0] + knobs.shift) + (1 - knobs.heed) * odds
         z_B = lead_B + knobs.noise * noise_Bx2[:, 0]
+        # Whatever is added to all leads of a batch changes no rank: without this its gradient would not be zero.
+        centre = knobs.rank * jnp.mean(z_B)
+        z_B = z_B - centre + jax.lax.stop_gradient(centre)
         z_B = z_B - knobs.rank * jax.lax.stop_gradient(threshold(z_B, rate))
         hard_B = jnp.where(is_free, z_B >= 0, rate >= 1).astype(jnp.float32)
         p_B = jax.nn.sigmoid(z_B / TEMPERATURE)

@@ -63,6 +63,7 @@ flags.DEFINE_integer('shuffles', 3, 'Times that routes are shuffled, of each kin
 flags.DEFINE_enum('convolution', 'xla', ['xla', 'cuda'], 'Of training; cuda: kernels of our own, on a GPU.')
 flags.DEFINE_integer('unroll', 0, 'Blocks laid out at a time in training; 0 is all of them.')
 flags.DEFINE_integer('steps_per_call', 0, 'Training steps a call; 0 is 20, and 1 on a CPU.')
+flags.DEFINE_float('save_seconds', 300, 'Between two savings of the state, from which the same command goes on.')
 flags.DEFINE_bool('prepare_only', False, 'Compile, write what runs share, and end.')
 flags.DEFINE_string('given', 'resnet20', 'The cheap network whose errors costs are correlated with, if cascade.py ran.')
 SETTINGS = (
@@ -145,14 +146,21 @@ def main(argv: Sequence[str]) -> None:
         compiling.join()
         return
 
-    state, history = training.begin(variables), []
+    saved, save_time = output / f'{name()}_state.npz', time.perf_counter()
+    state, history = training.resume(saved, training.begin(variables)), []
+    first_step = int(state.step)
+    if first_step:
+        say(f'going on from step {first_step} of {num_steps}')
     first_steps = round((1 - recipe.last) * num_steps / steps_per_call) * steps_per_call
-    train_start = time.perf_counter()
-    for step in range(0, num_steps, steps_per_call):
+    train_start = compiled_at = time.perf_counter()
+    for step in range(first_step, num_steps, steps_per_call):
+        if time.perf_counter() - save_time > FLAGS.save_seconds:
+            training.save(saved, state)
+            save_time = time.perf_counter()
         if step == first_steps:
             state = training.begin(_fixed(judge, state.averages, calibration), step)
         state, metrics = call(state, *arguments(schedule, step))
-        if step == 0:
+        if step == first_step:
             jax.block_until_ready(metrics)
             say('first call')
             compiled_at = time.perf_counter()
@@ -160,9 +168,10 @@ def main(argv: Sequence[str]) -> None:
         if len(history) % 50 == 0 or step + steps_per_call >= num_steps:
             at, shown = history[-1] if step + steps_per_call >= num_steps else history[-2]
             say(f'step {at}', {key: round(float(value), 4) for key, value in shown.items()})
-    jax.block_until_ready(state)
+    training.save(saved, state)
     train_end = time.perf_counter()
-    say(f'{num_steps} steps, {1e3 * (train_end - compiled_at) / max(1, num_steps - steps_per_call):.2f} ms each')
+    ms_per_step = 1e3 * (train_end - compiled_at) / max(1, num_steps - first_step - steps_per_call)
+    say(f'{num_steps - first_step} steps, {ms_per_step:.2f} ms each')
 
     averages = state.averages
     is_learnt = FLAGS.variant in methods.LEARNT
@@ -177,7 +186,7 @@ def main(argv: Sequence[str]) -> None:
         'settings': {key: value for key in SETTINGS for value in [FLAGS[key].value]},
         'num_steps': num_steps,
         'seconds_training': train_end - train_start,
-        'ms_per_step': 1e3 * (train_end - compiled_at) / max(1, num_steps - steps_per_call),
+        'ms_per_step': ms_per_step,
         'target_rates': rates_n.tolist(),
         'shift': shift,
         'start_of_training': {'accuracy_of_rounded_rates': 100 * float(whole)},
@@ -192,6 +201,7 @@ def main(argv: Sequence[str]) -> None:
     temporary = output / f'.{name()}.json'
     temporary.write_text(json.dumps(results, indent=1) + '\n')
     os.replace(temporary, output / f'{name()}.json')
+    saved.unlink()
     say({key: results[key] for key in ('accuracy', 'mean_macs', 'num_paths', 'num_open_blocks', 'shuffled')})
 
 

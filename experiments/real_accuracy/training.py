@@ -1,5 +1,7 @@
 """Steps of fine-tuning: cross-entropy, distillation and a method's own loss; S of them in one call of the device."""
 
+import os
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.training.optimizer import label_routers
 from experiments.real_accuracy import gates, images
 
-MOMENTUM, WEIGHT_DECAY, EMA_DECAY = 0.9, 1e-4, 0.998
+MOMENTUM, WEIGHT_DECAY, ROUTER_DECAY, EMA_DECAY = 0.9, 1e-4, 1e-3, 0.998
 LARGEST_GRADIENT = 5.0
 DISTILLATION_TEMPERATURE, DISTILLATION_SHARE = 3.0, 0.5
 
@@ -51,6 +53,24 @@ def begin(variables: Any, step: int = 0) -> State:
     return State(variables, copies, jax.tree.map(jnp.zeros_like, variables['params']), jnp.int32(step))
 
 
+def save(path: pathlib.Path, state: State) -> None:
+    """Writes what `resume` reads, whole or not at all."""
+    leaves = jax.tree.leaves(jax.device_get(state))
+    temporary = path.with_name(f'.{path.name}')
+    with open(temporary, 'wb') as file:
+        np.savez(file, *leaves)
+    os.replace(temporary, path)
+
+
+def resume(path: pathlib.Path, state: State) -> State:
+    """The saved state, which has the structure of `state`; that one itself if nothing is saved."""
+    if not path.exists():
+        return state
+    with np.load(path) as arrays:
+        leaves = [jnp.asarray(arrays[name]) for name in arrays.files]
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
 def batches(num_images: int, batch: int, num_views: int, pool: int, steps: range, seed: int) -> Batches:
     """Every image once an epoch, what is left over dropped; odd views of an image come from the pool's odd half."""
     per_epoch = num_images // batch
@@ -67,6 +87,13 @@ def batches(num_images: int, batch: int, num_views: int, pool: int, steps: range
         rows.append((order[chosen], variants[chosen]))
     indices, variants = zip(*rows, strict=True)
     return Batches(np.stack(indices), np.stack(variants))
+
+
+def _decayed(path: tuple[Any, ...], gradient: jax.Array, param: jax.Array, label: str) -> jax.Array:
+    """With decay of the backbone and of the routers' kernels: biases hold thresholds, and their constants stay."""
+    if label == 'backbone':
+        return gradient + WEIGHT_DECAY * param
+    return gradient + ROUTER_DECAY * param if path[-1].key == 'kernel' else gradient
 
 
 def make_call(model: CoDiNet, num_views: int, cut: int, num_steps: int) -> Call:
@@ -121,8 +148,7 @@ def make_call(model: CoDiNet, num_views: int, cut: int, num_steps: int) -> Call:
         params = state.variables['params']
         labels = label_routers(params)
         rates = {'backbone': knobs.backbone_rate, 'router': knobs.router_rate}
-        decays = {'backbone': WEIGHT_DECAY, 'router': 0.0}
-        gradient = jax.tree.map(lambda g, p, label: g + decays[label] * p, gradient, params, labels)
+        gradient = jax.tree_util.tree_map_with_path(_decayed, gradient, params, labels)
         metrics['gradient_norm'] = optax.tree.norm(gradient)
         shrink = jnp.minimum(1.0, LARGEST_GRADIENT / jnp.maximum(metrics['gradient_norm'], 1e-9))
         gradient = jax.tree.map(lambda g: shrink * g, gradient)

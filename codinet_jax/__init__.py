@@ -9,17 +9,66 @@ One legend for the shapes in array names, used everywhere:
 
 `paths_LxMxn` is therefore an array [images, views, blocks]; `costs_n` one number a block. A path is the vector of
 relaxed decisions v of one row (Eq. 6), a decision u the 0 or 1 of one block (Eq. 5), a route the vector of decisions.
+
+The names below are all that a notebook needs; experiments/tour.ipynb shows them at work. Each is imported when it is
+first asked for, so that an exported network is used without the code of the models.
 """
 
-import os
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = '0.1.0'
 
 if TYPE_CHECKING:
+    from codinet_jax import methods
+    from codinet_jax.data.datasets import DataSpec
+    from codinet_jax.data.in_memory import ImageSet
+    from codinet_jax.evaluation.evaluate import evaluate_weights
+    from codinet_jax.inference.exported import load as load_exported
+    from codinet_jax.inference.load import from_network as predictor
+    from codinet_jax.inference.load import from_workdir as load
     from codinet_jax.inference.predictor import Predictor
+    from codinet_jax.models.architecture import cifar_resnet, imagenet_resnet
+    from codinet_jax.models.network import RoutedResNet
+    from codinet_jax.training.trainer import Trainer
+
+_FACE = {
+    'DataSpec': 'data.datasets:DataSpec',
+    'ImageSet': 'data.in_memory:ImageSet',
+    'Predictor': 'inference.predictor:Predictor',
+    'RoutedResNet': 'models.network:RoutedResNet',
+    'Trainer': 'training.trainer:Trainer',
+    'cifar_resnet': 'models.architecture:cifar_resnet',
+    'evaluate_weights': 'evaluation.evaluate:evaluate_weights',
+    'imagenet_resnet': 'models.architecture:imagenet_resnet',
+    'load': 'inference.load:from_workdir',
+    'load_exported': 'inference.exported:load',
+    'methods': 'methods:',
+    'predictor': 'inference.load:from_network',
+}
+__all__ = [
+    'DataSpec',
+    'ImageSet',
+    'Predictor',
+    'RoutedResNet',
+    'Trainer',
+    'cifar_resnet',
+    'evaluate_weights',
+    'imagenet_resnet',
+    'load',
+    'load_exported',
+    'methods',
+    'predictor',
+]
 
 
-def load_exported(directory: str | os.PathLike[str]) -> 'Predictor':
-    """The network that `codinet_jax.export` wrote, as a callable; see `codinet_jax.inference.artefact.load`."""
-    from codinet_jax.inference import artefact
+def __getattr__(name: str) -> Any:
+    if name not in _FACE:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    module, _, attribute = _FACE[name].partition(':')
+    found = importlib.import_module(f'{__name__}.{module}')
+    return getattr(found, attribute) if attribute else found
 
-    return artefact.load(directory)
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FACE])

@@ -2,8 +2,8 @@
 
 Reads what evaluation recorded and writes WORKDIR/analysis/: numbers.json and numbers.md, every figure as PNG and PDF,
 and report.html, a page that needs no network, with a map of the routes to hover over. Needs no accelerator and no data
-set. Another split or a budget goes into a directory of its own, as WORKDIR/analysis/test_NAME/, and must have been
-evaluated first: codinet_jax.evaluate --budget=NAME.
+set. Another split or operating point goes into a directory of its own, as WORKDIR/analysis/test_NAME/, and must have
+been evaluated first: codinet_jax.evaluate --operating_point=NAME.
 """
 
 import time
@@ -12,30 +12,35 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from codinet_jax import doors
+from codinet_jax.analysis import check_drawing
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command, console
+from codinet_jax.workdir import OutputDirectory, Workdir
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], 'Evaluated images; what training ended with.')
-BUDGET = flags.DEFINE_string('budget', None, 'A budget that the run was evaluated at, by its name.')
+OPERATING_POINT = flags.DEFINE_string('operating_point', None, 'One that the run was evaluated at, by its name.')
+flags.DEFINE_alias('budget', 'operating_point')
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    workdir, started = doors.named_workdir(WORKDIR), time.monotonic()
+    workdir, started = Workdir.named(WORKDIR.value), time.monotonic()
+    check_drawing()
     jax.config.update('jax_platforms', 'cpu')
 
     from codinet_jax.analysis.run import read_run
     from codinet_jax.analysis.study import study
     from codinet_jax.analysis.tables import text
-    from codinet_jax.workdir import OutputDirectory
 
-    run = read_run(workdir, SPLIT.value, BUDGET.value)
+    run = read_run(workdir, SPLIT.value, OPERATING_POINT.value)
     output = OutputDirectory(workdir.analysis if run.is_own else workdir.analysis / run.recorded)
-    found = study([run], say=lambda line: print(line, flush=True))
+    found = study([run], console.log)
     output.write(found.files)
     print('\n'.join([*(f'note: {remark}' for remark in found.remarks), text(found.numbers)]))
     print(f'{len(found.files)} files in {time.monotonic() - started:.0f} s; open {output.path / "report.html"}')
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

@@ -1,7 +1,7 @@
 """Times a network's executions side by side: static, masked, conditional and compacted.
 
     python -m codinet_jax.benchmark --workdir=runs/digits_r14
-    python -m codinet_jax.benchmark --config=configs/cifar10_r110.py --run_rate=0.25,0.5,1.0 --batch_sizes=1,128
+    python -m codinet_jax.benchmark --config=cifar10_r110 --run_rate=0.25,0.5,1.0 --batch_sizes=1,128
 
 With a workdir the decisions are its routers' on its test images; with a config, or a run rate, they are random, and
 every image runs that share of the blocks. Static is the same backbone without routers, arranged as is fastest here.
@@ -12,19 +12,24 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from absl import flags
-from ml_collections import config_flags
 
-from codinet_jax import doors
-from codinet_jax.errors import InputError
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
 
-CONFIG = config_flags.DEFINE_config_file('config', help_string='Config of a network, to be timed untrained.')
+CONFIG = config_flag.define_config('What to time, untrained: cifar10_r110[:variant], another name, or a file.')
+config_flag.define_import()
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where a finished run is kept, to be timed instead.')
 RUN_RATE = flags.DEFINE_list(
     'run_rate', None, 'Shares of blocks run at random; for a config 0.25,0.5,1.0 if not given.'
 )
 BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['1', '128'], 'Images at a time.')
 REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns that are timed, of every program.', lower_bound=1)
-BUDGET = flags.DEFINE_string('budget', None, 'Of a workdir: a threshold that codinet_jax.calibrate found, by its name.')
+OPERATING_POINT = flags.DEFINE_string(
+    'operating_point', None, 'Of a workdir: a threshold that codinet_jax.calibrate found, by its name.'
+)
+flags.DEFINE_alias('budget', 'operating_point')  # its name in older versions
 TILE = flags.DEFINE_integer(
     'tile', None, "Rows that compacted runs at a time; the platform's best if not given.", lower_bound=1
 )
@@ -40,34 +45,38 @@ def main(argv: Sequence[str]) -> None:
     del argv
     batch_sizes = _numbers('batch_sizes', BATCH_SIZES.value, int, 1, 1_000_000)
     run_rates = _numbers('run_rate', RUN_RATE.value or [], float, 0.0, 1.0)
-    output = doors.output_file(OUTPUT)
-    doors.start_devices()
+    output = command.output_file(OUTPUT)
+    command.start_devices()
 
-    from codinet_jax import provenance, settings
+    from codinet_jax.config import setup
     from codinet_jax.inference import program, timing
+    from codinet_jax.runtime import provenance
 
     threshold, images = 0.5, None
     if WORKDIR.value is not None:
-        workdir = doors.named_workdir(WORKDIR)
-        config, variables = workdir.read_config(), workdir.read_weights()
-        threshold = workdir.read_budget(BUDGET.value)
+        workdir = Workdir.named(WORKDIR.value)
+        config = workdir.read_config()
+        config.data_dir = DATA_DIR.value or config.data_dir
+        named = setup.read(config)
+        variables, threshold = workdir.read_weights(), workdir.read_threshold(OPERATING_POINT.value)
         if not run_rates:
-            config.data_dir = DATA_DIR.value or config.data_dir
-            images = settings.split(config, 'test').sample(MOST_IMAGES, config.seed).images_NxHxWxC
+            images = named.data.open('test').sample(MOST_IMAGES, named.recipe.seed).images_NxHxWxC
     else:
-        config = doors.read_config(CONFIG, 'what to time: --workdir=DIRECTORY, or ')
-        variables, run_rates = program.untrained(config), run_rates or [0.25, 0.5, 1.0]
+        named = setup.read(config_flag.read(CONFIG, 'what to time: --workdir=DIRECTORY, or '))
+        variables, run_rates = program.untrained(named.model, named.recipe.seed), run_rates or [0.25, 0.5, 1.0]
+    model, seed = named.model, named.recipe.seed
     contests = []
     for batch_size in batch_sizes:
         num_draws = min(REPEATS.value, 16)
         draws = (
-            [timing.random_draws(config, batch_size, rate, num_draws) for rate in run_rates]
+            [timing.random_draws(model, batch_size, rate, num_draws, seed) for rate in run_rates]
             if images is None
-            else [timing.real_draws(images, batch_size, num_draws, config.seed)]
+            else [timing.real_draws(images, batch_size, num_draws, seed)]
         )
         contests.append(
             timing.contest(
-                config,
+                model,
+                named.data.spec,
                 variables,
                 draws,
                 repeats=REPEATS.value,
@@ -78,9 +87,10 @@ def main(argv: Sequence[str]) -> None:
         )
         print(timing.readable(contests[-1].rows), flush=True)
     if output:
-        numbers = {'machine': provenance.machine(), 'repeats': REPEATS.value} | timing.as_json(config, contests)
+        network = {'dataset': named.record['dataset'], **named.record['model']}
+        numbers = {'machine': provenance.machine(), 'repeats': REPEATS.value} | timing.as_json(network, contests)
         output.write_text(json.dumps(numbers, indent=2) + '\n')
-        print(f'written to {output}; draw it with: python -m experiments.plot_timing {output} FIGURE.png')
+        print(f'written to {output}; draw it with: python -m experiments.measure.plot_timing {output} FIGURE.png')
 
 
 def _numbers(name: str, texts: Sequence[str], kind: type[N], low: N, high: N) -> list[N]:
@@ -97,4 +107,4 @@ def _numbers(name: str, texts: Sequence[str], kind: type[N], low: N, high: N) ->
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

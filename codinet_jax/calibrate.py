@@ -4,7 +4,7 @@
 
 The threshold on the gates v is moved, on training images that were held out (config.val_split), until the mean image
 costs the wanted share of the static network. It is kept in the workdir under a name that predict, evaluate, export and
-benchmark take as --budget. The accuracy-cost curve of the one trained network is printed on the way.
+benchmark take as --operating_point. The accuracy-cost curve of the one trained network is printed on the way.
 """
 
 import re
@@ -12,12 +12,15 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from codinet_jax import doors
-from codinet_jax.errors import InputError
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+config_flag.define_import()
 TARGET_COST = flags.DEFINE_float('target_cost', None, "Wanted share of the static network's MACs, as 0.4.")
-NAME = flags.DEFINE_string('name', None, 'What the budget is called; the target cost if not given.')
+NAME = flags.DEFINE_string('name', None, 'What the operating point is called; the target cost if not given.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
 NUM_IMAGES = flags.DEFINE_integer('num_images', 5000, 'Images to calibrate on, at most.', lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images at a time.', lower_bound=1)
@@ -26,7 +29,7 @@ NUM_POINTS = flags.DEFINE_integer('num_points', 10, 'Points of the curve.', lowe
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    workdir = doors.named_workdir(WORKDIR)
+    workdir = Workdir.named(WORKDIR.value)
     target = TARGET_COST.value
     if target is None or not 0 < target < 2:
         raise InputError(
@@ -35,36 +38,40 @@ def main(argv: Sequence[str]) -> None:
     name = NAME.value or f'{target:g}'
     if not re.fullmatch(r'[\w.-]+', name):
         raise InputError(f'{name!r} cannot be a name: give --name letters, digits, dots, dashes and underscores.')
-    doors.start_devices()
+    command.start_devices()
 
-    from codinet_jax import settings
-    from codinet_jax.inference import calibration
-    from codinet_jax.inference.predictor import Predictor
+    from codinet_jax.config import setup
+    from codinet_jax.inference import calibration, load
 
     config = workdir.read_config()
-    if config.model.router == settings.STATIC:
-        raise InputError(f'{workdir} holds a static network, whose cost is one: there is nothing to calibrate.')
-    predictor = Predictor.from_workdir(workdir.path)
-    split = 'validation' if config.val_split else 'train'
     config.data_dir = DATA_DIR.value or config.data_dir
-    images = settings.split(config, split).sample(NUM_IMAGES.value, config.seed)
-    print(f'{images.num_images} images of {config.dataset} {split}')
-    if not config.val_split:
+    named = setup.read(config)
+    if named.model.router is None:
+        raise InputError(f'{workdir} holds a static network, whose cost is one: there is nothing to calibrate.')
+    data = named.data
+    predictor = load.from_network(named.model, data.spec, workdir.read_weights())
+    split = 'validation' if data.val_split else 'train'
+    images = data.open(split).sample(NUM_IMAGES.value, named.recipe.seed)
+    print(f'{images.num_images} images of {data.name} {split}')
+    if not data.val_split:
         print('This run held none out (val_split=0): costs are true of new images too, but it has seen these labels.')
 
     def measure(threshold: float) -> calibration.Point:
         point = calibration.measured(predictor, images, BATCH_SIZE.value, threshold)
-        print(f'  at {point.threshold:.6f}: {point.cost:.2%}', flush=True)
+        print(f'  at {point.threshold:.6f}: {point.macs_share:.2%}', flush=True)
         return point
 
     print('measuring what thresholds cost ...')
     curve = calibration.trace_curve(measure, NUM_POINTS.value)
     found = calibration.find_threshold(measure, curve, target)
-    budget = {'target_cost': target, 'split': split, 'num_images': images.num_images}
-    workdir.write_budget(name, found._asdict() | budget | {'curve': [point._asdict() for point in curve]})
+    rest = {'target_cost': target, 'split': split, 'num_images': images.num_images}
+    workdir.write_operating_point(name, found._asdict() | rest | {'curve': [point._asdict() for point in curve]})
     print(calibration.readable(curve, found))
-    print(f'budget {name} is kept in {workdir}: give --budget={name} to predict, evaluate, export or benchmark.')
+    print(
+        f'operating point {name} is kept in {workdir}: give --operating_point={name} to predict, evaluate, export or '
+        'benchmark.'
+    )
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

@@ -12,15 +12,19 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from codinet_jax import doors
-from codinet_jax.errors import InputError
-from codinet_jax.workdir import Workdir
+from codinet_jax.analysis import check_drawing
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command, console
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import OutputDirectory, Workdir
 
 OUTPUT = flags.DEFINE_string('output', None, 'The directory to write into; made if it is not there.')
+config_flag.define_import()
 SPLIT = flags.DEFINE_enum(
     'split', None, ['train', 'validation', 'test'], 'Evaluated images; what trainings ended with.'
 )
-BUDGET = flags.DEFINE_string('budget', None, 'A budget that all the runs were evaluated at, by its name.')
+OPERATING_POINT = flags.DEFINE_string('operating_point', None, 'One that all the runs were evaluated at, by its name.')
+flags.DEFINE_alias('budget', 'operating_point')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,19 +32,19 @@ def main(argv: Sequence[str]) -> None:
     if OUTPUT.value is None:
         raise InputError('Say where to write: --output=DIRECTORY.')
     path = pathlib.Path(OUTPUT.value).expanduser()
+    check_drawing()
     jax.config.update('jax_platforms', 'cpu')
 
     from codinet_jax.analysis.run import read_run
     from codinet_jax.analysis.study import study
     from codinet_jax.analysis.tables import text
-    from codinet_jax.workdir import OutputDirectory
 
-    runs = [read_run(workdir, SPLIT.value, BUDGET.value, label) for label, workdir in workdirs.items()]
-    if len({run.config.dataset for run in runs}) > 1:
-        sets = ', '.join(f'{run.name} on {run.config.dataset}' for run in runs)
+    runs = [read_run(workdir, SPLIT.value, OPERATING_POINT.value, label) for label, workdir in workdirs.items()]
+    if len({run.dataset for run in runs}) > 1:
+        sets = ', '.join(f'{run.name} on {run.dataset}' for run in runs)
         raise InputError(f'Runs of different data sets cannot be held against each other: {sets}.')
     output = OutputDirectory(path)
-    found = study(runs, say=lambda line: print(line, flush=True))
+    found = study(runs, console.log)
     output.write(found.files)
     print('\n'.join([*(f'note: {remark}' for remark in found.remarks), text(found.numbers)]))
     print(f'{len(found.files)} files; open {output.path / "report.html"}')
@@ -66,4 +70,4 @@ def _labelled(arguments: Sequence[str]) -> dict[str, Workdir]:
 
 
 if __name__ == '__main__':
-    doors.open_door(main, takes_arguments=True)
+    command.run(main, takes_arguments=True)

@@ -1,11 +1,11 @@
 """Compiles training or inference for an accelerator that is not there. Check before you rent:
 
-    python -m codinet_jax.compile --config=configs/imagenet_r50.py --topology=v5e-4x4 --program=train
-    python -m codinet_jax.compile --config=configs/cifar10_r110.py --topology=h100 --program=predict --batch_size=1024
+    python -m codinet_jax.compile --config=imagenet_r50 --topology=v5e-4x4 --program=train
+    python -m codinet_jax.compile --config=cifar10_r110 --topology=h100 --program=predict --batch_size=1024
 
 It is the program that would run there, by the compiler that would compile it there; no device and no data are needed.
-Told are memory a chip and whether it fits, collectives and their bytes, loops, and of a GPU how much the host launches
-and how often it waits to read what the device decided. Of speed it tells nothing.
+It reports memory a chip and whether it fits, collectives and their bytes, loops, and of a GPU how much the host
+launches and how often it waits to read what the device decided; of speed nothing.
 
 Topologies are v5e-AxB, v6e-AxB, v4-AxBxC, v5p-AxBxC (v5e-4x4 is 16 chips, v5e-1x1 one), h100, and cpu, this machine's.
 TPUs need the package jax[tpu], GPUs jax[cuda13]. Any setting can be tried, as --config.batch_size=512 or
@@ -18,12 +18,13 @@ import time
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
-from codinet_jax import doors
-from codinet_jax.errors import InputError
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command
+from codinet_jax.runtime.errors import InputError
 
-CONFIG = config_flags.DEFINE_config_file('config', help_string='Config file, as configs/cifar10_r110.py[:variant].')
+CONFIG = config_flag.define_config('What to compile: cifar10_r110[:variant], another name, or a file.')
+config_flag.define_import()
 TOPOLOGY = flags.DEFINE_string('topology', None, 'What to compile for, as v5e-4x4, v4-2x2x4, h100 or cpu.')
 PROGRAM = flags.DEFINE_enum('program', 'train', ['train', 'predict'], 'A step of training, or inference.')
 STAGE = flags.DEFINE_integer('stage', 1, 'Of train: the stage whose step it is.', lower_bound=1, upper_bound=2)
@@ -35,8 +36,8 @@ OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write everything to
 
 def main(argv: Sequence[str]) -> int:
     del argv
-    config = doors.read_config(CONFIG, 'what to compile: ')
-    output = doors.output_file(OUTPUT)
+    config = config_flag.read(CONFIG, 'what to compile: ')
+    output = command.output_file(OUTPUT)
     if TOPOLOGY.value is None:
         raise InputError('Say what to compile for: --topology=v5e-4x4, h100 or another; see --help.')
     is_train = PROGRAM.value == 'train'
@@ -44,27 +45,30 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             '--batch_size, --strategy and --tile are of --program=predict: training takes --config.batch_size.'
         )
-    doors.start_devices(config.batch_size if is_train else BATCH_SIZE.value or 128)
+    command.start_devices(config.batch_size if is_train else BATCH_SIZE.value or 128)
 
-    from codinet_jax import provenance
     from codinet_jax.compiling import programs, report, summary, targets
+    from codinet_jax.config import setup
+    from codinet_jax.runtime import provenance
 
     targets.prepare_process()
     target = targets.parse(TOPOLOGY.value)
     mesh = targets.mesh(target)
+    named = setup.read(config)
+    recipe = named.recipe
     started = time.perf_counter()
     if is_train:
-        about = {'program': 'train', 'stage': STAGE.value, 'batch_size': config.batch_size, 'views': config.num_views}
-        lowered = programs.training_step(config, mesh, STAGE.value)
+        about = {'program': 'train', 'stage': STAGE.value, 'batch_size': recipe.batch_size, 'views': recipe.num_views}
+        lowered = programs.training_step(named, mesh, STAGE.value)
     else:
         batch_size, strategy = BATCH_SIZE.value or 128, STRATEGY.value or 'compacted'
         about = {'program': 'predict', 'strategy': strategy, 'batch_size': batch_size, 'tile': TILE.value}
-        lowered = programs.inference(config, mesh, batch_size, strategy, TILE.value)
+        lowered = programs.inference(named.model, named.data.spec, mesh, batch_size, strategy, TILE.value)
     print(f'compiling for {target.name}, which may take minutes ...', flush=True)
     found = report.compiled(lowered, target, time.perf_counter() - started)
     print(summary.readable(found))
     if output:
-        network = {'dataset': config.dataset, **config.model.to_dict()}
+        network = {'dataset': named.record['dataset'], **named.record['model']}
         everything = {'machine': provenance.machine(), 'network': network} | about | found
         output.write_text(json.dumps(everything, indent=2) + '\n')
         print(f'written to {output}')
@@ -72,4 +76,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

@@ -9,37 +9,52 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from codinet_jax import doors
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command
+from codinet_jax.workdir import Workdir
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'The images to evaluate on.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
-BUDGET = flags.DEFINE_string('budget', None, 'A threshold that codinet_jax.calibrate found, by its name.')
+OPERATING_POINT = flags.DEFINE_string('operating_point', None, 'A threshold of codinet_jax.calibrate, by its name.')
+flags.DEFINE_alias('budget', 'operating_point')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "Images at a time; the run's own if not given.", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    workdir = doors.named_workdir(WORKDIR)
+    workdir = Workdir.named(WORKDIR.value)
 
-    from codinet_jax import provenance, settings
+    from codinet_jax.config import setup
     from codinet_jax.data.thumbnails import thumbnails
-    from codinet_jax.training import evaluate, results
+    from codinet_jax.evaluation.evaluate import evaluate_weights
+    from codinet_jax.evaluation.record import write_routes, write_thumbnails
+    from codinet_jax.evaluation.statistics import readable
+    from codinet_jax.runtime import provenance
 
     config = workdir.read_config()
     config.data_dir = DATA_DIR.value or config.data_dir
     config.eval_batch_size = BATCH_SIZE.value or config.eval_batch_size
-    threshold = workdir.read_budget(BUDGET.value)
-    doors.start_devices(config.eval_batch_size)
-    split = settings.split(config, SPLIT.value)
-    record, augmented, summary = evaluate.evaluate_weights(config, workdir.read_weights(), split, threshold)
-    summary |= {'split': SPLIT.value, 'threshold': threshold} | {'seed': config.seed} | provenance.machine()
-    name = '_'.join(filter(None, (SPLIT.value, BUDGET.value)))
-    workdir.write_routes(name, record, augmented)
-    workdir.write_thumbnails(SPLIT.value, thumbnails(split))
+    threshold = workdir.read_threshold(OPERATING_POINT.value)
+    command.start_devices(config.eval_batch_size)
+    named = setup.read(config)
+    split, recipe = named.data.open(SPLIT.value), named.recipe
+    record, augmented, summary = evaluate_weights(
+        named.model,
+        named.data.spec,
+        workdir.read_weights(),
+        split,
+        batch_size=recipe.eval_batch_size,
+        threshold=threshold,
+    )
+    summary |= {'split': SPLIT.value, 'threshold': threshold} | {'seed': recipe.seed} | provenance.machine()
+    name = '_'.join(filter(None, (SPLIT.value, OPERATING_POINT.value)))
+    write_routes(workdir, name, record, augmented)
+    write_thumbnails(workdir, SPLIT.value, thumbnails(split))
     workdir.write_results(summary, f'evaluation_{name}')
-    print(f'{results.readable(summary)}\nin {workdir}')
+    print(f'{readable(summary)}\nin {workdir}')
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

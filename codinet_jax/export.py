@@ -10,28 +10,33 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from codinet_jax import doors
-from codinet_jax.errors import InputError
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+config_flag.define_import()
 OUTPUT = flags.DEFINE_string('output', None, 'A new directory to export into.')
-BUDGET = flags.DEFINE_string('budget', None, 'A threshold that codinet_jax.calibrate found, by its name.')
+OPERATING_POINT = flags.DEFINE_string(
+    'operating_point', None, 'A threshold that codinet_jax.calibrate found, by its name.'
+)
+flags.DEFINE_alias('budget', 'operating_point')  # its name in older versions
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    workdir = doors.named_workdir(WORKDIR)
+    workdir = Workdir.named(WORKDIR.value)
     if OUTPUT.value is None:
         raise InputError('Say where to: --output=DIRECTORY.')
 
-    from codinet_jax.inference import artefact, program
+    from codinet_jax.inference import exported, load
 
-    config, weights = workdir.read_config(), workdir.read_weights()
-    threshold = workdir.read_budget(BUDGET.value)
-    program.export(OUTPUT.value, config, weights, threshold)
-    megabytes = artefact.size(OUTPUT.value) / 1e6
-    print(f'{OUTPUT.value}: {megabytes:.1f} MB, gates held to {threshold:g}, for {", ".join(artefact.PLATFORMS)}')
+    predictor = load.from_workdir(workdir.path, operating_point=OPERATING_POINT.value, strategy='compacted')
+    predictor.export(OUTPUT.value)
+    size, platforms = f'{exported.size(OUTPUT.value) / 1e6:.1f} MB', ', '.join(exported.PLATFORMS)
+    print(f'{OUTPUT.value}: {size}, gates held to {predictor.threshold:g}, for {platforms}')
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

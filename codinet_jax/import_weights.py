@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import jax
 from absl import flags
 
-from codinet_jax import doors
-from codinet_jax.errors import InputError
+from codinet_jax.runtime import command
+from codinet_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from codinet_jax.models import pretrained
@@ -37,8 +37,7 @@ def main(argv: Sequence[str]) -> None:
     if output.exists():
         raise InputError(f'{output} is there already: give another --output.')
 
-    from codinet_jax import workdir
-    from codinet_jax.models import pretrained, state_dict
+    from codinet_jax.models import pretrained, state_dict, weights_file
 
     mean, std = (
         _per_channel(flag, default)
@@ -48,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     backbone = pretrained.find(tensors, str(source))
     variables = pretrained.from_torch(tensors, backbone, str(source))
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
-    workdir.write_weights_file(output, variables, workdir.WeightsInput(mean, std, source.name, sha256))
+    weights_file.write(output, variables, weights_file.WeightsInput(mean, std, source.name, sha256))
     millions = sum(leaf.size for leaf in jax.tree.leaves(variables['params'])) / 1e6
     print(f'{source}: {backbone}, {millions:.2f} M parameters, {backbone.num_classes} classes')
     print(f'its pixels are normalised by mean {mean} and std {std}; other ones are given by --mean and --std')
@@ -58,12 +57,12 @@ def main(argv: Sequence[str]) -> None:
 def _config_flags(backbone: 'pretrained.Backbone') -> list[str]:
     """What to give `codinet_jax.main` to train this network."""
     if backbone.is_cifar:
-        config = 'configs/cifar100_r32.py' if backbone.num_classes == 100 else 'configs/cifar10_r20.py'
+        config = 'cifar100_r32' if backbone.num_classes == 100 else 'cifar10_r20'
         shortcut = ['--config.model.shortcut=projection'] if backbone.shortcut == 'projection' else []
         return [f'--config={config}', f'--config.model.depth={backbone.depth}', *shortcut]
     # torchvision's and timm's networks stride on the 3x3 convolution, unlike the paper's.
     return [
-        '--config=configs/imagenet_r50.py',
+        '--config=imagenet_r50',
         f'--config.model.depth={backbone.depth}',
         '--config.model.stride_on=3x3',
     ]
@@ -84,4 +83,4 @@ def _per_channel(flag: flags.FlagHolder[list[str] | None], default: tuple[float,
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

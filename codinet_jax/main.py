@@ -1,7 +1,8 @@
-"""Trains and evaluates a network: `python -m codinet_jax.main --config=configs/digits_r14.py`.
+"""Trains and evaluates a network: `python -m codinet_jax.main --config=digits_r14`.
 
 Run it again to go on with a run that was stopped. Any field of the config can be set as `--config.loss.alpha=0.5`; a
-variant's name may follow the file's after a colon: vanilla, consistency, static, random.
+variant's name may follow the config's after a colon: vanilla, consistency, static, random. A config of your own is
+given as the path of its file, and routers, methods, loss terms and data sets of your own as `--import=my_router.py`.
 """
 
 import pathlib
@@ -10,10 +11,12 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from codinet_jax import doors, hosts
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command, hosts
 from codinet_jax.workdir import Workdir
 
-CONFIG = config_flags.DEFINE_config_file('config', help_string='Config file, as configs/cifar10_r110.py[:variant].')
+CONFIG = config_flag.define_config('What to train: cifar10_r110[:variant], another name, or a file.')
+IMPORT = config_flag.define_import()
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept; runs/CONFIG_NAME if not given.')
 DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Join the other processes of a Cloud TPU pod or a Slurm job.')
 COORDINATOR = flags.DEFINE_string('coordinator', None, 'Elsewhere: HOST:PORT of process 0, any free port there.')
@@ -23,27 +26,30 @@ PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Elsewhere: which of them 
 
 def main(argv: Sequence[str]) -> int | None:
     del argv
-    config = doors.read_config(CONFIG)
+    config = config_flag.read(CONFIG)
+    config.imports = tuple(dict.fromkeys((*config.imports, *IMPORT.value)))
     workdir = Workdir(WORKDIR.value or _default_workdir())
     cluster = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if DISTRIBUTED.value or any(value is not None for value in cluster):
         with hosts.joined(*cluster):
             return _train(config, workdir)
-    doors.start_devices(config.batch_size // max(1, config.accumulate_steps))
+    command.start_devices(config.batch_size // max(1, config.accumulate_steps))
     return _train(config, workdir)
 
 
 def _train(config: ConfigDict, workdir: Workdir) -> int | None:
-    from codinet_jax.training import loop, results
-    from codinet_jax.training.metrics import say
+    from codinet_jax.evaluation.statistics import readable
+    from codinet_jax.runtime.console import log
+    from codinet_jax.training import loop
+    from codinet_jax.workdir import begin
 
     try:
-        outcome = loop.train(config, workdir)
+        outcome = loop.train(begin(config, workdir), workdir)
     except loop.Stopped as stop:
-        say(str(stop))
+        log(str(stop))
         return 128 + stop.signal_number
     if outcome is not None:
-        say(f'{results.readable(outcome)}\nin {workdir}')
+        log(f'{readable(outcome)}\nin {workdir}')
     return None
 
 
@@ -53,4 +59,4 @@ def _default_workdir() -> pathlib.Path:
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

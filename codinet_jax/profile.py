@@ -1,11 +1,10 @@
-"""Tells where the time of a training step goes:
+"""Measures where the time of a training step goes:
 
-    python -m codinet_jax.profile --config=configs/imagenet_r50.py --config.data_dir=DIR
-    python -m codinet_jax.profile --config=configs/cifar10_r110.py --trace=DIRECTORY
+    python -m codinet_jax.profile --config=imagenet_r50 --config.data_dir=DIR
+    python -m codinet_jax.profile --config=cifar10_r110 --trace=DIRECTORY
 
 Steps are taken as training takes them, on its data; with --random_pixels on one batch of them, and no data is needed.
-The trace opens in https://ui.perfetto.dev (perfetto_trace.json.gz)
-and in TensorBoard's profiler. Nothing else is kept.
+The trace opens in https://ui.perfetto.dev (perfetto_trace.json.gz) and in TensorBoard's profiler. Nothing else is kept.
 """
 
 import json
@@ -13,12 +12,13 @@ import pathlib
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
-from codinet_jax import doors
-from codinet_jax.errors import InputError
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command
+from codinet_jax.runtime.errors import InputError
 
-CONFIG = config_flags.DEFINE_config_file('config', help_string='Config file, as configs/cifar10_r110.py[:variant].')
+CONFIG = config_flag.define_config('Whose step: cifar10_r110[:variant], another name, or a file.')
+config_flag.define_import()
 STAGE = flags.DEFINE_integer('stage', 1, 'The stage whose step is taken.', lower_bound=1, upper_bound=2)
 STEPS = flags.DEFINE_integer('steps', 20, 'Steps that are timed.', lower_bound=1)
 PEAK_TFLOPS = flags.DEFINE_float(
@@ -31,17 +31,18 @@ OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers t
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config = doors.read_config(CONFIG, 'what to profile: ')
-    output, trace = doors.output_file(OUTPUT), pathlib.Path(TRACE.value).expanduser() if TRACE.value else None
+    config = config_flag.read(CONFIG, 'what to profile: ')
+    output, trace = command.output_file(OUTPUT), pathlib.Path(TRACE.value).expanduser() if TRACE.value else None
     if trace and trace.exists() and not trace.is_dir():
         raise InputError(f'{trace} is a file: give --trace a directory.')
-    doors.start_devices(config.batch_size // max(1, config.accumulate_steps))
+    command.start_devices(config.batch_size // max(1, config.accumulate_steps))
 
-    from codinet_jax import provenance
+    from codinet_jax.config import setup
+    from codinet_jax.runtime import provenance
     from codinet_jax.training import profiling
 
     found = profiling.profile(
-        config,
+        setup.read(config),
         STAGE.value,
         STEPS.value,
         trace,
@@ -58,4 +59,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    doors.open_door(main)
+    command.run(main)

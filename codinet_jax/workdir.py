@@ -9,39 +9,33 @@ results.json        what came of it
 routes/test.npz     every test image's label, prediction, gates and decisions, and those of its augmentations
 thumbnails/test.npz what the test images look like
 analysis/           numbers, figures and the page that codinet_jax.analyze makes of these
-budgets.json        thresholds on the gates that meet a wanted cost, by name
+operating_points.json  thresholds on the gates that meet a wanted cost, by name; budgets.json in older ones
 """
 
 import contextlib
+import copy
 import fcntl
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from codinet_jax.errors import InputError
-from codinet_jax.record import AugmentedRecord, Record, is_consistent
-from configs import default
+from codinet_jax.config import default, setup
+from codinet_jax.config.setup import Setup
+from codinet_jax.models import weights_file
+from codinet_jax.models.weights_file import WeightsInput
+from codinet_jax.runtime import files, hosts
+from codinet_jax.runtime.errors import InputError
 
-# Where the data lie, and how often a run tells and saves, says nothing of where it leads.
-NOT_COMPARED = ('data_dir', 'log_every_steps', 'checkpoint_every_steps')
-_INPUT = 'input/'  # before the names of a weights file's `WeightsInput`, beside params/ and batch_stats/
-
-
-class WeightsInput(NamedTuple):
-    """The input that a file's weights were trained on: per channel, of pixels in [0, 1], and of imported ones the file
-    they came from, by its name and its SHA-256 in hexadecimal."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    source: str = ''
-    sha256: str = ''
+# Where the data and the user's modules lie, and how often a run logs and saves, says nothing of where it leads.
+NOT_COMPARED = ('data_dir', 'imports', 'log_every_steps', 'checkpoint_every_steps')
 
 
 class Workdir:
@@ -57,11 +51,22 @@ class Workdir:
         self.checkpoints = self.path / 'checkpoints'
         self.analysis = self.path / 'analysis'
 
+    @classmethod
+    def named(cls, path: str | None) -> 'Workdir':
+        """The workdir that a command's --workdir names.
+
+        Raises:
+          InputError: it names none.
+        """
+        if path is None:
+            raise InputError('Say which run: --workdir=DIRECTORY.')
+        return cls(path)
+
     def __str__(self) -> str:
         return str(self.path)
 
-    def check(self, config: ConfigDict) -> None:
-        """Refuses to become the workdir of a run with this config, new or resumed.
+    def check(self, record: Mapping[str, Any]) -> None:
+        """Refuses to become the workdir of a run with this config, as `Setup` records it, new or resumed.
 
         Raises:
           InputError: it holds something else, or a run with another config.
@@ -69,13 +74,15 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f'{self} is a file: give --workdir a directory.')
         if self._config.exists():
-            _refuse_other(self.read_config(), config, self.path)
+            _refuse_other(json.loads(self.read_config().to_json()), record, self.path)
         elif self.path.exists() and any(not path.name.startswith('.') for path in self.path.iterdir()):
             raise InputError(f'{self} is not empty and holds no run: give --workdir a new or an empty directory.')
 
     @contextlib.contextmanager
-    def claimed(self, config: ConfigDict) -> Iterator[None]:
-        """Makes this the workdir of a run with this config, and of nobody else as long as this lasts or lives.
+    def claimed(self, record: Mapping[str, Any]) -> Iterator[None]:
+        """Makes this the workdir of a run with this config, as `Setup` records it.
+
+        It is nobody else's as long as this lasts or lives.
 
         Raises:
           InputError: it cannot be written, or a run is at work in it, or `check` would refuse it.
@@ -95,9 +102,9 @@ class Workdir:
                 ) from error
             except OSError:
                 pass  # a network drive that knows no locks: there nobody can be told from anybody
-            self.check(config)
+            self.check(record)
             if not self._config.exists():
-                _write(self._config, lambda file: file.write(_json_bytes(json.loads(config.to_json()))))
+                files.write(self._config, lambda file: file.write(files.json_bytes(record)))
             yield
         finally:
             os.close(directory)
@@ -107,6 +114,11 @@ class Workdir:
         """Whether a run, finished or not, was begun here."""
         return self._config.exists()
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether a run could go on from here."""
+        return self.checkpoints.is_dir() and any(path.name.isdigit() for path in self.checkpoints.iterdir())
+
     def read_config(self) -> ConfigDict:
         """The resolved config of the run; what the version that wrote it did not know is as the default says.
 
@@ -115,11 +127,10 @@ class Workdir:
         """
         if not self._config.exists():
             raise InputError(f'{self} holds no run (no config.json): train one there with codinet_jax.main first.')
-        known, written = (
-            traverse_util.flatten_dict(config)
-            for config in (json.loads(default.get_config().to_json()), _read_json(self._config))
-        )
-        config = ConfigDict(traverse_util.unflatten_dict(known | written))
+        try:
+            config = default.of_record(files.read_json(self._config))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f'{self._config} cannot be read ({error}): restore it, or use another workdir.') from error
         default.check_types(config, f'{self._config}: ')
         return config
 
@@ -137,45 +148,39 @@ class Workdir:
             raise InputError(f'{self.metrics} cannot be read ({error}): restore it, or train again.') from error
 
     def write_results(self, results: Mapping[str, Any], name: str = 'results') -> None:
-        _write(self.path / f'{name}.json', lambda file: file.write(_json_bytes(results)))
+        files.write(self.path / f'{name}.json', lambda file: file.write(files.json_bytes(results)))
 
     def read_results(self, name: str = 'results') -> dict[str, Any] | None:
         """What `write_results` wrote: what came of the run, None while it is unfinished; or another such file."""
         path = self.path / f'{name}.json'
-        return _read_json(path) if path.exists() else None
+        return files.read_json(path) if path.exists() else None
 
-    def write_routes(self, name: str, record: Record, augmented: AugmentedRecord) -> None:
-        """Keeps what was recorded under a name: a split's, or a split's and a budget's."""
-        _write_arrays(self.path / 'routes' / f'{name}.npz', record._asdict() | augmented._asdict())
+    def write_arrays(self, kind: str, name: str, arrays: Mapping[str, Any]) -> None:
+        """Keeps arrays in a file of KIND/; `kind` is routes or thumbnails."""
+        path = self.path / kind / f'{name}.npz'
+        files.write(path, lambda file: np.savez_compressed(file, **arrays))
 
-    def read_routes(self, name: str) -> tuple[Record, AugmentedRecord]:
-        """What `write_routes` kept.
+    def read_arrays(self, kind: str, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
+        """What `write_arrays` kept.
 
         Raises:
           InputError: nothing is kept under that name, or an older version wrote it, or it cannot be read.
         """
-        path = self.path / 'routes' / f'{name}.npz'
-        arrays = _read_arrays(path, (*Record._fields, *AugmentedRecord._fields))
-        if not is_consistent(arrays):
-            raise InputError(f'{path} contradicts itself: evaluate again with codinet_jax.evaluate.')
-        augmented = AugmentedRecord(*(arrays[field] for field in AugmentedRecord._fields))
-        return Record(*(arrays[field] for field in Record._fields)), augmented
-
-    def write_thumbnails(self, split: str, thumbnails_SxhxwxC: np.ndarray) -> None:
-        _write_arrays(self.path / 'thumbnails' / f'{split}.npz', {'thumbnails_SxhxwxC': thumbnails_SxhxwxC})
-
-    def read_thumbnails(self, split: str) -> np.ndarray:
-        """What the first S images of the split look like: uint8 [S, h, w, C].
-
-        Raises:
-          InputError: an older version evaluated, or the file cannot be read.
-        """
-        field = 'thumbnails_SxhxwxC'
-        return _read_arrays(self.path / 'thumbnails' / f'{split}.npz', (field,))[field]
+        path = self.path / kind / f'{name}.npz'
+        try:
+            with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+                found = {field: arrays[field] for field in fields}
+            if wrong := [field for field, array in found.items() if not isinstance(array, np.ndarray)]:
+                raise ValueError(f'{wrong[0]} is no array')
+            return found
+        except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
+            raise InputError(
+                f'{path} holds no record that can be read ({error}): make it with codinet_jax.evaluate.'
+            ) from error
 
     def write_weights(self, variables: Mapping[str, Any], trained_on: WeightsInput | None = None) -> None:
         """Keeps the final variables, and the input they were trained on if it is not the data set's own."""
-        write_weights_file(self.path / 'weights.npz', variables, trained_on)
+        weights_file.write(self.path / 'weights.npz', variables, trained_on)
 
     def read_weights(self) -> dict[str, Any]:
         """The final variables, as the network's `apply` takes them.
@@ -186,29 +191,34 @@ class Workdir:
         path = self.path / 'weights.npz'
         if not path.exists():
             raise InputError(f'{self} has no weights yet: its run is unfinished, go on with codinet_jax.main.')
-        return read_weights_file(path)
+        return weights_file.read(path)
 
-    def read_budget(self, name: str | None) -> float:
-        """The threshold that `codinet_jax.calibrate` found for a budget; without a name that of Eq. 5, 0.5.
+    def read_threshold(self, operating_point: str | None) -> float:
+        """The threshold of an operating point that `codinet_jax.calibrate` found; without a name that of Eq. 5, 0.5.
 
         Raises:
-          InputError: there is no budget of that name.
+          InputError: there is no operating point of that name.
         """
-        if name is None:
+        if operating_point is None:
             return 0.5
-        budgets = self.read_budgets()
-        if name not in budgets:
-            known = f'it has {", ".join(budgets)}' if budgets else 'it has none'
-            raise InputError(f'{self} has no budget {name!r} ({known}): make one with codinet_jax.calibrate.')
-        return float(budgets[name]['threshold'])
+        points = self.read_operating_points()
+        if operating_point not in points:
+            known = f'it has {", ".join(points)}' if points else 'it has none'
+            raise InputError(
+                f'{self} has no operating point {operating_point!r} ({known}): make one with codinet_jax.calibrate.'
+            )
+        return float(points[operating_point]['threshold'])
 
-    def write_budget(self, name: str, budget: Mapping[str, Any]) -> None:
-        """Adds a budget to those there are, or replaces the one of that name."""
-        self.write_results(self.read_budgets() | {name: dict(budget)}, 'budgets')
+    def write_operating_point(self, name: str, point: Mapping[str, Any]) -> None:
+        """Adds an operating point to those there are, or replaces the one of that name."""
+        self.write_results(self.read_operating_points() | {name: dict(point)}, 'operating_points')
 
-    def read_budgets(self) -> dict[str, Any]:
+    def read_operating_points(self) -> dict[str, Any]:
         """What `codinet_jax.calibrate` found, by name; empty if it was never asked."""
-        return self.read_results('budgets') or {}
+        found = self.read_results('operating_points')
+        if found is not None:
+            return found
+        return {name: _of_budget(budget) for name, budget in (self.read_results('budgets') or {}).items()}
 
 
 class OutputDirectory:
@@ -225,79 +235,64 @@ class OutputDirectory:
         except OSError as error:
             raise InputError(f'{path} cannot be made ({error.strerror}): name another.') from error
 
-    def write(self, files: Mapping[str, bytes]) -> None:
+    def write(self, contents: Mapping[str, bytes]) -> None:
         """Writes files by name, each whole or not at all."""
-        for name, content in files.items():
-            _write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        for name, content in contents.items():
+            files.write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
 
 
-def write_weights_file(
-    path: pathlib.Path, variables: Mapping[str, Any], trained_on: WeightsInput | None = None
-) -> None:
-    """Writes variables by path, so that `read_weights_file` and `numpy.load` can read them, and what they expect."""
-    flat: dict[str, Any] = {
-        key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()
-    }
-    if trained_on is not None:
-        flat |= {f'{_INPUT}{name}': np.asarray(value) for name, value in trained_on._asdict().items()}
-    _write(path, lambda file: np.savez(file, **flat))
+def begin(config: ConfigDict, workdir: Workdir) -> Setup:
+    """The setup of a run in a workdir, new or gone on with, the same on every host.
 
-
-def read_weights_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Variables as the network's `apply` takes them, from a run's weights.npz or what `import_weights` wrote.
+    What the config leaves open, the normalisation, is what a run that was begun here recorded, or what the weights to
+    start from were trained under.
 
     Raises:
-      InputError: the file cannot be read, or is none of these.
+      InputError: the config cannot be used, on one host or on all.
     """
-    with _opened_weights(path) as arrays:
-        return traverse_util.unflatten_dict(
-            {key: arrays[key] for key in arrays.files if not key.startswith(_INPUT)}, sep='/'
+
+    def left_open() -> tuple[Any, Any]:
+        found = setup.read(config)
+        found.recipe.check_devices(jax.device_count())
+        # A network drive goes on hiding for a while what a host has once looked for in vain: the others look later.
+        return _normalisation(config, workdir, found) if jax.process_index() == 0 else (None, None)
+
+    changed = copy.deepcopy(config)
+    changed.mean, changed.std = hosts.sent_by_first(hosts.together(left_open))
+    return setup.read(changed)
+
+
+def _normalisation(config: ConfigDict, workdir: Workdir, found: Setup) -> tuple[Any, Any]:
+    own = (config.mean, config.std)
+    if config.init_from is None or own != (None, None):
+        return own
+    if workdir.holds_run:
+        begun = workdir.read_config()
+        if begun.init_from == config.init_from:
+            return begun.mean, begun.std
+    trained_on = weights_file.read_input(config.init_from)
+    if trained_on is None:
+        return own
+    num_channels = found.data.dataset.num_channels
+    if len(trained_on.mean) != num_channels:
+        raise InputError(
+            f'{config.init_from} holds weights for images of {len(trained_on.mean)} channels, and those of '
+            f'{config.dataset} have {num_channels}: give other weights to start from.'
         )
+    return trained_on.mean, trained_on.std
 
 
-def read_weights_input(path: str | os.PathLike[str]) -> WeightsInput | None:
-    """What the weights of such a file were trained on, if the file says so.
+def _of_budget(budget: Mapping[str, Any]) -> dict[str, Any]:
+    """An operating point under the names of today."""
 
-    Raises:
-      InputError: the file cannot be read, or is none of these.
-    """
-    with _opened_weights(path) as arrays:
-        if f'{_INPUT}mean' not in arrays.files:
-            return None
-        mean, std = (tuple(map(float, arrays[f'{_INPUT}{name}'])) for name in ('mean', 'std'))
-        return WeightsInput(mean, std, *(str(arrays[f'{_INPUT}{name}']) for name in ('source', 'sha256')))
+    def renamed(point: Mapping[str, Any]) -> dict[str, Any]:
+        return {{'cost': 'macs_share'}.get(name, name): value for name, value in point.items()}
+
+    return renamed(budget) | {'curve': [renamed(point) for point in budget.get('curve', [])]}
 
 
-@contextlib.contextmanager
-def _opened_weights(path: str | os.PathLike[str]) -> Iterator[Any]:
-    try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-            yield arrays
-    except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
-        raise InputError(
-            f'{path} cannot be read as weights ({error}): restore it, or train or import it again.'
-        ) from error
-
-
-def _write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    _write(path, lambda file: np.savez_compressed(file, **arrays))
-
-
-def _read_arrays(path: pathlib.Path, fields: Sequence[str]) -> dict[str, np.ndarray]:
-    try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-            found = {field: arrays[field] for field in fields}
-        if wrong := [field for field, array in found.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f'{wrong[0]} is no array')
-        return found
-    except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
-        raise InputError(
-            f'{path} holds no record that can be read ({error}): make it with codinet_jax.evaluate.'
-        ) from error
-
-
-def _refuse_other(old: ConfigDict, new: ConfigDict, path: pathlib.Path) -> None:
-    old_flat, new_flat = (traverse_util.flatten_dict(json.loads(config.to_json()), sep='.') for config in (old, new))
+def _refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], path: pathlib.Path) -> None:
+    old_flat, new_flat = (traverse_util.flatten_dict(dict(config), sep='.') for config in (old, new))
     differing = [
         f'{key} ({old_flat.get(key)} there, {new_flat.get(key)} here)'
         for key in sorted(old_flat.keys() | new_flat.keys())
@@ -307,39 +302,3 @@ def _refuse_other(old: ConfigDict, new: ConfigDict, path: pathlib.Path) -> None:
         raise InputError(
             f'{path} holds a run with another config: {", ".join(differing)}; give another --workdir, or that config.'
         )
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'{path} cannot be read ({error}): restore it, or use another workdir.') from error
-    if not isinstance(value, dict):
-        raise InputError(f'{path} holds no fields with values: restore it, or use another workdir.')
-    return value
-
-
-def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + '\n').encode()
-
-
-def _write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Through a temporary file and a rename, so that a reader sees the old file or the new one.
-
-    Raises:
-      InputError: it cannot be written; what was there is there.
-    """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, 'wb') as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise InputError(
-            f'{path} cannot be written ({error.strerror}): make room, or see to it that it may be, and try again.'
-        ) from error

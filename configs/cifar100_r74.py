@@ -1,12 +1,7 @@
 """ResNet-74 on CIFAR-100. Table 6."""
 
-from ml_collections import ConfigDict
+import functools
 
-from configs import default
+from codinet_jax.config import cifar
 
-
-def get_config(variant: str = 'codinet') -> ConfigDict:
-    config = default.get_config()
-    config.dataset = 'cifar100'
-    config.model.depth = 74
-    return default.with_variant(config, variant)
+get_config = functools.partial(cifar.config, 'cifar100', 74)

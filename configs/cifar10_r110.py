@@ -1,11 +1,7 @@
 """ResNet-110 on CIFAR-10. Tables 2, 5 to 10."""
 
-from ml_collections import ConfigDict
+import functools
 
-from configs import default
+from codinet_jax.config import cifar
 
-
-def get_config(variant: str = 'codinet') -> ConfigDict:
-    config = default.get_config()
-    config.model.depth = 110
-    return default.with_variant(config, variant)
+get_config = functools.partial(cifar.config, 'cifar10', 110)

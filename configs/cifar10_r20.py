@@ -6,7 +6,7 @@ block, or routing collapses into a few routes.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from codinet_jax.config import default
 
 
 def get_config(variant: str = 'codinet') -> ConfigDict:

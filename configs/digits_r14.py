@@ -5,7 +5,7 @@ With so few blocks diversity needs a far larger weight and margin than the paper
 
 from ml_collections import ConfigDict
 
-from configs import default
+from codinet_jax.config import default
 
 
 def get_config(variant: str = 'codinet') -> ConfigDict:

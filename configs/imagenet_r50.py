@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import default
+from codinet_jax.config import default
 
 
 def get_config(variant: str = 'codinet') -> ConfigDict:

@@ -1,11 +1,7 @@
 """ResNet-110 on SVHN, cropped but never flipped. Table 4."""
 
-from ml_collections import ConfigDict
+import functools
 
-from configs import default
+from codinet_jax.config import cifar
 
-
-def get_config(variant: str = 'codinet') -> ConfigDict:
-    config = default.get_config()
-    config.dataset = 'svhn'
-    return default.with_variant(config, variant)
+get_config = functools.partial(cifar.config, 'svhn', 110)

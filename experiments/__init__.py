@@ -1,1 +1,2 @@
-"""Scripts that measure: each prints what it saw, with the machine it saw it on."""
+"""The paper's tables and figures, other networks on the same footing, and what we measured; run from the repository's
+root: see run.py and summarize.py, real_accuracy/, measure/ and half_hour/."""

@@ -1,8 +1,8 @@
-"""Sets what was reproduced beside what the paper says: `python -m experiments.summarize --output=reproduced`.
+"""Sets what was reproduced beside what the paper reports: `python -m experiments.summarize --output=reproduced`.
 
-Reads the runs that experiments.run trained and writes, in OUTPUT/SCALE or where --to says, for every table and figure
-of which there is a run: NAME.md and NAME.json, with mean and spread over seeds, the paper's number and the difference,
-and pictures. Runs that are not there are shown as missing.
+Reads the runs that experiments.run trained and writes, in OUTPUT/SCALE or the directory of --to, for every table and
+figure of which there is a run: NAME.md and NAME.json, with mean and spread over seeds, the paper's number and the
+difference, and pictures. Runs that are not there are shown as missing.
 """
 
 import pathlib
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from codinet_jax import doors
-from codinet_jax.errors import InputError
+from codinet_jax.runtime import command
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import OutputDirectory
 from experiments.reproduce import readme
 from experiments.reproduce.definitions import DEFINITIONS
@@ -53,4 +53,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    doors.open_door(main, takes_arguments=True)
+    command.run(main, takes_arguments=True)

@@ -1,6 +1,7 @@
 """What several test files share: a config and a network small enough to compile in seconds, meshes, and the commands
 run as a person runs them."""
 
+import copy
 import functools
 import importlib.util
 import os
@@ -16,18 +17,19 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from codinet_jax import settings, sharding
-from codinet_jax.data import datasets
+from codinet_jax.config import default, setup
+from codinet_jax.config.setup import Setup
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import Architecture, Block, Conv, Stage
-from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable, cost_table
+from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import ROUTERS
-from codinet_jax.routing import budget
-from codinet_jax.training import stages
+from codinet_jax.routing import controller
+from codinet_jax.runtime import sharding
+from codinet_jax.training import loop, stages
 from codinet_jax.training.state import TrainState
-from codinet_jax.workdir import Workdir
+from codinet_jax.workdir import Workdir, begin
 from configs import digits_r14
 from reference_network import Tree
 
@@ -67,17 +69,28 @@ def tiny_architecture() -> Architecture:
     return Architecture(8, 1, 10, 'cifar', 4, (Stage(None, stack, 2), Stage(transition, body, 1)))
 
 
-def tiny_network(router: str | None = 'linear') -> CoDiNet:
-    return CoDiNet(tiny_architecture(), router, unroll=2)
+def tiny_network(router: str | None = 'linear') -> RoutedResNet:
+    return RoutedResNet(tiny_architecture(), router, unroll=2)
 
 
 def tiny_costs(router: str | None = 'linear') -> CostTable:
     return cost_table(tiny_architecture(), ROUTERS[router].macs if router else None)
 
 
+def tiny_setup(**changes: Any) -> Setup:
+    """What `tiny_config` names."""
+    return setup.read(tiny_config(**changes))
+
+
+def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
+    """A run of a config, as `codinet_jax.main` does it."""
+    return loop.train(begin(config, workdir), workdir)
+
+
 def tiny_stages(config: ConfigDict, router: str | None = 'linear', num_images: int = 1442) -> list[stages.Stage]:
     """Both stages of a config, of the tiny network in place of the config's own."""
-    return stages.plan(config, tiny_network(router), tiny_costs(router), datasets.dataset_spec('digits'), num_images)
+    named = default.with_variant(copy.deepcopy(config), 'static') if router is None else config
+    return stages.plan(setup.read(named), num_images, tiny_network(router))
 
 
 def scattered_state(stage: stages.Stage, mesh: Mesh, gamma: float = 0.0) -> TrainState:
@@ -92,19 +105,19 @@ def scattered_state(stage: stages.Stage, mesh: Mesh, gamma: float = 0.0) -> Trai
     variables = jax.tree_util.tree_map_with_path(drawn, shapes(model))
     params = variables['params']
     state = TrainState(
-        jnp.int32(0), params, variables['batch_stats'], stage.step.optimizer.init(params), budget.init(gamma)
+        jnp.int32(0), params, variables['batch_stats'], stage.step.optimizer.init(params), controller.at_rest(gamma)
     )
     return jax.device_put(state, sharding.replicated(mesh))
 
 
-def shapes(net: CoDiNet) -> Tree:
+def shapes(net: RoutedResNet) -> Tree:
     """Shapes and types of all variables, at no cost."""
     arch = net.architecture
     image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, arch.image_channels), jnp.float32)
     return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, execution.masked(), train=False), image)
 
 
-def random_variables(net: CoDiNet, seed: int = 0) -> Tree:
+def random_variables(net: RoutedResNet, seed: int = 0) -> Tree:
     """Variables as after training: norms that have seen data, routers with different minds about different images."""
     rng = np.random.default_rng(seed)
 
@@ -149,8 +162,9 @@ def by_path(tree: Any) -> dict[str, np.ndarray]:
 def write_workdir(path: Path, config: ConfigDict, seed: int = 6) -> Workdir:
     """A finished run of a config, as far as those that use its network can tell; its routes and classes differ."""
     workdir = Workdir(path)
-    with workdir.claimed(config):
-        workdir.write_weights(random_variables(settings.network(config), seed))
+    named = setup.read(config)
+    with workdir.claimed(named.record):
+        workdir.write_weights(random_variables(named.model, seed))
     return workdir
 
 
@@ -177,7 +191,7 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {'JAX_PLATFORMS': 'cpu'} | changes
 
 
-def run_door(name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_command(name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A command run to its end, from the root of the repository."""
     return subprocess.run(
         command(name, *flags), cwd=REPOSITORY, env=environment(**variables), text=True, capture_output=True, timeout=600

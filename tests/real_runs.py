@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.sameness import OF_THE_CLOCK, differences, rows
+from experiments.measure.sameness import OF_THE_CLOCK, differences, rows
 
 __all__ = ['rows']
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from codinet_jax.models.architecture import Architecture, Block
-from codinet_jax.models.codinet import CoDiNet
-from codinet_jax.models.random_router import INITIAL_LEAD, PACE, PIXEL_SCALE, SHARPNESS
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.models.random_router import INITIAL_MARGIN, PACE, PIXEL_SCALE, SHARPNESS
 from codinet_jax.models.routers import RECURRENT_FEATURES
 
 Tree = Any
@@ -101,8 +101,8 @@ def np_router(router: str, params: Tree, shared: Tree, x: np.ndarray, memory: An
     if router == 'random':
         memory = (memory + 0x9E3779B9) % 2**32
         share = (np_scrambled(memory) // 2**20 + 0.5) / 2**12
-        lead = INITIAL_LEAD + PACE * shared['drift']
-        return np.array([0, SHARPNESS * (lead + math.log(share / (1 - share)))]), memory
+        margin = INITIAL_MARGIN + PACE * shared['drift']
+        return np.array([0, SHARPNESS * (margin + math.log(share / (1 - share)))]), memory
     memory = np_lstm(shared['cell'], memory, np_relu(np_dense(x.mean((0, 1)), params['project'])))
     return np_dense(memory[1], shared['decide']), memory
 
@@ -122,7 +122,7 @@ class Followed(NamedTuple):
     decisions: np.ndarray
 
 
-def follow(net: CoDiNet, variables: Tree, image: jax.Array, decisions: np.ndarray | None = None) -> Followed:
+def follow(net: RoutedResNet, variables: Tree, image: jax.Array, decisions: np.ndarray | None = None) -> Followed:
     """One image through the network: at each block its router decides, unless `decisions` says what to run."""
     arch, variables = net.architecture, jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     params, stats = variables['params'], variables['batch_stats']
@@ -143,5 +143,5 @@ def follow(net: CoDiNet, variables: Tree, image: jax.Array, decisions: np.ndarra
     return Followed(np_dense(x.mean((0, 1)), params['head']), np.array(router_logits), np.array(taken))
 
 
-def follow_all(net: CoDiNet, variables: Tree, images_BxHxWxC: jax.Array, **keywords: Any) -> Followed:
+def follow_all(net: RoutedResNet, variables: Tree, images_BxHxWxC: jax.Array, **keywords: Any) -> Followed:
     return Followed(*map(np.array, zip(*(follow(net, variables, x, **keywords) for x in images_BxHxWxC), strict=True)))

@@ -1,14 +1,28 @@
 """A run that no one trained, small, and every image unlike the others: for tests of the report."""
 
-import numpy as np
-from ml_collections import ConfigDict
+import dataclasses
+import types
+from typing import Any
 
+import numpy as np
+
+import helpers
 from codinet_jax.analysis.run import Run
-from codinet_jax.data import datasets
+from codinet_jax.config.setup import Setup
+from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.cost import CostTable
-from codinet_jax.record import AugmentedRecord, Record
 
 CLASSES = ('cat', 'dog', 'cow')
+
+
+def setup_of(
+    costs: CostTable, classes: tuple[str, ...] | int | None = None, router: str | None = 'linear', **changes: Any
+) -> Setup:
+    """A tiny config's, of a network that is only its costs, which can be any, and its router."""
+    tiny = helpers.tiny_setup(**changes)
+    spec = tiny.data.spec if classes is None else dataclasses.replace(tiny.data.spec, classes=classes)
+    network: Any = types.SimpleNamespace(costs=costs, router=router)
+    return dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, spec=spec), model=network)
 
 
 def synthetic_run(
@@ -38,16 +52,17 @@ def synthetic_run(
         recorded='test',
         is_own=True,
         split='test',
-        budget=None,
-        config=ConfigDict({'dataset': 'digits', 'model': {'router': 'linear'}}),
-        dataset=datasets.DatasetSpec('none', 'test', len(classes), size, 3, (0.5,), (0.5,), 0, False, classes=classes),
-        costs=CostTable(1_000_000, tuple(range(100_000, 100_000 * (num_blocks + 1), 100_000)), (0,), (5_000,), 20_000),
+        operating_point=None,
+        setup=setup_of(
+            CostTable(1_000_000, tuple(range(100_000, 100_000 * (num_blocks + 1), 100_000)), (0,), (5_000,), 20_000),
+            classes,
+        ),
         record=record,
         augmented=augmented,
         thumbnails_SxhxwxC=generator.integers(0, 256, (num_thumbnails, size, size, 3), np.uint8),
         results={},
         metrics=[],
-        budgets={},
+        operating_points={},
         evaluations={},
     )
 

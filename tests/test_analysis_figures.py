@@ -13,16 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
 
-from codinet_jax import settings
 from codinet_jax.analysis import figures, style
 from codinet_jax.analysis.figures import curves, flow, histograms, images, maps, rates
 from codinet_jax.analysis.run import Run
+from codinet_jax.config.setup import Setup
+from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.cost import CostTable
-from codinet_jax.record import AugmentedRecord, Record
-from configs import default
+from synthetic_run import setup_of
 
 AUGMENTATIONS = ('crop', 'rotation')
-CURVE = [{'threshold': t, 'cost': 1 - t, 'top1': 0.9 - t**2, 'mean_path_length': 0.0} for t in (0.0, 0.3, 0.9)]
+CURVE = [{'threshold': t, 'macs_share': 1 - t, 'top1': 0.9 - t**2, 'mean_path_length': 0.0} for t in (0.0, 0.3, 0.9)]
 OF_ONE_RUN = ['flow', 'extremes']
 OF_ROUTES = ['path_lengths', 'run_rates', *OF_ONE_RUN]
 ALL = [
@@ -31,9 +31,14 @@ ALL = [
 ]
 
 
+def of_cifar(n: int, **changes: Any) -> Setup:
+    """ResNet-110 on CIFAR-10, as far as figures look at it, but of n blocks."""
+    names = {'dataset': 'cifar10', 'model.depth': 110}
+    return setup_of(CostTable(100, (1000,) * n, (0,) * n, (1,) * n, 50), **names | changes)
+
+
 def make_run(N: int = 120, n: int = 6, num_thumbnails: int = 40, seed: int = 0, **changes: Any) -> Run:
     rng = np.random.default_rng(seed)
-    config = default.get_config()
     v_Nxn = rng.choice([0.05, 0.4, 0.8, 0.98], size=(N, n)).astype(np.float32)
     labels_N = rng.integers(10, size=N)
     predictions_N = np.where(rng.random(N) < 0.8, labels_N, (labels_N + 1) % 10)
@@ -46,10 +51,8 @@ def make_run(N: int = 120, n: int = 6, num_thumbnails: int = 40, seed: int = 0, 
         'recorded': 'test',
         'is_own': True,
         'split': 'test',
-        'budget': None,
-        'config': config,
-        'dataset': settings.dataset(config),
-        'costs': CostTable(100, (1000,) * n, (0,) * n, (1,) * n, 50),
+        'operating_point': None,
+        'setup': of_cifar(n),
         'record': Record(labels_N, predictions_N, v_Nxn, v_Nxn >= 0.5),
         'augmented': AugmentedRecord(
             np.array(AUGMENTATIONS),
@@ -66,7 +69,7 @@ def make_run(N: int = 120, n: int = 6, num_thumbnails: int = 40, seed: int = 0, 
             for step in (10, 20, 30)
             for kind in ('train', 'evaluation')
         ],
-        'budgets': {'0.4': {'threshold': 0.7, 'split': 'train', 'curve': CURVE}},
+        'operating_points': {'0.4': {'threshold': 0.7, 'split': 'train', 'curve': CURVE}},
         'evaluations': {'as trained': summary, '0.4': {'top1': 0.7, 'mean_macs': 200.0 * n}},
     }
     return Run(**fields | changes)
@@ -74,12 +77,11 @@ def make_run(N: int = 120, n: int = 6, num_thumbnails: int = 40, seed: int = 0, 
 
 def make_static(**changes: Any) -> Run:
     run = make_run(**changes)
-    config = run.config.copy_and_resolve_references()
-    config.model.router = settings.STATIC
     ones_Nxn = np.ones_like(run.record.run_probability_Nxn)
     record = run.record._replace(run_probability_Nxn=ones_Nxn, decisions_Nxn=ones_Nxn == 1)
     metrics = [{key: row[key] for key in ('step', 'kind', 'stage', 'loss', 'accuracy', 'top1')} for row in run.metrics]
-    return dataclasses.replace(run, config=config, record=record, metrics=metrics, budgets={}, evaluations={})
+    setup = of_cifar(run.num_blocks, router=None)
+    return dataclasses.replace(run, setup=setup, record=record, metrics=metrics, operating_points={}, evaluations={})
 
 
 def with_record(run: Run, **changes: np.ndarray) -> Run:
@@ -177,13 +179,12 @@ def test_heatmap_is_the_run_rates_of_classes(n: int, is_wide: bool) -> None:
     expected = [run.record.decisions_Nxn[run.record.labels_N == label].mean(axis=0) for label in range(10)]
     np.testing.assert_allclose(image.get_array(), expected)
     assert image.get_clim() == (0, 1)
-    assert [label.get_text() for label in axis.get_yticklabels()] == list(run.classes)
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(run.class_names)
     assert picture.is_wide == is_wide
 
 
 def test_a_thousand_classes_go_unnamed() -> None:
-    spec = dataclasses.replace(make_run().dataset, num_classes=1000, classes=())
-    run = with_record(make_run(N=2000, n=16, dataset=spec), labels_N=np.arange(2000) % 1000)
+    run = with_record(make_run(N=2000, n=16, setup=of_cifar(16, classes=1000)), labels_N=np.arange(2000) % 1000)
     (axis,) = panels(draw_one('run_rates', run).figure)
     assert not axis.get_yticklabels() and '1000' in axis.get_ylabel()
     assert axis.images[0].get_array().shape[0] == 1000
@@ -235,7 +236,7 @@ def test_extremes_are_chosen_by_length_then_by_expected_length_then_by_position(
     for axis, i in zip(axes, [2, 3, 1, 4, 0, 5], strict=True):
         np.testing.assert_array_equal(axis.images[0].get_array(), run.thumbnails_SxhxwxC[i])
         name, blocks = axis.get_xlabel().split('\n')
-        assert name == run.classes[run.record.labels_N[i]] and blocks.startswith(f'{decisions_Nxn[i].sum()} block')
+        assert name == run.class_names[run.record.labels_N[i]] and blocks.startswith(f'{decisions_Nxn[i].sum()} block')
 
 
 def test_maps_of_several_runs_share_their_scale() -> None:
@@ -266,8 +267,7 @@ def test_points_have_the_colours_of_their_classes() -> None:
 
 
 def test_classes_beyond_ten_are_grey() -> None:
-    spec = dataclasses.replace(make_run().dataset, num_classes=25, classes=())
-    run = with_record(make_run(dataset=spec), labels_N=np.arange(120) % 25)
+    run = with_record(make_run(setup=of_cifar(6, classes=25)), labels_N=np.arange(120) % 25)
     picture = draw_one('map_by_class', run, positions=[make_map(120)])
     grey, coloured = panels(picture.figure)[0].collections
     assert len(np.unique(grey.get_facecolors(), axis=0)) == 1 and len(grey.get_offsets()) == sum(
@@ -288,7 +288,7 @@ def test_training_draws_the_metrics() -> None:
 def test_accuracy_and_cost_are_stated_as_in_the_paper() -> None:
     run = make_run()
     points = curves.points(run)
-    assert [point.name for point in points] == ['budget 0.4', 'as trained']
+    assert [point.name for point in points] == ['operating point 0.4', 'as trained']
     np.testing.assert_allclose([point.gflops for point in points], [2 * 1200e-9, 2 * 2400e-9])
     (curve,) = curves.curves(run).values()
     np.testing.assert_allclose(curve[0], (2 * 6150e-9, 90))
@@ -302,10 +302,7 @@ def test_accuracy_and_cost_are_stated_as_in_the_paper() -> None:
 
 
 def test_what_the_paper_does_not_report_is_said() -> None:
-    run = make_run()
-    config = run.config.copy_and_resolve_references()
-    config.dataset = 'digits'
-    picture = draw_one('accuracy_cost', dataclasses.replace(run, config=config))
+    picture = draw_one('accuracy_cost', make_run(setup=of_cifar(6, dataset='digits')))
     assert 'The paper reports nothing on digits.' in picture.caption
     assert len(panels(picture.figure)[0].lines) == 2
 
@@ -332,8 +329,8 @@ NAMELESS = AugmentedRecord(*(np.zeros((0, *shape)) for shape in ((), (120,), (12
         ([one_route(make_run(metrics=[]))], ['training']),
         ([only_class_0(make_run(num_thumbnails=0))], ['extremes']),
         ([make_run(N=3, num_thumbnails=3, metrics=make_run().metrics[:1])], []),
-        ([make_run(n=1, budgets=NO_CURVE, evaluations={})], []),
-        ([make_run(augmented=NAMELESS, budget='0.4')], ['divergence']),
+        ([make_run(n=1, operating_points=NO_CURVE, evaluations={})], []),
+        ([make_run(augmented=NAMELESS, operating_point='0.4')], ['divergence']),
         ([make_run(), make_static(n=9, seed=1), make_run(N=5, n=54, seed=2)], OF_ONE_RUN),
     ],
 )

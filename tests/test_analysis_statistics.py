@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import helpers
-from codinet_jax.analysis import paper, statistics
+from codinet_jax.analysis import paper
 from codinet_jax.analysis.remarks import remarks
 from codinet_jax.analysis.run import Run
 from codinet_jax.data import datasets
+from codinet_jax.evaluation import statistics
+from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.cost import CostTable, cost_table
-from codinet_jax.record import AugmentedRecord, Record
+from synthetic_run import setup_of
 
 approx = pytest.approx
 
@@ -47,7 +49,7 @@ def run_of(
     labels_N: Any,
     predictions_N: Any = None,
     augmented: AugmentedRecord | None = None,
-    router: str = 'linear',
+    router: str | None = 'linear',
 ) -> Run:
     """A run with these routes; if not said, every image is classified right and no augmentation changes a thing."""
     N, n = decisions_Nxn.shape
@@ -59,16 +61,16 @@ def run_of(
         recorded='test',
         is_own=True,
         split='test',
-        budget=None,
-        config=helpers.tiny_config(**{'model.router': router}),
-        dataset=dataclasses.replace(datasets.dataset_spec('digits'), num_classes=len(CLASSES), classes=CLASSES),
-        costs=CostTable(100, tuple(10 * (k + 1) for k in range(n)), (0,) * (n - 1) + (5,), (1,) * n, 11),
+        operating_point=None,
+        setup=setup_of(
+            CostTable(100, tuple(10 * (k + 1) for k in range(n)), (0,) * (n - 1) + (5,), (1,) * n, 11), CLASSES, router
+        ),
         record=record,
         augmented=augmented or unchanged(record),
         thumbnails_SxhxwxC=np.zeros((N, 8, 8, 1), np.uint8),
         results={},
         metrics=[],
-        budgets={},
+        operating_points={},
         evaluations={},
     )
 
@@ -139,10 +141,10 @@ def test_every_number_of_six_images_by_hand() -> None:
     # Of the blocks, which cost 10, 20, 30 and 40 MACs, 1100 runs 30, 1000 runs 10 and 0111 runs 90; the stem is 100, a
     # shortcut 5, the head 11 and four routers 1 each: 120 for every image.
     mean_macs = 120 + (3 * 30 + 2 * 10 + 90) / 6
-    assert statistics.statistics(six_images()) == {
+    assert six_images().numbers() == {
         'split': 'test',
-        'budget': None,
-        'num_images': 6,
+        'operating_point': None,
+        'num_test_images': 6,
         'num_blocks': 4,
         'is_static': False,
         'top1': approx(4 / 6),
@@ -150,7 +152,7 @@ def test_every_number_of_six_images_by_hand() -> None:
         # A gate is 3/4 or 1/4, so k blocks run of 4 expect 1 + k / 2.
         'expected_path_length': approx((3 * 2 + 2 * 1.5 + 2.5) / 6),
         'num_paths': 3,
-        'route_entropy_bits': approx(1 / 2 * np.log2(2) + 1 / 3 * np.log2(3) + 1 / 6 * np.log2(6)),
+        'route_entropy': approx(1 / 2 * np.log2(2) + 1 / 3 * np.log2(3) + 1 / 6 * np.log2(6)),
         'coverage': {'50%': 1, '90%': 3, '99%': 3},
         'mean_macs': approx(mean_macs),
         'mean_flops': approx(2 * mean_macs),
@@ -212,8 +214,8 @@ def test_what_is_known_of_each_of_six_images() -> None:
 
 def test_classes_without_names_are_numbered_and_those_without_images_left_out() -> None:
     run = run_of(routes('10', '01', '11'), [7, 130, 7])
-    run = dataclasses.replace(run, dataset=datasets.dataset_spec('imagenet2012'))
-    assert statistics.statistics(run)['run_rate_per_class'] == {'7': [1, 0.5], '130': [0, 1]}
+    run = dataclasses.replace(run, setup=setup_of(run.costs, datasets.find('imagenet2012').spec.classes))
+    assert run.numbers()['run_rate_per_class'] == {'7': [1, 0.5], '130': [0, 1]}
 
 
 # --- By brute force. ---
@@ -249,11 +251,11 @@ def test_distances_of_a_whole_training_set_do_not_overflow() -> None:
 
 def test_the_numbers_of_many_images_are_those_of_loops() -> None:
     run = random_run(200)
-    found, record, augmented = statistics.statistics(run), run.record, run.augmented
+    found, record, augmented = run.numbers(), run.record, run.augmented
     names = [''.join('01'[int(u)] for u in route_n) for route_n in record.decisions_Nxn]
     counts = sorted((names.count(name) for name in set(names)), reverse=True)
     assert found['num_paths'] == len(counts)
-    assert found['route_entropy_bits'] == approx(-sum(count / 200 * np.log2(count / 200) for count in counts))
+    assert found['route_entropy'] == approx(-sum(count / 200 * np.log2(count / 200) for count in counts))
     for share, routes_needed in found['coverage'].items():
         wanted = 2 * int(share.rstrip('%'))
         assert sum(counts[:routes_needed]) >= wanted > sum(counts[: routes_needed - 1])
@@ -292,13 +294,13 @@ def test_most_used_routes_hold_the_positions_of_their_images() -> None:
 
 def test_the_order_of_images_does_not_matter() -> None:
     run, shuffled_N = random_run(), np.random.default_rng(1).permutation(60)
-    assert_alike(statistics.statistics(of_images(run, shuffled_N)), statistics.statistics(run))
+    assert_alike(of_images(run, shuffled_N).numbers(), run.numbers())
 
 
 def test_every_image_twice_changes_counts_and_pairs_alone() -> None:
     run = random_run()
-    once, twice = (statistics.statistics(each) for each in (run, of_images(run, np.arange(120) % 60)))
-    same = [name for name in once if name not in ('num_images', 'by_path_length', 'most_used_routes')]
+    once, twice = (each.numbers() for each in (run, of_images(run, np.arange(120) % 60)))
+    same = [name for name in once if name not in ('num_test_images', 'by_path_length', 'most_used_routes')]
     pairs = ('distance_within_classes', 'distance_between_classes')
     assert_alike(*({name: each[name] for name in same if name not in pairs} for each in (twice, once)))
     for name in ('by_path_length', 'most_used_routes'):
@@ -318,13 +320,13 @@ def test_the_order_of_blocks_moves_rates_and_nothing_else() -> None:
         augmented=run.augmented._replace(
             augmented_run_probability_AxNxn=v_AxNxn[..., order_n], augmented_decisions_AxNxn=u_AxNxn[..., order_n]
         ),
-        costs=run.costs._replace(blocks_n=tuple(run.costs.blocks_n[k] for k in order_n)),
+        setup=setup_of(run.costs._replace(blocks_n=tuple(run.costs.blocks_n[k] for k in order_n)), CLASSES),
     )
-    expected = statistics.statistics(run)
+    expected = run.numbers()
     expected['run_rate_per_block'] = [expected['run_rate_per_block'][k] for k in order_n]
     for name, rates_n in expected['run_rate_per_class'].items():
         expected['run_rate_per_class'][name] = [rates_n[k] for k in order_n]
-    found = statistics.statistics(moved)
+    found = moved.numbers()
     # Routes of as many images come in another order, and where the list ends others may be on it.
     used, expected_used = (each.pop('most_used_routes') for each in (found, expected))
     assert [each['images'] for each in used] == [each['images'] for each in expected_used]
@@ -341,15 +343,15 @@ def test_the_names_of_classes_do_not_matter() -> None:
         record=run.record._replace(labels_N=new_4[run.record.labels_N], predictions_N=new_4[run.record.predictions_N]),
         augmented=run.augmented._replace(augmented_predictions_AxN=new_4[run.augmented.augmented_predictions_AxN]),
     )
-    expected = statistics.statistics(run)
+    expected = run.numbers()
     rates = expected['run_rate_per_class']
     expected['run_rate_per_class'] = {CLASSES[new_4[label]]: rates[CLASSES[label]] for label in range(4)}
-    assert_alike(statistics.statistics(renamed), expected)
+    assert_alike(renamed.numbers(), expected)
 
 
 def test_augmentations_that_change_nothing_are_followed_exactly() -> None:
     run = random_run()
-    found = statistics.augmentation_statistics(dataclasses.replace(run, augmented=unchanged(run.record)))
+    found = statistics.augmentation_statistics(run.record, unchanged(run.record))
     steady = dict.fromkeys(('same_route', 'same_prediction'), 1.0)
     steady |= dict.fromkeys(('distance', 'divergence_mean', 'divergence_median'), 0.0)
     assert found == {'flip': steady, 'turn': steady, 'mean': steady}
@@ -358,7 +360,7 @@ def test_augmentations_that_change_nothing_are_followed_exactly() -> None:
 def test_augmentations_that_turn_every_decision_part_on_all_blocks() -> None:
     run = random_run()
     opposite = unchanged(run.record)._replace(augmented_decisions_AxNxn=np.stack([~run.record.decisions_Nxn] * 2))
-    found = statistics.augmentation_statistics(dataclasses.replace(run, augmented=opposite))
+    found = statistics.augmentation_statistics(run.record, opposite)
     assert {name: (each['same_route'], each['distance']) for name, each in found.items()} == dict.fromkeys(
         ('flip', 'turn', 'mean'), (0.0, 6.0)
     )
@@ -371,7 +373,7 @@ DEGENERATE: dict[str, tuple[Run, bool, bool]] = {
     'one image': (run_of(routes('101'), [2]), False, False),
     'one class': (run_of(routes('101', '100', '101'), [1, 1, 1]), True, False),
     'an image a class': (run_of(routes('101', '100', '111'), [0, 1, 2]), False, True),
-    'static': (run_of(np.ones((5, 3), bool), [0, 0, 1, 1, 2], router='static'), True, True),
+    'static': (run_of(np.ones((5, 3), bool), [0, 0, 1, 1, 2], router=None), True, True),
     'one route': (run_of(routes(*['101'] * 5), [0, 0, 1, 1, 2]), True, True),
     'nothing is ever run': (run_of(np.zeros((5, 3), bool), [0, 0, 1, 1, 2]), True, True),
     'nothing is right': (run_of(routes('10', '01', '11'), [0, 0, 1], [1, 1, 0]), True, True),
@@ -387,23 +389,23 @@ DEGENERATE: dict[str, tuple[Run, bool, bool]] = {
 @pytest.mark.parametrize('case', DEGENERATE)
 def test_degenerate_runs_are_counted_and_fit_for_json(case: str) -> None:
     run, has_within, has_between = DEGENERATE[case]
-    found = statistics.statistics(run)
+    found = run.numbers()
     assert json.loads(json.dumps(found, allow_nan=False)) == found, 'tuples, numpy or keys that are no strings'
     assert (found['distance_within_classes'] is not None) == has_within
     assert (found['distance_between_classes'] is not None) == has_between
-    assert found['num_images'] == run.num_images
+    assert found['num_test_images'] == run.num_images
 
 
 def test_six_images_are_fit_for_json() -> None:
-    found = statistics.statistics(six_images())
+    found = six_images().numbers()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 @pytest.mark.parametrize('case', ['static', 'one route', 'nothing is ever run'])
 def test_where_all_take_one_route_all_is_exactly_so(case: str) -> None:
     run, _, _ = DEGENERATE[case]
-    found = statistics.statistics(run)
-    assert found['num_paths'] == 1 and found['route_entropy_bits'] == 0 and set(found['coverage'].values()) == {1}
+    found = run.numbers()
+    assert found['num_paths'] == 1 and found['route_entropy'] == 0 and set(found['coverage'].values()) == {1}
     assert found['distance_within_classes'] == found['distance_between_classes'] == 0
     assert found['by_path_length'] == [{'blocks': run.path_lengths_N[0], 'images': 5, 'top1': 1.0}]
     assert len(found['most_used_routes']) == 1 and found['is_static'] == (case == 'static')
@@ -430,7 +432,7 @@ def with_fixed(decisions_Nxn: np.ndarray, **blocks: Any) -> np.ndarray:
     return decisions_Nxn
 
 
-REMARKED: dict[str, tuple[np.ndarray, int, str, list[str]]] = {
+REMARKED: dict[str, tuple[np.ndarray, int, str | None, list[str]]] = {
     # Decisions, how many classes, the router, and what is remarked.
     'alive': (alive(), 4, 'linear', []),
     'alive, two classes': (alive(), 2, 'linear', []),
@@ -444,8 +446,8 @@ REMARKED: dict[str, tuple[np.ndarray, int, str, list[str]]] = {
     'collapsed': (np.tile(routes('110100'), (100, 1)), 4, 'linear', [f'{COLLAPSED}.* 3 of 6 blocks']),
     'collapsed onto all': (np.ones((100, 6), bool), 4, 'linear', [f'{COLLAPSED}.* 6 of 6 blocks']),
     'collapsed onto nothing': (np.zeros((100, 6), bool), 4, 'recurrent', [f'{COLLAPSED}.* 0 of 6 blocks']),
-    'static': (np.ones((100, 6), bool), 4, 'static', [STATIC]),
-    'static, few, of one class': (np.ones((9, 6), bool), 1, 'static', [STATIC, ONE_CLASS, 'only 9:']),
+    'static': (np.ones((100, 6), bool), 4, None, [STATIC]),
+    'static, few, of one class': (np.ones((9, 6), bool), 1, None, [STATIC, ONE_CLASS, 'only 9:']),
     'one image': (routes('101'), 1, 'linear', [ONE_CLASS, FEW]),
     'fixed, few, of one class': (
         with_fixed(alive(64), run=[5]),

@@ -13,7 +13,7 @@ import helpers
 from codinet_jax.analysis import study as analysis
 from codinet_jax.analysis.run import Run, read_run
 from codinet_jax.analysis.tables import Table, text
-from codinet_jax.record import Record
+from codinet_jax.evaluation.record import Record
 from codinet_jax.workdir import Workdir
 
 FIGURES = {
@@ -34,7 +34,7 @@ OF_ONE_RUN = {'flow', 'extremes'}
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits run of a few steps, trained and evaluated by the command."""
     path = tmp_path_factory.mktemp('analyze') / 'tiny'
-    finished = helpers.run_door('main', *helpers.tiny_flags(), f'--workdir={path}')
+    finished = helpers.run_command('main', *helpers.tiny_flags(), f'--workdir={path}')
     assert finished.returncode == 0, finished.stderr
     return path
 
@@ -44,7 +44,7 @@ def analysed(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, analysed by the command, which said so."""
     path = tmp_path_factory.mktemp('analyze') / 'tiny'
     shutil.copytree(workdir, path)
-    finished = helpers.run_door('analyze', f'--workdir={path}')
+    finished = helpers.run_command('analyze', f'--workdir={path}')
     assert finished.returncode == 0, finished.stderr
     (path.parent / 'said').write_text(finished.stdout)
     return path
@@ -72,22 +72,23 @@ def test_a_run_gets_its_numbers_figures_and_page_and_keeps_all_it_had(workdir: P
 
 
 def test_an_analysis_comes_out_the_same_again(analysed: Path) -> None:
-    again = analysis.study([read_run(Workdir(analysed))], say=lambda _: None).files
+    again = analysis.study([read_run(Workdir(analysed))], log=lambda _: None).files
     there = helpers.all_bytes(analysed / 'analysis')
     assert {name for name in again if again[name] != there[name]} <= {'report.html'}  # Bokeh numbers its models anew
 
 
-def test_a_budget_is_analysed_beside_the_run_itself(workdir: Path, tmp_path: Path) -> None:
+def test_an_operating_point_is_analysed_beside_the_run_itself(workdir: Path, tmp_path: Path) -> None:
     path = tmp_path / 'run'
     shutil.copytree(workdir, path)
-    Workdir(path).write_budget('cheap', {'threshold': 0.75, 'cost': 0.5, 'curve': [], 'split': 'train'})
-    missing = helpers.run_door('analyze', f'--workdir={path}', '--budget=cheap')
+    point = {'threshold': 0.75, 'macs_share': 0.5, 'curve': [], 'split': 'train'}
+    Workdir(path).write_operating_point('cheap', point)
+    missing = helpers.run_command('analyze', f'--workdir={path}', '--operating_point=cheap')
     assert missing.returncode == 2 and 'codinet_jax.evaluate' in missing.stderr
-    for door in ('evaluate', 'analyze'):
-        finished = helpers.run_door(door, f'--workdir={path}', '--budget=cheap')
+    for name, flag in (('evaluate', 'operating_point'), ('analyze', 'budget')):  # as it was called before
+        finished = helpers.run_command(name, f'--workdir={path}', f'--{flag}=cheap')
         assert finished.returncode == 0, finished.stderr
     numbers = json.loads((path / 'analysis' / 'test_cheap' / 'numbers.json').read_text())
-    assert numbers['budget'] == 'cheap'
+    assert numbers['operating_point'] == 'cheap'
     with np.load(path / 'routes' / 'test_cheap.npz') as routes:
         assert numbers['mean_path_length'] == pytest.approx(routes['decisions_Nxn'].sum() / len(routes['labels_N']))
         np.testing.assert_array_equal(routes['decisions_Nxn'], routes['run_probability_Nxn'] >= 0.75)
@@ -119,9 +120,8 @@ def decided(run: Run, v_n: np.ndarray) -> Run:
 
 
 def static(run: Run) -> Run:
-    config = run.config.copy_and_resolve_references()
-    config.model.router = 'static'
-    return dataclasses.replace(decided(run, np.ones(run.num_blocks, np.float32)), config=config)
+    setup = dataclasses.replace(run.setup, model=run.setup.model.clone(router=None))
+    return dataclasses.replace(decided(run, np.ones(run.num_blocks, np.float32)), setup=setup)
 
 
 def of_one_class(run: Run) -> Run:
@@ -140,19 +140,19 @@ DEGENERATE = {
 @pytest.mark.parametrize('kind', DEGENERATE)
 def test_a_degenerate_run_gets_a_report_that_says_so(workdir: Path, kind: str) -> None:
     make, sentence = DEGENERATE[kind]
-    found = analysis.study([make(read_run(Workdir(workdir)))], say=lambda _: None)
+    found = analysis.study([make(read_run(Workdir(workdir)))], log=lambda _: None)
     assert any(sentence in remark for remark in found.remarks)
     page = found.files['report.html'].decode()
     assert sentence in page
     assert ('id="route-map-chart"' in page) == (kind in ('one class', 'fewer images than the perplexity'))
-    assert json.loads(found.files['numbers.json'])['num_images'] >= 1
+    assert json.loads(found.files['numbers.json'])['num_test_images'] >= 1
     assert 'nan' not in text(found.numbers)
 
 
 def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp_path: Path) -> None:
     other = tmp_path / 'other'
     shutil.copytree(workdir, other)
-    again = helpers.run_door('compare', f'--output={tmp_path / "compared"}', str(workdir), f'a copy={other}')
+    again = helpers.run_command('compare', f'--output={tmp_path / "compared"}', str(workdir), f'a copy={other}')
     assert again.returncode == 0, again.stderr
     assert set(helpers.all_bytes(tmp_path / 'compared')) == files(FIGURES - OF_ONE_RUN)
     numbers = json.loads((tmp_path / 'compared' / 'numbers.json').read_text())
@@ -167,7 +167,7 @@ def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp
         (['analyze'], 'Say which run: --workdir=DIRECTORY.'),
         (['analyze', '--workdir={tmp}/unfinished'], 'go on with codinet_jax.main'),
         (['analyze', '--workdir={tmp}/older'], 'make it with codinet_jax.evaluate'),
-        (['analyze', '--workdir={run}', '--budget=none'], 'make it with codinet_jax.evaluate'),
+        (['analyze', '--workdir={run}', '--operating_point=none'], 'make it with codinet_jax.evaluate'),
         (['compare', '{run}', '--output={tmp}/out'], 'Name the runs to compare'),
         (['compare', '{run}', 'a={run}'], 'Say where to write: --output=DIRECTORY.'),
         (['compare', '{run}', '{run}', '--output={tmp}/out'], "Two runs are called 'tiny'"),
@@ -188,11 +188,40 @@ def test_what_cannot_be_analysed_is_refused_in_a_sentence(
     (tmp_path / 'cifar' / 'config.json').write_text(json.dumps(config | {'dataset': 'cifar10'}))
     (tmp_path / 'file').write_text('mine')
     before = helpers.all_bytes(tmp_path)
-    door, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)
-    finished = helpers.run_door(door, *rest)
+    name, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)
+    finished = helpers.run_command(name, *rest)
     assert finished.returncode == 2
     assert sentence in finished.stderr and len(finished.stderr.splitlines()) == 1
     assert helpers.all_bytes(tmp_path) == before
+
+
+# Read by Python as it starts, as sitecustomize.py: this interpreter then has no such package, whatever is installed.
+WITHOUT = """
+from importlib.machinery import PathFinder
+
+find_spec = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.partition('.')[0] == '{package}' else find_spec(name, *rest)
+"""
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'package'),
+    [
+        (['analyze', '--workdir={run}'], 'matplotlib'),
+        (['analyze', '--workdir={run}'], 'openTSNE'),
+        (['compare', '{run}', 'a={run}', '--output={tmp}/out'], 'bokeh'),
+    ],
+)
+def test_a_package_that_is_not_installed_is_asked_for_before_anything_is_written(
+    workdir: Path, tmp_path: Path, arguments: list[str], package: str
+) -> None:
+    (tmp_path / 'sitecustomize.py').write_text(WITHOUT.format(package=package))
+    before = helpers.all_bytes(workdir)
+    name, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)
+    finished = helpers.run_command(name, *rest, PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE='1')
+    assert (finished.returncode, finished.stdout) == (2, '')
+    assert finished.stderr == f'error: Drawing needs the package {package}: pip install "codinet_jax[plots]".\n'
+    assert helpers.all_bytes(workdir) == before and not (tmp_path / 'out').exists()
 
 
 def test_a_table_is_aligned() -> None:

@@ -1,11 +1,9 @@
 """Backbones as plain data: how many blocks, of which shapes, and where a stage's stride sits."""
 
-import re
-
 import pytest
 
-from codinet_jax.errors import InputError
 from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
+from codinet_jax.runtime.errors import InputError
 
 EVERY_KIND = [
     cifar_resnet(8),
@@ -96,15 +94,15 @@ def test_a_bottleneck_stage_strides_where_it_is_told(stride_on: str, strided: tu
 
 @pytest.mark.parametrize(('depth', 'near'), [(21, 20), (111, 110), (18, 20), (2, 8), (0, 8), (-110, 8)])
 def test_another_depth_is_refused_and_the_nearest_one_named(depth: int, near: int) -> None:
-    with pytest.raises(InputError, match=re.escape(f'model.depth={near}')):
+    with pytest.raises(InputError, match=f'depth is {depth}, and a CIFAR ResNet .*: try {near}'):
         cifar_resnet(depth)
     cifar_resnet(near)
 
 
 def test_other_imagenet_depths_strides_and_shortcuts_are_refused() -> None:
-    with pytest.raises(InputError, match=r'model\.depth 18, 34, 50, 101 or 152, not 20'):
+    with pytest.raises(InputError, match=r'depth is 20, and an ImageNet ResNet has 18, 34, 50, 101 or 152'):
         imagenet_resnet(20)
-    with pytest.raises(InputError, match=r"model\.stride_on is '1x1' or '3x3', not '7x7'"):
+    with pytest.raises(InputError, match=r"stride_on is '7x7'; it must be '1x1' or '3x3'"):
         imagenet_resnet(50, stride_on='7x7')  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"model\.shortcut is 'pad' or 'projection', not 'identity'"):
+    with pytest.raises(InputError, match=r"shortcut is 'identity'; it must be 'pad' or 'projection'"):
         cifar_resnet(20, shortcut='identity')

@@ -1,4 +1,4 @@
-"""The budget dial finds the threshold that costs what it should, in few measurements, or says what can be had."""
+"""Calibration finds the threshold that costs what it should, in few measurements, or says what can be had."""
 
 import concurrent.futures
 import json
@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import helpers
+from codinet_jax.config import default
 from codinet_jax.data import datasets
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.errors import InputError
-from codinet_jax.inference import calibration
-from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE, TOLERANCE, Point
-from codinet_jax.inference.predictor import Card, Predictor
+from codinet_jax.evaluation.cost_search import MISSED, TOLERANCE
+from codinet_jax.inference import calibration, load
+from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE, Point
+from codinet_jax.inference.predictor import NetworkSpec, Predictor
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 # --- The curve and the search, on costs known in closed form. ---
@@ -70,13 +72,13 @@ def test_a_curve_goes_from_all_to_none_and_measures_each_point_once(name: str, n
     assert (thresholds[0], thresholds[-1]) == (RUN_ALL, RUN_NONE) == (0, pytest.approx(1))
     assert thresholds == sorted(set(thresholds)) and len(thresholds) == num_points
     assert sorted(measured.thresholds) == thresholds
-    assert [point.cost for point in curve] == list(map(measured.cost, thresholds))
+    assert [point.macs_share for point in curve] == list(map(measured.cost, thresholds))
 
 
 @pytest.mark.parametrize('name', CONTINUOUS)
 def test_a_curve_leaves_no_wide_gap(name: str) -> None:
     curve = calibration.trace_curve(Measured(CONTINUOUS[name]), 20)
-    assert np.abs(np.diff([point.cost for point in curve])).max() < 0.2
+    assert np.abs(np.diff([point.macs_share for point in curve])).max() < 0.2
 
 
 @pytest.mark.parametrize(
@@ -101,12 +103,12 @@ def test_a_cost_that_can_be_had_is_found_closely_in_few_measurements(name: str, 
     curve = calibration.trace_curve(measured, num_points)
     measured.thresholds.clear()
     found = calibration.find_threshold(measured, curve, target)
-    assert found.cost == measured.cost(found.threshold) == pytest.approx(target, abs=TOLERANCE / 10)
+    assert found.macs_share == measured.cost(found.threshold) == pytest.approx(target, abs=TOLERANCE)
     assert RUN_ALL < found.threshold < RUN_NONE
     assert len(measured.thresholds) <= 14
 
 
-@pytest.mark.parametrize('target', [0.1, 0.1 - 0.9 * TOLERANCE, 1.0, 1.0 + 0.9 * TOLERANCE])
+@pytest.mark.parametrize('target', [0.1, 0.1 - 0.9 * MISSED, 1.0, 1.0 + 0.9 * MISSED])
 def test_the_ends_are_found_without_measuring(target: float) -> None:
     measured = Measured(CONTINUOUS['even'])
     curve = calibration.trace_curve(measured, 5)
@@ -116,7 +118,7 @@ def test_the_ends_are_found_without_measuring(target: float) -> None:
     assert measured.thresholds == []
 
 
-@pytest.mark.parametrize('target', [0.1 - 1.1 * TOLERANCE, 1.0 + 1.1 * TOLERANCE, 0.02, 1.9])
+@pytest.mark.parametrize('target', [0.1 - 1.1 * MISSED, 1.0 + 1.1 * MISSED, 0.02, 1.9])
 def test_what_lies_outside_the_range_is_refused_with_the_range(target: float) -> None:
     measured = Measured(CONTINUOUS['even'])
     nearest = '1.000' if target > 0.5 else '0.100'
@@ -131,7 +133,7 @@ def step(threshold: float) -> float:
     return 0.9 if threshold <= 0.37 else 0.25
 
 
-@pytest.mark.parametrize(('target', 'nearest'), [(0.6, '0.900'), (0.5, '0.250'), (0.25 + 1.1 * TOLERANCE, '0.250')])
+@pytest.mark.parametrize(('target', 'nearest'), [(0.6, '0.900'), (0.5, '0.250'), (0.25 + 1.1 * MISSED, '0.250')])
 def test_a_step_that_jumps_over_the_target_is_told_of(target: float, nearest: str) -> None:
     measured = Measured(step)
     curve = calibration.trace_curve(measured, 6)
@@ -144,11 +146,11 @@ def test_a_step_that_jumps_over_the_target_is_told_of(target: float, nearest: st
     assert len(measured.thresholds) == calibration.NUM_HALVINGS < 30
 
 
-@pytest.mark.parametrize('target', [0.9 - 0.9 * TOLERANCE, 0.9, 0.9 + 0.9 * TOLERANCE, 0.25 + 0.9 * TOLERANCE])
+@pytest.mark.parametrize('target', [0.9 - 0.9 * MISSED, 0.9, 0.9 + 0.9 * MISSED, 0.25 + 0.9 * MISSED])
 def test_a_step_near_the_target_will_do(target: float) -> None:
     measured = Measured(step)
     found = calibration.find_threshold(measured, calibration.trace_curve(measured, 6), target)
-    assert found.cost == (0.9 if target > 0.5 else 0.25)
+    assert found.macs_share == (0.9 if target > 0.5 else 0.25)
 
 
 @pytest.mark.parametrize(('target', 'found'), [(0.5, 0.5), (0.507, 0.5), (0.518, 0.525), (0.5125, None)])
@@ -161,13 +163,31 @@ def test_of_few_images_the_nearest_cost_is_found(target: float, found: float | N
         with pytest.raises(InputError, match=r'nearest at 0\.5'):
             calibration.find_threshold(measured, curve, target)
     else:
-        assert calibration.find_threshold(measured, curve, target).cost == found
+        assert calibration.find_threshold(measured, curve, target).macs_share == found
+
+
+@given(st.lists(st.integers(-25, 15), min_size=1, max_size=30), st.floats(0, 1), st.integers(3, 12))
+def test_no_cost_that_can_be_had_is_nearer_than_what_is_found(
+    gates_N: list[int], target: float, num_points: int
+) -> None:
+    """Of gates at these logits, one block an image."""
+    measured = Measured(lambda t: sum(gate >= logit(t) for gate in gates_N) / len(gates_N))
+    costs = {count / len(gates_N) for count in (0, *(sum(gate >= at for gate in gates_N) for at in gates_N))}
+    nearest = min(abs(cost - target) for cost in costs)
+    curve = calibration.trace_curve(measured, num_points)
+    try:
+        found = calibration.find_threshold(measured, curve, target)
+    except InputError:
+        assert nearest > MISSED
+    else:
+        assert found.macs_share == measured.cost(found.threshold)
+        assert abs(found.macs_share - target) <= max(nearest, TOLERANCE)
 
 
 def test_a_cost_is_found_where_the_curve_crosses_it_a_second_time() -> None:
     measured = Measured(lambda t: 1.0 if t < 0.2 else 0.1 if t < 0.4 else max(0.05, 1.3 - t))
     curve = [measured(threshold) for threshold in (RUN_ALL, 0.3, 0.5, 0.8, RUN_NONE)]
-    assert calibration.find_threshold(measured, curve, 0.6).cost == pytest.approx(0.6, abs=TOLERANCE / 10)
+    assert calibration.find_threshold(measured, curve, 0.6).macs_share == pytest.approx(0.6, abs=TOLERANCE)
 
 
 @given(st.lists(st.floats(1e-9, 1 - 1e-6), min_size=2, max_size=2, unique=True), st.booleans(), st.booleans())
@@ -187,7 +207,7 @@ def test_between_is_halfway_in_logits() -> None:
 
 
 def test_a_point_is_what_numpy_counts() -> None:
-    card = Card(('a', 'b'), 1, 1, 1.0, (2,), (100, 20), 80, 250)
+    spec = NetworkSpec(('a', 'b'), 1, 1, 1.0, (2,), (100, 20), 80, 250)
     gates_Nx2 = np.array([[0.9, 0.9], [0.9, 0.4], [0.3, 0.6], [0.3, 0.1], [0.6, 0.4]], np.float32)
 
     def forward(images_BxHxWxC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -196,24 +216,24 @@ def test_a_point_is_what_numpy_counts() -> None:
         is_b_B = (numbers_B == 4) | (threshold < 0.5)
         return np.eye(2)[is_b_B.astype(int)], gates_Nx2[numbers_B]
 
-    predictor = Predictor(card, forward, 0.9)
+    predictor = Predictor(spec, forward, 0.9)
     images = ImageSet(np.arange(5, dtype=np.uint8)[:, None, None, None], np.array([0, 0, 1, 0, 1], np.int32))
     for batch_size in (2, 5):
         assert calibration.measured(predictor, images, batch_size, 0.5) == Point(
             threshold=0.5,
-            cost=pytest.approx(((200 + 180 + 100 + 80 + 180) / 5) / 250),
+            macs_share=pytest.approx(((200 + 180 + 100 + 80 + 180) / 5) / 250),
             top1=pytest.approx(4 / 5),
             mean_path_length=pytest.approx((2 + 1 + 1 + 0 + 1) / 5),
         )
         assert calibration.measured(predictor, images, batch_size, 0.35) == Point(
             threshold=0.35,
-            cost=pytest.approx(((200 + 200 + 100 + 80 + 200) / 5) / 250),
+            macs_share=pytest.approx(((200 + 200 + 100 + 80 + 200) / 5) / 250),
             top1=pytest.approx(2 / 5),
             mean_path_length=pytest.approx((2 + 2 + 1 + 0 + 2) / 5),
         )
 
 
-def test_the_table_runs_from_dear_to_cheap_and_points_at_what_was_found() -> None:
+def test_the_table_runs_from_expensive_to_cheap_and_points_at_what_was_found() -> None:
     curve = [Point(0.0, 1.0, 0.9, 6.0), Point(0.5, 0.7, 0.95, 4.0), Point(0.9, 0.2, 0.5, 1.0)]
     found = Point(0.75, 0.5, 0.925, 2.5)
     head, *rows = calibration.readable(curve, found).splitlines()
@@ -253,7 +273,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
 Done = dict[str, subprocess.CompletedProcess[str]]
 
 
-class Doors:
+class Commands:
     """Every command of this file, two at a time; what they said, and the workdirs they leave."""
 
     def __init__(self, tmp: Path):
@@ -263,9 +283,9 @@ class Doors:
         self.refused = tmp / 'refused'
         self.paths = {name: str(self.refused / name) for name in ('routed', 'static', 'empty', 'unfinished')}
         helpers.write_workdir(self.refused / 'routed', helpers.tiny_config())
-        helpers.write_workdir(self.refused / 'static', helpers.tiny_config(**{'model.router': 'static'}))
+        helpers.write_workdir(self.refused / 'static', default.with_variant(helpers.tiny_config(), 'static'))
         (self.refused / 'empty').mkdir()
-        with Workdir(self.refused / 'unfinished').claimed(helpers.tiny_config()):
+        with Workdir(self.refused / 'unfinished').claimed(helpers.tiny_setup().record):
             pass
         self.before = helpers.all_bytes(self.refused)
         self.variables = {
@@ -277,7 +297,7 @@ class Doors:
                 self._one_after_another,
                 {
                     'all': ('calibrate', f'--workdir={self.all}', target),
-                    'evaluate': ('evaluate', f'--workdir={self.all}', '--split=train', f'--budget={TARGET}'),
+                    'evaluate': ('evaluate', f'--workdir={self.all}', '--split=train', f'--operating_point={TARGET}'),
                     'few': (
                         'calibrate',
                         f'--workdir={self.all}',
@@ -301,7 +321,7 @@ class Doors:
             self.said: Done = first.result() | second.result()
 
     def _one_after_another(self, commands: dict[str, tuple[str, ...]]) -> Done:
-        return {name: helpers.run_door(*command, **self.variables) for name, command in commands.items()}
+        return {name: helpers.run_command(*command, **self.variables) for name, command in commands.items()}
 
     def told(self, name: str) -> str:
         said = self.said[name]
@@ -310,72 +330,76 @@ class Doors:
 
 
 @pytest.fixture(scope='module')
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Doors:
-    return Doors(tmp_path_factory.mktemp('calibrate'))
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    return Commands(tmp_path_factory.mktemp('calibrate'))
 
 
-def budgets(workdir: Workdir) -> dict[str, Any]:
-    return json.loads((workdir.path / 'budgets.json').read_text())
+def operating_points(workdir: Workdir) -> dict[str, Any]:
+    return json.loads((workdir.path / 'operating_points.json').read_text())
 
 
-def test_a_budget_is_kept_under_its_target_and_told_of(doors: Doors) -> None:
-    lines = doors.told('all').splitlines()
-    budget = budgets(doors.all)[f'{TARGET}']
-    assert budget['cost'] == pytest.approx(TARGET, abs=TOLERANCE)
-    assert (budget['target_cost'], budget['split'], budget['num_images']) == (TARGET, 'train', TRAIN)
-    thresholds = [point['threshold'] for point in budget['curve']]
+def test_an_operating_point_is_kept_under_its_target_and_reported(commands: Commands) -> None:
+    lines = commands.told('all').splitlines()
+    point = operating_points(commands.all)[f'{TARGET}']
+    assert point['macs_share'] == pytest.approx(TARGET, abs=MISSED)
+    assert (point['target_cost'], point['split'], point['num_images']) == (TARGET, 'train', TRAIN)
+    assert list(point) == [*Point._fields, 'target_cost', 'split', 'num_images', 'curve']
+    thresholds = [each['threshold'] for each in point['curve']]
     assert len(thresholds) == 10 and thresholds == sorted(thresholds)
-    assert budget['curve'][0]['cost'] > budget['cost'] > budget['curve'][-1]['cost']
+    assert point['curve'][0]['macs_share'] > point['macs_share'] > point['curve'][-1]['macs_share']
     (arrow,) = [line for line in lines if line.startswith('->')]
-    assert arrow.split()[1:3] == [f'{budget["threshold"]:.6f}', f'{budget["cost"]:.2%}']
+    assert arrow.split()[1:3] == [f'{point["threshold"]:.6f}', f'{point["macs_share"]:.2%}']
     assert 'held none out' in lines[1]
-    assert f'--budget={TARGET} ' in lines[-1]
+    assert f'--operating_point={TARGET} ' in lines[-1]
 
 
-def test_evaluation_under_the_budget_costs_what_calibration_found(doors: Doors) -> None:
-    doors.told('evaluate')
-    budget = budgets(doors.all)[f'{TARGET}']
-    summary = json.loads((doors.all.path / f'evaluation_train_{TARGET}.json').read_text())
-    assert summary['threshold'] == budget['threshold'] != 0.5
+def test_evaluation_at_the_operating_point_costs_what_calibration_found(commands: Commands) -> None:
+    commands.told('evaluate')
+    point = operating_points(commands.all)[f'{TARGET}']
+    summary = json.loads((commands.all.path / f'evaluation_train_{TARGET}.json').read_text())
+    assert summary['threshold'] == point['threshold'] != 0.5
     assert summary['num_test_images'] == TRAIN
-    assert summary['macs_share'] == pytest.approx(budget['cost'], abs=1e-6)
-    assert summary['mean_path_length'] == pytest.approx(budget['mean_path_length'], abs=1e-6)
-    assert summary['top1'] == pytest.approx(budget['top1'], abs=1e-6)
-    with np.load(doors.all.path / 'routes' / f'train_{TARGET}.npz') as routes:
+    assert summary['macs_share'] == pytest.approx(point['macs_share'], abs=1e-6)
+    assert summary['mean_path_length'] == pytest.approx(point['mean_path_length'], abs=1e-6)
+    assert summary['top1'] == pytest.approx(point['top1'], abs=1e-6)
+    with np.load(commands.all.path / 'routes' / f'train_{TARGET}.npz') as routes:
         assert routes['decisions_Nxn'].mean(axis=0).tolist() == pytest.approx(summary['run_rate_per_block'])
 
 
-def test_a_second_budget_stands_beside_the_first(doors: Doors) -> None:
-    assert '150 images' in doors.told('few')
-    kept = budgets(doors.all)
+def test_a_second_operating_point_stands_beside_the_first(commands: Commands) -> None:
+    assert '150 images' in commands.told('few')
+    kept = operating_points(commands.all)
     assert list(kept) == [f'{TARGET}', 'few']
     assert kept['few']['num_images'] == 150 and len(kept['few']['curve']) == 3
-    assert kept['few']['cost'] == pytest.approx(0.7, abs=TOLERANCE)
-    assert doors.all.read_budget('few') == kept['few']['threshold'] < kept[f'{TARGET}']['threshold']
+    assert kept['few']['macs_share'] == pytest.approx(0.7, abs=MISSED)
+    assert commands.all.read_threshold('few') == kept['few']['threshold'] < kept[f'{TARGET}']['threshold']
 
 
-def test_a_run_that_held_images_out_is_calibrated_on_them(doors: Doors) -> None:
-    assert 'held none out' not in doors.told('held out')
-    (budget,) = budgets(doors.held_out).values()
-    assert (budget['split'], budget['num_images']) == ('validation', HELD_OUT)
-    assert budget['cost'] == pytest.approx(TARGET, abs=TOLERANCE)
-    predictor = Predictor.from_workdir(doors.held_out.path, budget='half', strategy='masked')
+def test_a_run_that_held_images_out_is_calibrated_on_them(commands: Commands) -> None:
+    assert 'held none out' not in commands.told('held out')
+    (point,) = operating_points(commands.held_out).values()
+    assert (point['split'], point['num_images']) == ('validation', HELD_OUT)
+    assert point['macs_share'] == pytest.approx(TARGET, abs=MISSED)
+    predictor = load.from_workdir(commands.held_out.path, operating_point='half', strategy='masked')
     points = {
         split: calibration.measured(
-            predictor, datasets.load('digits', split, doors.data_dir, 0.25), TRAIN, predictor.threshold
+            predictor,
+            datasets.source('digits', commands.data_dir, val_split=0.25).open(split),
+            TRAIN,
+            predictor.threshold,
         )
         for split in ('validation', 'train')
     }
     for key, value in points['validation']._asdict().items():
-        assert budget[key] == pytest.approx(value, abs=1e-9), key
-    assert abs(points['train'].cost - budget['cost']) > 1e-4, 'the split would not show'
+        assert point[key] == pytest.approx(value, abs=1e-9), key
+    assert abs(points['train'].macs_share - point['macs_share']) > 1e-4, 'the split would not show'
 
 
 @pytest.mark.parametrize('case', REFUSED)
-def test_what_cannot_be_calibrated_is_said_in_a_sentence(doors: Doors, case: str) -> None:
-    said, words = doors.said[case], [word.format(**doors.paths) for word in REFUSED[case][1]]
+def test_what_cannot_be_calibrated_is_said_in_a_sentence(commands: Commands, case: str) -> None:
+    said, words = commands.said[case], [word.format(**commands.paths) for word in REFUSED[case][1]]
     assert said.returncode == 2
     assert said.stderr.startswith('error: ') and said.stderr.count('\n') == 1, said.stderr
     assert [word for word in words if word not in said.stderr] == [], said.stderr
     assert ('No threshold' in said.stderr) or said.stdout == ''
-    assert helpers.all_bytes(doors.refused) == doors.before
+    assert helpers.all_bytes(commands.refused) == commands.before

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import helpers
-from codinet_jax import sharding
+from codinet_jax.runtime import sharding
 from codinet_jax.training import stages
 from codinet_jax.training.state import num_params
 

@@ -14,11 +14,11 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import helpers
-from codinet_jax import settings, sharding
 from codinet_jax.compiling import hlo, programs, report, summary, targets, thunks
 from codinet_jax.compiling.hlo import Collective
 from codinet_jax.compiling.thunks import Counts
-from codinet_jax.errors import InputError
+from codinet_jax.runtime import sharding
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.training.state import num_params
 
 # XLA's own text, of jaxlib 0.11.2 and libtpu 0.0.42; instructions that say nothing here are cut out.
@@ -167,11 +167,11 @@ condition:
 
 def test_a_step_sums_its_gradients_once() -> None:
     """The digits step on eight devices; its gradients are by far the most that it sends."""
-    config = helpers.tiny_config()
+    named = helpers.tiny_setup()
     target = targets.parse('cpu')
-    found = report.compiled(programs.training_step(config, targets.mesh(target)), target, 0.0)
+    found = report.compiled(programs.training_step(named, targets.mesh(target)), target, 0.0)
     assert set(found['collectives']) == {'all-reduce', 'all-gather'}
-    numbers = num_params(helpers.shapes(settings.network(config))['params'])
+    numbers = num_params(helpers.shapes(named.model)['params'])
     summed = found['collectives']['all-reduce']
     assert 4 * numbers < sum(summed['bytes'].values()) < 4 * numbers * 1.1
     assert found['memory']['fits'] is None
@@ -181,21 +181,21 @@ def test_a_step_sums_its_gradients_once() -> None:
 
 
 def test_compacted_inference_has_loops_that_data_end() -> None:
-    config = helpers.tiny_config()
-    target = targets.parse('cpu')
-    lowered = programs.inference(config, targets.mesh(target), 16, tile=2)
+    named = helpers.tiny_setup()
+    network, target = (named.model, named.data.spec), targets.parse('cpu')
+    lowered = programs.inference(*network, targets.mesh(target), 16, tile=2)
     found = report.compiled(lowered, target, 0.0)
     assert not found['collectives'], 'each device works for itself'
     tiles = [loop['place'] for loop in found['loops'] if loop['turns'] is None]
-    assert 'CoDiNet/stage2_transition/while' in tiles
-    masked = report.compiled(programs.inference(config, targets.mesh(target), 16, 'masked'), target, 0.0)
+    assert 'RoutedResNet/stage2_transition/while' in tiles
+    masked = report.compiled(programs.inference(*network, targets.mesh(target), 16, 'masked'), target, 0.0)
     assert all(loop['turns'] is not None for loop in masked['loops'])
 
 
 def test_the_arithmetic_of_pods_sends_what_the_compiled_step_sends() -> None:
     kept = helpers.REPOSITORY / 'experiments' / 'results' / 'compile_v5e_4x4_r50_train.json'
     summed = sum(json.loads(kept.read_text())['collectives']['all-reduce']['bytes'].values())
-    command = [sys.executable, '-m', 'experiments.pod_scaling', '--images_per_core=450']
+    command = [sys.executable, '-m', 'experiments.measure.pod_scaling', '--images_per_core=450']
     said = subprocess.run(
         command, cwd=helpers.REPOSITORY, env=helpers.environment(), text=True, capture_output=True, check=True
     )
@@ -247,7 +247,7 @@ def test_a_missing_compiler_is_named(name: str, package: str, monkeypatch: pytes
 def test_the_command(tmp_path: Path) -> None:
     output = tmp_path / 'found.json'
     flags = (*helpers.tiny_flags(), '--topology=cpu', f'--output={output}')
-    said = helpers.run_door('compile', *flags, JAX_NUM_CPU_DEVICES='2')
+    said = helpers.run_command('compile', *flags, JAX_NUM_CPU_DEVICES='2')
     assert said.returncode == 0, said.stderr
     found = json.loads(output.read_text())
     assert found['target']['num_chips'] == 2
@@ -269,7 +269,7 @@ def test_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_compiled_is_refused_in_a_sentence(flags: tuple[str, ...], sentence: str) -> None:
-    said = helpers.run_door('compile', *helpers.tiny_flags(), *flags, JAX_NUM_CPU_DEVICES='2')
+    said = helpers.run_command('compile', *helpers.tiny_flags(), *flags, JAX_NUM_CPU_DEVICES='2')
     assert said.returncode == 2
     assert said.stderr.startswith('error: ') and sentence in said.stderr
     assert said.stderr.count('\n') == 1
@@ -279,7 +279,7 @@ def test_what_cannot_be_compiled_is_refused_in_a_sentence(flags: tuple[str, ...]
 def test_the_digits_step_compiles_for_an_accelerator(name: str, tmp_path: Path) -> None:
     """Where the package is installed that compiles for it."""
     output = tmp_path / 'found.json'
-    said = helpers.run_door('compile', *helpers.tiny_flags(), f'--topology={name}', f'--output={output}')
+    said = helpers.run_command('compile', *helpers.tiny_flags(), f'--topology={name}', f'--output={output}')
     if 'which is not installed' in said.stderr:
         pytest.skip(said.stderr.strip())
     assert said.returncode == 0, said.stderr

@@ -15,9 +15,10 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from codinet_jax import settings, sharding
-from codinet_jax.errors import InputError
+from codinet_jax.config import setup
 from codinet_jax.kernels import convolution, library
+from codinet_jax.runtime import sharding
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import stages
 from configs import cifar10_r20
 from helpers import quick_jit, scattered_state
@@ -183,12 +184,12 @@ def test_a_training_step_is_xlas(registered: None) -> None:
     config.update_from_flattened_dict(
         {'model.depth': 8, 'model.dtype': 'bfloat16', 'batch_size': 2, 'num_views': 2, 'loss.gamma': 0.1}
     )
-    mesh, model, rng = sharding.data_mesh(1), settings.network(config), np.random.default_rng(0)
+    mesh, named, rng = sharding.data_mesh(1), setup.read(config), np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
     labels = np.array([3, 8], np.int32)
     after = []
-    for each in (model, model.clone(convolution=convolution.conv_general_dilated('cpu'))):
-        stage = stages.plan(config, each, settings.costs(config), settings.dataset(config), 10)[0]
+    for each in (named.model, named.model.clone(convolution=convolution.conv_general_dilated('cpu'))):
+        stage = stages.plan(named, 10, each)[0]
         before = scattered_state(stage, mesh, 0.1)
         state, metrics = quick_jit(stage.step)(before, images, labels)
         change = jax.tree.map(lambda new, old: np.asarray(new - old), state.params, before.params)
@@ -217,22 +218,22 @@ def test_a_config_that_asks_for_them_in_vain_is_refused_in_a_sentence() -> None:
     config = cifar10_r20.get_config()
     config.model.convolution = 'cuda'
     with pytest.raises(InputError, match='bfloat16'):
-        settings.check(config)
+        setup.read(config)
     config.model.dtype = 'bfloat16'
-    settings.check(config)
+    setup.read(config)
     with pytest.raises(InputError, match='CUDA device'):
-        settings.trained_network(config)
+        setup.read(config).training_model()
     config.model.convolution = 'cudnn'
     with pytest.raises(InputError, match=r'model\.convolution'):
-        settings.check(config)
+        setup.read(config)
 
 
 def test_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = cifar10_r20.get_config()
-    config.model.convolution = 'cuda'
+    config.model.convolution, config.model.dtype = 'cuda', 'bfloat16'
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     with pytest.raises(InputError, match='there are 8'):
-        settings.trained_network(config)
+        setup.read(config).training_model()
 
 
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from codinet_jax.models.architecture import Architecture, Block, Conv, cifar_resnet, imagenet_resnet
-from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.models.execution import masked
+from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import ROUTERS
 
 BY_HAND = CostTable(stem=10, blocks_n=(30, 20, 50), shortcuts_n=(0, 4, 0), routers_n=(1, 2, 3), head=6)
@@ -48,7 +50,7 @@ def _is_jaxpr(value: Any) -> bool:
 
 def network_macs(arch: Architecture, router: str | None) -> int:
     """What classifying one image multiplies."""
-    net = CoDiNet(arch, router)
+    net = RoutedResNet(arch, router)
     image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, arch.image_channels), jnp.float32)
 
     def apply(variables: Any, images_BxHxWxC: jax.Array) -> Any:
@@ -125,9 +127,10 @@ def test_a_router_multiplies_what_the_table_says(router: str, size: int, channel
     if kind.start:
         start = kind.start()
         carry, shared = jax.eval_shape(lambda a: start.init_with_output(jax.random.key(0), a, a)[0], a_BxHxWxC)
-    module = kind.router()
-    variables = jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args), a_BxHxWxC, carry, shared)
-    assert macs_of(module.apply, variables, a_BxHxWxC, carry, shared) == kind.macs(block)
+    conv, norm = partial(nn.Conv, use_bias=False), partial(nn.BatchNorm, use_running_average=True)
+    module, arguments = kind.router(block=block, conv=conv, norm=norm), (a_BxHxWxC, carry, shared, jnp.int32(0))
+    variables = jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args), *arguments)
+    assert macs_of(module.apply, variables, *arguments) == kind.macs(block)
 
 
 def test_the_convolutional_router_costs_an_eighth_of_a_basic_block() -> None:

@@ -116,6 +116,11 @@ def test_normalise_is_per_channel(leading: tuple[int, ...]) -> None:
     np.testing.assert_allclose(normalised, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_normalise_takes_one_number_for_all_channels() -> None:
+    images = jnp.asarray(np.random.default_rng(1).integers(0, 256, (2, 5, 3), np.uint8))
+    np.testing.assert_array_equal(normalise(images, (0.5,), (0.25,)), normalise(images, (0.5,) * 3, (0.25,) * 3))
+
+
 def test_normalise_refuses_the_statistics_of_other_channels() -> None:
     with pytest.raises(ValueError, match='3 channels'):
-        normalise(jnp.zeros((2, 2, 3), jnp.uint8), (0.5,), (0.5,))
+        normalise(jnp.zeros((2, 2, 3), jnp.uint8), (0.5, 0.5), (0.5, 0.5))

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from codinet_jax.data import datasets, digits
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -23,7 +23,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_splits_together_are_sklearns_digits(data_dir: Path) -> None:
-    train, test = datasets.load('digits', 'train', data_dir), datasets.load('digits', 'test', data_dir)
+    train, test = datasets.source('digits', data_dir).open('train'), datasets.source('digits', data_dir).open('test')
     original = load_digits()
     is_test_N = digits.is_test_image(original.target)
     for image_set, is_in_split_N in [(train, ~is_test_N), (test, is_test_N)]:
@@ -42,8 +42,8 @@ def test_a_fifth_of_every_class_is_test() -> None:
 
 
 def test_the_normalisation_in_the_table_is_that_of_train(data_dir: Path) -> None:
-    pixels = datasets.load('digits', 'train', data_dir).images_NxHxWxC / 255
-    spec = datasets.dataset_spec('digits')
+    pixels = datasets.source('digits', data_dir).open('train').images_NxHxWxC / 255
+    spec = datasets.find('digits').spec
     assert (round(pixels.mean(), 4), round(pixels.std(), 4)) == (spec.mean[0], spec.std[0])
 
 
@@ -74,14 +74,14 @@ def test_losing_the_race_to_write_it_is_no_error(
 
     monkeypatch.setattr(digits, '_publish', lose)
     digits.prepare(data_dir)
-    assert len(datasets.load('digits', 'test', data_dir).labels_N) == 355
+    assert len(datasets.source('digits', data_dir).open('test').labels_N) == 355
     assert [path.name for path in data_dir.iterdir()] == ['digits']
 
 
 def test_two_processes_may_write_it_at_once_and_need_no_tensorflow(tmp_path: Path) -> None:
     program = (
-        'import random, sys; random.seed(0); from codinet_jax.data.datasets import load;'
-        'images, labels = load("digits", "test", sys.argv[1]);'
+        'import random, sys; random.seed(0); from codinet_jax.data.datasets import source;'
+        'images, labels = source("digits", sys.argv[1]).open("test");'
         'assert len(labels) == 355 and "tensorflow" not in sys.modules'
     )
     command = [sys.executable, '-c', program, str(tmp_path / 'new')]
@@ -95,4 +95,4 @@ def test_two_processes_may_write_it_at_once_and_need_no_tensorflow(tmp_path: Pat
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='file'):
-        datasets.load('digits', 'train', tmp_path / 'file' / 'below')
+        datasets.source('digits', tmp_path / 'file' / 'below').open('train')

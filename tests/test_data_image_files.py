@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from codinet_jax.data.image_files import read_image
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
 SIZE = 16

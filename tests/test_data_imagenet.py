@@ -17,9 +17,9 @@ from PIL import Image
 
 from codinet_jax.data import crops, imagenet
 from codinet_jax.data.image_files import read_image
-from codinet_jax.data.order import Host
 from codinet_jax.data.split import Split
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.hosts import Host
 
 REAL_DATA = Path(__file__).parent.parent.parent / 'shared' / 'tfds'
 FORMATS = ['array_record', pytest.param('tfrecord', marks=pytest.mark.tensorflow)]

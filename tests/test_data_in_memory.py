@@ -1,6 +1,7 @@
 """The order of training images is arithmetic, and evaluation meets each image exactly once."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.data.order import Host, batch_indices
-from codinet_jax.errors import InputError
+from codinet_jax.data.order import batch_indices
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.hosts import Host
 
 NUM_IMAGES = 23
 
@@ -122,3 +124,31 @@ def test_a_sample_is_some_of_the_images_in_order_and_at_most_all() -> None:
     np.testing.assert_array_equal(sample.images_NxHxWxC[:, 0, 0, 0], sample.labels_N)
     assert sample.labels_N.tolist() != numbered_images().sample(9, seed=5).labels_N.tolist()
     np.testing.assert_array_equal(numbered_images().sample(99, seed=4).labels_N, np.arange(NUM_IMAGES))
+
+
+PIXELS = np.zeros((4, 2, 2, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ('images', 'labels', 'message'),
+    [
+        (PIXELS / 255, [0, 1, 2, 0], r'Images are float64 \[4, 2, 2, 1\]: give uint8 \[N, 2, 2, 1\]'),
+        (PIXELS[..., 0], [0, 1, 2, 0], r'Images are uint8 \[4, 2, 2\]'),
+        (np.tile(PIXELS, 3), [0, 1, 2, 0], r'Images are uint8 \[4, 2, 2, 3\]'),
+        (PIXELS[:0], [], r'Images are uint8 \[0, 2, 2, 1\]'),
+        (PIXELS, [0, 1, 2], r'Labels are int64 \[3\]: give integers \[4\]'),
+        (PIXELS, [0.0, 1.0, 2.0, 0.0], 'Labels are float64'),
+        (PIXELS, np.eye(4, dtype=int), r'Labels are int64 \[4, 4\]'),
+        (PIXELS, [0, 1, 3, 0], 'Labels go from 0 to 3, and there are 3 classes: give labels from 0 to 2'),
+        (PIXELS, [0, -1, 2, 0], 'Labels go from -1 to 2'),
+    ],
+)
+def test_arrays_that_are_no_labelled_images_are_refused(images: Any, labels: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ImageSet.checked(images, labels, (2, 2, 1), 3)
+
+
+def test_arrays_of_ones_own_become_a_set() -> None:
+    images = ImageSet.checked(PIXELS, [0, 1, 2, 0], (2, 2, 1), 3)
+    assert images.num_images == 4 and images.labels_N.dtype == np.int32
+    assert images.first(3).labels_N.tolist() == [0, 1, 2] and images.first(None).num_images == 4

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import helpers
-from codinet_jax import sharding
 from codinet_jax.data import datasets
 from codinet_jax.data.augmentations import AUGMENTATIONS
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.record import AugmentedRecord, Record
-from codinet_jax.training import evaluate
-from codinet_jax.training.evaluate import Answers
+from codinet_jax.evaluation import evaluate
+from codinet_jax.evaluation.evaluate import Answers
+from codinet_jax.evaluation.record import AugmentedRecord, Record
+from codinet_jax.evaluation.statistics import summarise
+from codinet_jax.runtime import sharding
 
 NUM_IMAGES = 355
 BATCH_SIZES = [1, 7, 64, 355, 1000]
@@ -58,7 +59,7 @@ def test_every_image_is_met_once_in_the_order_of_the_split(batch_size: int, num_
 def forward_and_variables(num_devices: int) -> tuple[Any, Any, Any]:
     mesh, stage = sharding.data_mesh(num_devices), helpers.tiny_stages(helpers.tiny_config())[1]
     state = helpers.scattered_state(stage, mesh)
-    forward = evaluate.make_forward(stage.step.model, datasets.dataset_spec('digits'), mesh)
+    forward = evaluate.make_forward(stage.step.model, datasets.find('digits').spec, mesh)
     return forward, state.variables, mesh
 
 
@@ -75,11 +76,11 @@ def reference() -> Record:
 def test_decisions_are_taken_at_the_threshold() -> None:
     """A block runs where v reaches it, and what runs changes what later blocks see."""
     _, variables, mesh = forward_and_variables(8)
-    model, dataset = helpers.tiny_network(), datasets.dataset_spec('digits')
+    model, spec = helpers.tiny_network(), datasets.find('digits').spec
     images = helpers.noise_images(NUM_IMAGES)
     rates = []
     for threshold in (0.0, 0.3, 0.7, 1.1):
-        forward = evaluate.make_forward(model, dataset, mesh, threshold)
+        forward = evaluate.make_forward(model, spec, mesh, threshold)
         record = evaluate.evaluate(forward, variables, images, 500, mesh)
         np.testing.assert_array_equal(record.decisions_Nxn, record.run_probability_Nxn >= threshold)
         rates.append(float(record.decisions_Nxn.mean()))
@@ -104,7 +105,7 @@ def test_the_summary_is_what_numpy_counts() -> None:
     decisions_Nxn = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 1]], bool)
     labels_N, predictions_N = np.array([0, 1, 2, 3, 4]), np.array([0, 1, 2, 0, 0])
     costs = helpers.tiny_costs()
-    summary = evaluate.summarise(Record(labels_N, predictions_N, decisions_Nxn * 0.9, decisions_Nxn), costs)
+    summary = summarise(Record(labels_N, predictions_N, decisions_Nxn * 0.9, decisions_Nxn), costs)
     macs = [costs.fixed_macs + sum(np.array(costs.blocks_n)[decisions_n]) for decisions_n in decisions_Nxn]
     assert summary == {
         'top1': pytest.approx(3 / 5),

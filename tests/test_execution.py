@@ -16,8 +16,8 @@ from jax.sharding import PartitionSpec as P
 from codinet_jax.inference.folding import fold
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import Architecture, Block, Conv, Stage
-from codinet_jax.models.codinet import CoDiNet, RoutedOutput
 from codinet_jax.models.execution import Execution, Threshold
+from codinet_jax.models.network import RoutedOutput, RoutedResNet
 from helpers import quick_jit, random_images, random_variables
 from reference_network import Tree
 
@@ -253,11 +253,11 @@ BOTTLENECKS = Architecture(
 )
 # With seeds under which the routers are of more than one mind, and none of them is undecided.
 NETWORKS = {
-    'linear': (CoDiNet(BASIC, 'linear'), 25),
-    'conv': (CoDiNet(BASIC, 'conv', unroll=2), 27),
-    'recurrent': (CoDiNet(BASIC, 'recurrent'), 6),
-    'random': (CoDiNet(BASIC, 'random'), 0),
-    'bottlenecks': (CoDiNet(BOTTLENECKS, 'linear'), 14),
+    'linear': (RoutedResNet(BASIC, 'linear'), 25),
+    'conv': (RoutedResNet(BASIC, 'conv', unroll=2), 27),
+    'recurrent': (RoutedResNet(BASIC, 'recurrent'), 6),
+    'random': (RoutedResNet(BASIC, 'random'), 0),
+    'bottlenecks': (RoutedResNet(BOTTLENECKS, 'linear'), 14),
 }
 BATCHES = (1, 3, 64, 257)
 RUN_RATES = (0, 0.1, 0.5, 0.9, 1)

@@ -9,12 +9,13 @@ import time
 import numpy as np
 import pytest
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 import helpers
 import synthetic_run
-from codinet_jax import settings
-from codinet_jax.errors import InputError
+from codinet_jax.config import flags as config_flag
+from codinet_jax.config import setup
+from codinet_jax.runtime.errors import InputError
 from experiments.reproduce import queue, readme, scales, summary
 from experiments.reproduce.definitions import COLUMNS, DEFINITIONS, Table
 from experiments.reproduce.runs import RUNS
@@ -45,10 +46,10 @@ def test_the_papers_static_costs_are_ours() -> None:
     """Where the paper prices what the cost table prices too, the two agree: the columns mean the same."""
     for name, static in (('cifar10_r110_static', 0.50), ('svhn_r110_static', 0.50), ('imagenet_r50_static', 3.8)):
         config = config_of(name, 'paper')
-        macs = settings.costs(config).static_macs
+        macs = setup.read(config).costs.static_macs
         ours = (1 if config.dataset == 'imagenet2012' else 2) * macs / 1e9
         assert ours == pytest.approx(static, rel=0.02), name
-    router = settings.costs(config_of('cifar10_r110_conv', 'paper'))
+    router = setup.read(config_of('cifar10_r110_conv', 'paper')).costs
     assert sum(router.routers_n) / sum(router.blocks_n) == pytest.approx(0.125, rel=0.05)  # Table 10
 
 
@@ -65,13 +66,13 @@ def test_a_scale_changes_what_it_says_and_nothing_else(name: str, scale: str) ->
     assert ours['seed'] == SEED
 
 
-@pytest.mark.filterwarnings('ignore:the load_module')  # ml_collections loads config files so
 @pytest.mark.parametrize('scale', SCALES)
 @pytest.mark.parametrize('name', ['cifar10_r110_random', 'cifar10_r110_margin_0.25', 'cifar100_r32_static'])
-def test_the_command_leads_to_the_config(name: str, scale: str) -> None:
+def test_the_command_leads_to_the_config(monkeypatch: pytest.MonkeyPatch, name: str, scale: str) -> None:
     config = config_of(name, scale)
     values, command = flags.FlagValues(), ['main', *scales.command_flags(RUNS[name], config)]
-    holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=command)
+    monkeypatch.setattr('sys.argv', command)  # where ml_collections looks for what is overridden
+    holder = config_flag.define_config('What to train.', flag_values=values)
     values(command)
     assert flat(holder.value) == flat(config)
 
@@ -168,7 +169,7 @@ def test_a_run_of_another_version_that_says_too_little_is_refused_in_a_sentence(
     )
     assert list(summary.runs_of([row], tmp_path)[row.run]) == [0]
     del results['commit']
-    with pytest.raises(InputError, match=r"seed_0/results\.json does not say 'commit'.* train it again"):
+    with pytest.raises(InputError, match=r"seed_0/results\.json does not record 'commit'.* train it again"):
         summary.runs_of([row], tmp_path)
 
 

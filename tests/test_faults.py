@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import helpers
-from codinet_jax import sharding
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.errors import Diverged, InputError
+from codinet_jax.runtime import sharding
+from codinet_jax.runtime.errors import Diverged, InputError
 from codinet_jax.training import loop, stages
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.state import TrainState
@@ -166,7 +166,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
 def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
     often = {'checkpoint_every_steps': 2, 'log_every_steps': 1, 'loss.target_cost': None}
     config = helpers.tiny_config(**often | changes)
-    return loop.train(config, Workdir(workdir))
+    return helpers.train(config, Workdir(workdir))
 
 
 def test_a_step_of_no_number_stops_the_run_and_keeps_what_was_saved_before(
@@ -225,7 +225,7 @@ def test_a_second_run_in_one_workdir_is_refused(tmp_path: Path) -> None:
     with Workdir(tmp_path / 'run').claimed(config):
         before = helpers.all_bytes(tmp_path)
         with pytest.raises(InputError, match=r'^Another run is at work in .*run: wait for it or stop it'):
-            loop.train(config, Workdir(tmp_path / 'run'))
+            helpers.train(config, Workdir(tmp_path / 'run'))
         assert helpers.all_bytes(tmp_path) == before
     with Workdir(tmp_path / 'run').claimed(config):
         pass

@@ -10,23 +10,23 @@ from flax import traverse_util
 
 from codinet_jax.inference.folding import cast, fold
 from codinet_jax.models.architecture import cifar_resnet
-from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.execution import masked
+from codinet_jax.models.network import RoutedResNet
 from helpers import by_path, quick_jit, random_images, random_variables, shapes
 from reference_network import Tree, np_conv, np_norm
 from test_execution import BASIC, BOTTLENECKS, answers, assert_alike, assert_no_decision_hangs_on_rounding
 
 NETWORKS = {
-    'static': CoDiNet(BASIC, None),
-    'linear': CoDiNet(BASIC, 'linear'),
-    'conv': CoDiNet(BASIC, 'conv'),
-    'recurrent': CoDiNet(BASIC, 'recurrent', unroll=2),
-    'bottlenecks': CoDiNet(BOTTLENECKS, 'linear'),
+    'static': RoutedResNet(BASIC, None),
+    'linear': RoutedResNet(BASIC, 'linear'),
+    'conv': RoutedResNet(BASIC, 'conv'),
+    'recurrent': RoutedResNet(BASIC, 'recurrent', unroll=2),
+    'bottlenecks': RoutedResNet(BOTTLENECKS, 'linear'),
 }
 
 
 @pytest.fixture(params=NETWORKS)
-def net(request: pytest.FixtureRequest) -> CoDiNet:
+def net(request: pytest.FixtureRequest) -> RoutedResNet:
     return NETWORKS[request.param]
 
 
@@ -82,7 +82,7 @@ def nested(flat: dict[str, np.ndarray]) -> Tree:
 # --- Networks. ---
 
 
-def test_the_parameters_are_those_that_the_folded_network_would_make(net: CoDiNet) -> None:
+def test_the_parameters_are_those_that_the_folded_network_would_make(net: RoutedResNet) -> None:
     variables = random_variables(net)
     folded = fold(variables)
     assert described(folded) == described(shapes(net.clone(folded=True)))
@@ -94,7 +94,7 @@ def described(variables: Tree) -> Tree:
     return jax.tree.map(lambda leaf: f'{leaf.dtype}{list(leaf.shape)}', variables)
 
 
-def test_what_has_no_norm_is_left_alone(net: CoDiNet) -> None:
+def test_what_has_no_norm_is_left_alone(net: RoutedResNet) -> None:
     before, after = by_path(random_variables(net)), by_path(fold(random_variables(net)))
     untouched = [path for path in before if 'router' in path or 'head' in path]
     assert any('router' in path for path in untouched) == (net.router is not None)
@@ -102,7 +102,7 @@ def test_what_has_no_norm_is_left_alone(net: CoDiNet) -> None:
         np.testing.assert_array_equal(after[path], before[path], strict=True)
 
 
-def test_the_folded_network_answers_alike(net: CoDiNet) -> None:
+def test_the_folded_network_answers_alike(net: RoutedResNet) -> None:
     variables, images = random_variables(net, seed=3), random_images(net.architecture, 8)
     outputs = []
     for each, weights in ((net, variables), (net.clone(folded=True), fold(variables))):
@@ -114,7 +114,7 @@ def test_the_folded_network_answers_alike(net: CoDiNet) -> None:
 
 
 def test_cast_leaves_routers_and_head_in_float32() -> None:
-    net = CoDiNet(cifar_resnet(8, image_size=8), dtype=jnp.bfloat16)
+    net = RoutedResNet(cifar_resnet(8, image_size=8), dtype=jnp.bfloat16)
     types = {path: leaf.dtype for path, leaf in by_path(cast(fold(random_variables(net)), jnp.bfloat16)).items()}
     exact = {path for path in types if 'router' in path or 'head' in path}
     assert exact and {types[path] for path in exact} == {np.dtype('float32')}

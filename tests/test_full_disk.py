@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import helpers
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import loop
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.workdir import Workdir
@@ -39,7 +39,7 @@ def fill(disk: Path, leave: int) -> Path:
 
 
 def train(workdir: Path, **changes: Any) -> dict[str, Any] | None:
-    return loop.train(
+    return helpers.train(
         helpers.tiny_config(**{'checkpoint_every_steps': 2, 'loss.target_cost': None} | changes), Workdir(workdir)
     )
 
@@ -75,7 +75,7 @@ def test_a_disk_that_fills_up_while_saving_costs_no_checkpoint_and_with_room_the
 def test_a_person_is_told_so_once(disk: Path) -> None:
     fill(disk, leave=3 * MEGABYTE // 2)
     flags = helpers.tiny_flags(checkpoint_every_steps=2)
-    run = helpers.run_door('main', *flags, f'--workdir={disk / "run"}', TFDS_DATA_DIR=str(disk.parent))
+    run = helpers.run_command('main', *flags, f'--workdir={disk / "run"}', TFDS_DATA_DIR=str(disk.parent))
     assert run.returncode == 2
     assert re.fullmatch(r'error: No checkpoint can be written in \S+ \(No space left on device\): .*\n', run.stderr)
     assert any((disk / 'run' / 'checkpoints').iterdir())
@@ -84,18 +84,18 @@ def test_a_person_is_told_so_once(disk: Path) -> None:
 def test_a_disk_that_fills_up_at_the_end_leaves_no_half_results_and_with_room_the_run_ends(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, ballast = Workdir.write_routes, disk / 'ballast'
+    write, ballast = loop.write_routes, disk / 'ballast'
 
-    def fill_and_write(self: Workdir, *args: Any) -> None:
+    def fill_and_write(*args: Any) -> None:
         fill(disk, leave=4096)
-        write(self, *args)
+        write(*args)
 
-    monkeypatch.setattr(Workdir, 'write_routes', fill_and_write)
+    monkeypatch.setattr(loop, 'write_routes', fill_and_write)
     with pytest.raises(InputError, match=r'test\.npz cannot be written \(No space left on device\): make room'):
         train(disk / 'run')
     assert not (disk / 'run' / 'results.json').exists() and not list((disk / 'run' / 'routes').iterdir())
     ballast.unlink()
-    monkeypatch.setattr(Workdir, 'write_routes', write)
+    monkeypatch.setattr(loop, 'write_routes', write)
     assert train(disk / 'run') is not None
     assert {'results.json', 'weights.npz', 'routes'} <= whole_files(disk / 'run')
 

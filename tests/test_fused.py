@@ -4,23 +4,30 @@ arithmetic in plain JAX, rounded where the kernel rounds."""
 import shutil
 import subprocess
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from codinet_jax.errors import InputError
+from codinet_jax.config import setup
+from codinet_jax.data.datasets import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.program import program
 from codinet_jax.kernels import library
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime.errors import InputError
 from configs import cifar10_r20, cifar100_r32, digits_r14, imagenet_r50
-from experiments import fused_check
+from experiments.measure import fused_check
 from helpers import quick_jit
 
 compiled = pytest.mark.skipif(shutil.which('g++') is None, reason='g++ is not here to compile the emulation')
 THRESHOLD = np.float32(0.5)
+
+
+class Network(NamedTuple):
+    model: RoutedResNet
+    spec: DataSpec
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -30,28 +37,29 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def config_of(depth: int, **changes: Any) -> ConfigDict:
-    config = cifar10_r20.get_config()
-    config.update_from_flattened_dict({'model.depth': depth, 'model.dtype': 'bfloat16'} | changes)
-    return config
+def network_of(depth: int, router: str | None = 'linear', config: Any = cifar10_r20, **changes: Any) -> Network:
+    changed = config.get_config()
+    changed.update_from_flattened_dict({'model.depth': depth, 'model.dtype': 'bfloat16'} | changes)
+    named = setup.read(changed)
+    return Network(named.model.clone(router=router), named.data.spec)
 
 
-def answers(config: ConfigDict, images: np.ndarray, noise: np.ndarray | None, seed: int = 0) -> tuple[Any, Any, Any]:
+def answers(network: Network, images: np.ndarray, noise: np.ndarray | None, seed: int = 0) -> tuple[Any, Any, Any]:
     """Of the kernel, of its twin and of the network in bfloat16; the former two with pooled means."""
-    folded, inputs = fused_check.random_folded(config, seed), (images, THRESHOLD, noise)
-    ours = jax.jit(fused.program(config, means=True, platform='cpu'))(fused.pack(config, folded), *inputs)
-    twin = quick_jit(lambda *each: fused_check.twin(config, *each))(folded, *inputs)
-    return ours, twin, quick_jit(program(config, 'masked'))(folded, *inputs)
+    folded, inputs = fused_check.random_folded(network.model, seed), (images, THRESHOLD, noise)
+    ours = jax.jit(fused.program(network.model, means=True, platform='cpu'))(fused.pack(*network, folded), *inputs)
+    twin = quick_jit(lambda *each: fused_check.twin(*network, *each))(folded, *inputs)
+    return ours, twin, quick_jit(program(*network, 'masked'))(folded, *inputs)
 
 
-def assert_right(config: ConfigDict, images: np.ndarray, noise: np.ndarray | None, seed: int = 0) -> None:
-    ours, twin, network = answers(config, images, noise, seed)
+def assert_right(network: Network, images: np.ndarray, noise: np.ndarray | None, seed: int = 0) -> None:
+    ours, twin, masked = answers(network, images, noise, seed)
     apart = fused_check.agreement(ours, twin, 0.5)
     # A sum in another order may round the other way, and one such number in thousands is what remains.
     assert apart['same'] == 1 and apart['logits'] < 2e-3 and apart['v'] < 1e-3
     for k, z_BxC in enumerate(twin[2]):
         np.testing.assert_allclose(ours[2][:, k, : z_BxC.shape[1]], z_BxC, rtol=0, atol=5e-3 * np.max(z_BxC))
-    apart = fused_check.agreement(ours, network, 0.5)
+    apart = fused_check.agreement(ours, masked, 0.5)
     assert apart['same'] == 1 and apart['logits'] < 2e-2 and apart['v'] < 1e-2
 
 
@@ -62,33 +70,32 @@ def assert_right(config: ConfigDict, images: np.ndarray, noise: np.ndarray | Non
 @pytest.mark.parametrize('run_rate', fused_check.CASES)
 @pytest.mark.parametrize('depth', [8, 20])
 def test_a_routed_network_is_computed_as_under_masked_execution(depth: int, run_rate: float | None) -> None:
-    config = config_of(depth)
-    assert_right(config, *fused_check.random_inputs(config, 4, run_rate, seed=depth))
+    network = network_of(depth)
+    assert_right(network, *fused_check.random_inputs(network.model, 4, run_rate, seed=depth))
 
 
 @compiled
 @pytest.mark.parametrize('depth', [8, 14])
 def test_a_static_network_is_computed(depth: int) -> None:
-    config = config_of(depth, **{'model.router': 'static'})
-    assert_right(config, *fused_check.random_inputs(config, 2, None, seed=3))
+    network = network_of(depth, None)
+    assert_right(network, *fused_check.random_inputs(network.model, 2, None, seed=3))
 
 
 @compiled
 def test_a_hundred_classes_are_told_apart() -> None:
-    config = cifar100_r32.get_config()
-    config.update_from_flattened_dict({'model.depth': 8, 'model.dtype': 'bfloat16'})
-    assert_right(config, *fused_check.random_inputs(config, 2, 0.5, seed=4))
+    network = network_of(8, config=cifar100_r32)
+    assert_right(network, *fused_check.random_inputs(network.model, 2, 0.5, seed=4))
 
 
 @compiled
 def test_of_what_is_not_rounded_the_numbers_are_float32s() -> None:
     """With no block run, pooling, routers, gates and head are all that happens after the stem."""
-    config = config_of(20)
-    folded = fused_check.random_folded(config)
-    images, _ = fused_check.random_inputs(config, 2, None, seed=5)
+    network = network_of(20)
+    folded = fused_check.random_folded(network.model)
+    images, _ = fused_check.random_inputs(network.model, 2, None, seed=5)
     inputs = (images, np.float32(2), None)
-    ours = jax.jit(fused.program(config, platform='cpu'))(fused.pack(config, folded), *inputs)
-    twin = quick_jit(lambda *each: fused_check.twin(config, *each))(folded, *inputs)
+    ours = jax.jit(fused.program(network.model, platform='cpu'))(fused.pack(*network, folded), *inputs)
+    twin = quick_jit(lambda *each: fused_check.twin(*network, *each))(folded, *inputs)
     assert np.std(twin[1]) > 0.01
     np.testing.assert_allclose(ours[1], twin[1], rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours[0], twin[0], rtol=0, atol=1e-5)
@@ -96,11 +103,11 @@ def test_of_what_is_not_rounded_the_numbers_are_float32s() -> None:
 
 @compiled
 def test_a_tie_runs_and_the_threshold_counts() -> None:
-    config = config_of(8)
-    folded = fused_check.random_folded(config)
-    images, _ = fused_check.random_inputs(config, 1, None, seed=6)
-    forward = jax.jit(fused.program(config, means=True, platform='cpu'))
-    packed = fused.pack(config, folded)
+    network = network_of(8)
+    folded = fused_check.random_folded(network.model)
+    images, _ = fused_check.random_inputs(network.model, 1, None, seed=6)
+    forward = jax.jit(fused.program(network.model, means=True, platform='cpu'))
+    packed = fused.pack(*network, folded)
     v_n = np.asarray(forward(packed, images, np.float32(0), None)[1])[0]
     at_first, above_first = (forward(packed, images, t, None) for t in (v_n[0], np.nextafter(v_n[0], np.float32(2))))
     assert not np.array_equal(at_first[2][:, 1, :16], at_first[2][:, 0, :16])
@@ -113,10 +120,10 @@ def test_a_tie_runs_and_the_threshold_counts() -> None:
 @compiled
 def test_no_warp_depends_on_how_far_another_has_come() -> None:
     """Between two barriers warps may go in any order; what they leave behind must not tell in which."""
-    config = config_of(14)
-    packed = fused.pack(config, fused_check.random_folded(config))
-    images, noise = fused_check.random_inputs(config, 3, 0.6, seed=7)
-    forward = jax.jit(fused.program(config, means=True, platform='cpu'))
+    network = network_of(14)
+    packed = fused.pack(*network, fused_check.random_folded(network.model))
+    images, noise = fused_check.random_inputs(network.model, 3, 0.6, seed=7)
+    forward = jax.jit(fused.program(network.model, means=True, platform='cpu'))
     forth = [np.asarray(x) for x in forward(packed, images, THRESHOLD, noise)]
     try:
         fused.LIBRARY.load('cpu').codinet_fused_go(-1)
@@ -130,10 +137,10 @@ def test_no_warp_depends_on_how_far_another_has_come() -> None:
 
 @compiled
 def test_an_image_gets_the_same_answer_in_any_batch() -> None:
-    config = config_of(8)
-    packed = fused.pack(config, fused_check.random_folded(config))
-    images, _ = fused_check.random_inputs(config, 3, None, seed=8)
-    forward = jax.jit(fused.program(config, platform='cpu'))
+    network = network_of(8)
+    packed = fused.pack(*network, fused_check.random_folded(network.model))
+    images, _ = fused_check.random_inputs(network.model, 3, None, seed=8)
+    forward = jax.jit(fused.program(network.model, platform='cpu'))
     together, alone = forward(packed, images, THRESHOLD), forward(packed, images[2:], THRESHOLD)
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_array_equal(a[2:], b)
@@ -143,27 +150,27 @@ def test_an_image_gets_the_same_answer_in_any_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ('config', 'word'),
+    ('network', 'word'),
     [
-        (digits_r14.get_config(), '32x32'),
-        (imagenet_r50.get_config(), 'imagenet_resnet'),
-        (config_of(20, **{'model.router': 'recurrent'}), 'recurrent'),
-        (config_of(20, **{'model.shortcut': 'projection'}), 'projection'),
+        (network_of(14, config=digits_r14), '32x32'),
+        (network_of(50, config=imagenet_r50), 'ResNet-50'),
+        (network_of(20, 'recurrent'), 'recurrent'),
+        (network_of(20, **{'model.shortcut': 'projection'}), 'projection'),
     ],
 )
-def test_a_network_it_does_not_compute_is_refused_in_a_sentence(config: ConfigDict, word: str) -> None:
-    why_not = fused.supports(config)
+def test_a_network_it_does_not_compute_is_refused_in_a_sentence(network: Network, word: str) -> None:
+    why_not = fused.supports(network.model)
     assert why_not is not None and word in why_not and why_not.endswith('.')
     with pytest.raises(InputError, match=word):
-        fused.program(config)
+        fused.program(network.model)
 
 
 @compiled
 def test_weights_of_another_network_are_refused() -> None:
-    packed = fused.pack(config_of(8), fused_check.random_folded(config_of(8)))
-    images, _ = fused_check.random_inputs(config_of(8), 1, None, seed=9)
+    packed = fused.pack(*network_of(8), fused_check.random_folded(network_of(8).model))
+    images, _ = fused_check.random_inputs(network_of(8).model, 1, None, seed=9)
     with pytest.raises(Exception, match='weights are of another network'):
-        jax.block_until_ready(jax.jit(fused.program(config_of(14), platform='cpu'))(packed, images, THRESHOLD))
+        jax.block_until_ready(jax.jit(fused.program(network_of(14).model, platform='cpu'))(packed, images, THRESHOLD))
 
 
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,28 +12,28 @@ import numpy as np
 import pytest
 
 import helpers
-from codinet_jax import sharding
-from codinet_jax.errors import InputError
-from codinet_jax.training import hold, loop
+from codinet_jax.runtime import sharding
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.training import cost_matching, loop
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.workdir import Workdir
-from experiments.sameness import differences, rows
+from experiments.measure.sameness import differences, rows
 
 OFTEN = {'eval_every_epochs': 4 * 16 / 1442, 'log_every_steps': 3, 'loss.target_cost': None}
-HELD = {'eval_batch_size': 64, 'loss.target_cost': 0.6}  # in stage 2 the cost is made good before each evaluation
+MATCHED = {'eval_batch_size': 64, 'loss.target_cost': 0.6}  # in stage 2 the cost is made good before each evaluation
 NUM_TEST_IMAGES = 355
 
 
 @pytest.fixture(autouse=True, scope='module')
-def few_are_held() -> Iterator[None]:
+def few_are_measured() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hold, 'NUM_IMAGES', 128)
+        patch.setattr(cost_matching, 'NUM_IMAGES', 128)
         yield
 
 
 def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
     config = helpers.tiny_config(**OFTEN | changes)
-    return loop.train(config, Workdir(workdir))
+    return helpers.train(config, Workdir(workdir))
 
 
 def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -58,7 +58,7 @@ def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
-    trained(workdir, **HELD)
+    trained(workdir, **MATCHED)
     return workdir
 
 
@@ -75,10 +75,10 @@ def test_an_evaluation_does_not_keep_a_run_from_stopping_and_is_made_good_later(
     with monkeypatch.context() as asked:
         stop_in_evaluation(asked, number)
         with pytest.raises(loop.Stopped, match=f'^stopped and saved at step {step}; the same command goes on'):
-            trained(tmp_path / 'run', **HELD)
+            trained(tmp_path / 'run', **MATCHED)
     assert evaluated(tmp_path / 'run') == [other for other in evaluated(undisturbed) if other < step]
     assert (tmp_path / 'run' / 'checkpoints' / str(step)).is_dir()
-    trained(tmp_path / 'run', **HELD)
+    trained(tmp_path / 'run', **MATCHED)
     assert differences(tmp_path / 'run', undisturbed) == []
 
 
@@ -113,5 +113,5 @@ def test_a_checkpoint_of_before_there_were_digests_is_refused_in_a_sentence(tmp_
         path.write_text(json.dumps(json.loads(path.read_text())['progress']))
     before = helpers.all_bytes(tmp_path)
     with pytest.raises(InputError, match=r'^No checkpoint in .* or another version wrote them'):
-        trained(tmp_path / 'run', **HELD)
+        trained(tmp_path / 'run', **MATCHED)
     assert helpers.all_bytes(tmp_path) == before

@@ -91,7 +91,7 @@ def test_made_up_images_become_a_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert 'part_1' in capsys.readouterr().out
     unpack.main([str(tmp_path / 'work'), str(tmp_path / 'packed' / 'part_1'), '--tfds'])
     for split in ('train', 'test'):
-        whole = datasets.load('cifar10', split, str(tmp_path / 'work' / 'tfds'))
-        assert isinstance(whole, tuple)
+        whole = datasets.source('cifar10', tmp_path / 'work' / 'tfds').open(split)
+        assert isinstance(whole, datasets.ImageSet)
         images = np.load(tmp_path / 'work' / 'images' / f'{split}_images.npy')
         np.testing.assert_array_equal(whole.images_NxHxWxC, images)

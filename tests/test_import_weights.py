@@ -15,14 +15,15 @@ import safetensors.numpy
 from flax import traverse_util
 
 import helpers
-from codinet_jax import import_weights, workdir
+from codinet_jax import import_weights
 from codinet_jax.data import augment, datasets
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.errors import InputError
-from codinet_jax.models import pretrained, state_dict
+from codinet_jax.models import pretrained, state_dict, weights_file
 from codinet_jax.models.architecture import StrideOn, cifar_resnet, imagenet_resnet
-from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.execution import masked
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
 from reference_network import Tree, np_conv, np_norm, np_relu, np_stem
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -117,7 +118,7 @@ def run_main(source: Path | str | None, output: Path | str | None, **per_channel
         import_weights.main(['import_weights'])
 
 
-def started_logits(net: CoDiNet, imported: Tree, images_BxHxWxC: jax.Array) -> np.ndarray:
+def started_logits(net: RoutedResNet, imported: Tree, images_BxHxWxC: jax.Array) -> np.ndarray:
     """What a network that starts from imported weights says, every block dictated to run."""
     variables = pretrained.into(helpers.random_variables(net), imported, 'file')
     run = helpers.quick_jit(lambda variables, images: net.apply(variables, images, masked(0.0), train=False))
@@ -187,7 +188,7 @@ def imported(state: State, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     source, output = tmp / 'resnet50.safetensors', tmp / 'new' / 'resnet50.npz'
     safetensors.numpy.save_file(state, source)
     run_main(source, output)
-    yield workdir.read_weights_file(output)
+    yield weights_file.read(output)
     source.unlink()
     output.unlink()
 
@@ -200,7 +201,7 @@ def test_an_imported_network_says_what_the_same_weights_say_under_their_names(
     images_BxHxWxC = helpers.random_images(arch, 2)
     expected = np.array([reference_logits(state, np.asarray(image), 50, stride_on) for image in images_BxHxWxC])
     for router in (None, 'linear'):
-        assert_close(started_logits(CoDiNet(arch, router), imported, images_BxHxWxC), expected)
+        assert_close(started_logits(RoutedResNet(arch, router), imported, images_BxHxWxC), expected)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_imported_basic_blocks_say_what_the_same_weights_say_under_their_names(d
     images_BxHxWxC = helpers.random_images(arch, 2)
     expected = np.array([reference_logits(state, np.asarray(image), depth) for image in images_BxHxWxC])
     assert_close(
-        started_logits(CoDiNet(arch, 'linear'), pretrained.from_torch(state, backbone, 'file'), images_BxHxWxC),
+        started_logits(RoutedResNet(arch, 'linear'), pretrained.from_torch(state, backbone, 'file'), images_BxHxWxC),
         expected,
     )
 
@@ -238,7 +239,7 @@ def test_an_imported_network_says_what_it_says_in_pytorch(tmp_path: Path, depth:
     source, output = tmp_path / 'resnet.safetensors', tmp_path / 'resnet.npz'
     safetensors.torch.save_file(model.state_dict(), source)
     run_main(source, output)
-    imported = workdir.read_weights_file(output)
+    imported = weights_file.read(output)
     source.unlink()
     output.unlink()
     arch = imagenet_resnet(depth, image_size=64, stride_on=stride_on)
@@ -246,7 +247,7 @@ def test_an_imported_network_says_what_it_says_in_pytorch(tmp_path: Path, depth:
     with torch.inference_mode():
         expected = model(torch.from_numpy(np.array(images_BxHxWxC)).permute(0, 3, 1, 2)).numpy()
     for router in (None, 'linear'):
-        assert_close(started_logits(CoDiNet(arch, router), imported, images_BxHxWxC), expected, 1e-5)
+        assert_close(started_logits(RoutedResNet(arch, router), imported, images_BxHxWxC), expected, 1e-5)
 
 
 @pytest.mark.torch
@@ -272,11 +273,11 @@ CORRECT = 920
 @pytest.mark.skipif(not (PUBLISHED.is_file() and (SHARED / 'tfds').is_dir()), reason='no published weights beside')
 def test_published_weights_classify_real_images_as_published(tmp_path: Path) -> None:
     run_main(PUBLISHED, tmp_path / 'resnet20.npz')
-    variables = workdir.read_weights_file(tmp_path / 'resnet20.npz')
-    trained_on = workdir.read_weights_input(tmp_path / 'resnet20.npz')
-    images = datasets.load('cifar10', 'test', SHARED / 'tfds')
+    variables = weights_file.read(tmp_path / 'resnet20.npz')
+    trained_on = weights_file.read_input(tmp_path / 'resnet20.npz')
+    images = datasets.source('cifar10', SHARED / 'tfds').open('test')
     assert isinstance(images, ImageSet) and trained_on is not None
-    net = CoDiNet(cifar_resnet(20), None)
+    net = RoutedResNet(cifar_resnet(20), None)
     run = helpers.quick_jit(lambda images: net.apply(variables, images, masked(), train=False))
     normalised = augment.normalise(images.images_NxHxWxC[:1000], trained_on.mean, trained_on.std)
     answers_B = np.argmax(run(normalised).logits_BxY, axis=-1)
@@ -294,7 +295,7 @@ def test_every_tensor_goes_to_the_leaf_and_the_block_that_it_is_of(depth: int) -
     backbone = pretrained.find(tensors, 'file')
     assert backbone == ('imagenet_resnet', depth, 'projection', 1000)
     variables = pretrained.from_torch(tensors, backbone, 'file')
-    expected = helpers.shapes(CoDiNet(imagenet_resnet(depth), None))
+    expected = helpers.shapes(RoutedResNet(imagenet_resnet(depth), None))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), expected
     )
@@ -348,7 +349,7 @@ def test_other_floats_become_float32(tmp_path: Path, dtype: Any) -> None:
     cast = {name: tensor.astype(dtype) for name, tensor in state.items() if tensor.dtype != np.int64}
     safetensors.numpy.save_file({f'module.{name}': tensor for name, tensor in cast.items()}, source)
     run_main(source, output)
-    variables = workdir.read_weights_file(output)
+    variables = weights_file.read(output)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(variables['params']['head']['bias'], cast['fc.bias'].astype(np.float32))
     source.unlink()
@@ -361,17 +362,17 @@ def test_other_floats_become_float32(tmp_path: Path, dtype: Any) -> None:
         (
             torch_shapes(50),
             'ResNet-50, 25.56 M parameters, 1000 classes',
-            '--config=configs/imagenet_r50.py --config.model.depth=50 --config.model.stride_on=3x3',
+            '--config=imagenet_r50 --config.model.depth=50 --config.model.stride_on=3x3',
         ),
         (
             cifar_shapes(20),
             'CIFAR ResNet-20, 0.27 M parameters, 10 classes',
-            '--config=configs/cifar10_r20.py --config.model.depth=20',
+            '--config=cifar10_r20 --config.model.depth=20',
         ),
         (
             cifar_shapes(8, is_projected=True),
             'CIFAR ResNet-8, 0.08 M parameters, 10 classes',
-            '--config=configs/cifar10_r20.py --config.model.depth=8 --config.model.shortcut=projection',
+            '--config=cifar10_r20 --config.model.depth=8 --config.model.shortcut=projection',
         ),
     ],
     ids=['50', 'CIFAR 20A', 'CIFAR 8B'],
@@ -406,8 +407,8 @@ def test_the_file_says_what_its_weights_were_trained_on(tmp_path: Path) -> None:
     ):
         output = tmp_path / f'{name}.npz'
         run_main(source, output, **flags)
-        assert workdir.read_weights_input(output) == (*expected, 'resnet8.safetensors', sha256)
-        assert set(workdir.read_weights_file(output)) == {'params', 'batch_stats'}
+        assert weights_file.read_input(output) == (*expected, 'resnet8.safetensors', sha256)
+        assert set(weights_file.read(output)) == {'params', 'batch_stats'}
 
 
 @pytest.mark.parametrize(
@@ -525,7 +526,7 @@ def test_an_output_that_cannot_be_written_is_told(
 def test_the_command_overwrites_nothing_and_says_so(tmp_path: Path) -> None:
     output = tmp_path / 'output.npz'
     output.write_bytes(b'years of work')
-    said: subprocess.CompletedProcess[str] = helpers.run_door(
+    said: subprocess.CompletedProcess[str] = helpers.run_command(
         'import_weights', f'--source={tmp_path}/weights.safetensors', f'--output={output}'
     )
     assert (said.returncode, said.stdout) == (2, '')
@@ -575,8 +576,8 @@ def test_a_static_network_leaves_routers_in_the_file(router: str) -> None:
 
 def test_a_runs_weights_are_a_file_to_start_from(tmp_path: Path) -> None:
     given = variables_of_kind('linear', GIVEN)
-    workdir.Workdir(tmp_path).write_weights(given)
-    imported = workdir.read_weights_file(tmp_path / 'weights.npz')
+    Workdir(tmp_path).write_weights(given)
+    imported = weights_file.read(tmp_path / 'weights.npz')
     jax.tree.map(
         np.testing.assert_array_equal, pretrained.into(variables_of_kind('linear', FRESH), imported, ''), given
     )
@@ -679,5 +680,5 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, case: str) -> N
     elif case == 'missing':
         path.unlink()
     with pytest.raises(InputError, match=r'weights\.npz cannot be read as weights \(.*import it again') as refused:
-        workdir.read_weights_file(path)
+        weights_file.read(path)
     assert '\n' not in str(refused.value)

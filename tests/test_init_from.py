@@ -9,14 +9,17 @@ import pytest
 from ml_collections import ConfigDict
 
 import helpers
-from codinet_jax import settings
+from codinet_jax.config import setup
 from codinet_jax.data import augment, digits
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.errors import InputError
-from codinet_jax.inference.predictor import Predictor
+from codinet_jax.evaluation import evaluate
+from codinet_jax.evaluation.record import read_routes
+from codinet_jax.inference import load
+from codinet_jax.models import weights_file
 from codinet_jax.models.execution import masked
-from codinet_jax.training import evaluate, loop
-from codinet_jax.workdir import WeightsInput, Workdir, read_weights_input, write_weights_file
+from codinet_jax.models.weights_file import WeightsInput
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
 
 NO_STEPS = {'stage1.epochs': 0.0, 'stage2.epochs': 0.0}
 
@@ -43,7 +46,7 @@ def started(
     """What a run of no steps leaves: the weights it began with."""
     helpers.hide_tensorflow(monkeypatch)
     workdir = Workdir(root / name)
-    loop.train(config(root, init_from=str(file), **changes), workdir)
+    helpers.train(config(root, init_from=str(file), **changes), workdir)
     return helpers.by_path(workdir.read_weights())
 
 
@@ -61,7 +64,7 @@ def test_where_the_file_has_no_routers_they_start_fresh(
     root: Path, weights: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = {name: {k: v for k, v in of.items() if k != 'router'} for name, of in weights['params'].items()}
-    write_weights_file(root / 'backbone.npz', weights | {'params': params})
+    weights_file.write(root / 'backbone.npz', weights | {'params': params})
     found, expected = started(root, 'backbone', root / 'backbone.npz', monkeypatch), helpers.by_path(weights)
     for path, leaf in expected.items():
         is_router = '/router/' in path
@@ -79,7 +82,7 @@ def with_head(weights: dict[str, Any], num_classes: int) -> dict[str, Any]:
 def test_a_head_of_other_classes_starts_fresh_and_that_is_said(
     root: Path, weights: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_weights_file(root / 'seven.npz', with_head(weights, 7))
+    weights_file.write(root / 'seven.npz', with_head(weights, 7))
     found, expected = started(root, 'seven', root / 'seven.npz', monkeypatch), helpers.by_path(weights)
     normalisation = 'pixels normalised by mean (0.3052,), std (0.376,)'
     said = f'starting from {root}/seven.npz, {normalisation}; its head is of 7 classes, so one of 10 starts fresh\n'
@@ -98,39 +101,41 @@ def run_from(root: Path, name: str, file: Path, **changes: Any) -> Workdir:
     workdir = Workdir(root / name)
     with pytest.MonkeyPatch.context() as monkeypatch:
         helpers.hide_tensorflow(monkeypatch)
-        loop.train(config(root, init_from=str(file), **changes), workdir)
+        helpers.train(config(root, init_from=str(file), **changes), workdir)
     return workdir
 
 
 @pytest.fixture(scope='module')
 def normalised(root: Path, weights: dict[str, Any]) -> Workdir:
     """A run from weights with a normalisation of their own; their file is gone since."""
-    write_weights_file(root / 'other.npz', weights, OTHER)
+    weights_file.write(root / 'other.npz', weights, OTHER)
     workdir = run_from(root, 'normalised', root / 'other.npz')
     (root / 'other.npz').unlink()
     return workdir
 
 
 def gates(config: ConfigDict, weights: dict[str, Any], images: np.ndarray, normalisation: WeightsInput) -> np.ndarray:
-    network = settings.network(config)
+    network = setup.read(config).model
     run = helpers.quick_jit(lambda variables, images: network.apply(variables, images, masked(), train=False))
-    output = run(weights, augment.normalise(images, normalisation.mean, normalisation.std))
+    output = run(weights, augment.normalise(images, *normalisation[:2]))
     return np.asarray(output.run_probability_Bxn)
 
 
 def test_a_run_uses_it_records_it_and_hands_it_on(normalised: Workdir, weights: dict[str, Any]) -> None:
     recorded = normalised.read_config()
     assert (tuple(recorded.mean), tuple(recorded.std)) == (OTHER.mean, OTHER.std)
-    assert read_weights_input(normalised.path / 'weights.npz') == (OTHER.mean, OTHER.std, '', '')
-    images = settings.split(recorded, 'test')
+    assert weights_file.read_input(normalised.path / 'weights.npz') == (OTHER.mean, OTHER.std, '', '')
+    named = setup.read(recorded)
+    images = named.data.open('test')
     assert isinstance(images, ImageSet)
     expected_Nxn = gates(recorded, weights, images.images_NxHxWxC, OTHER)
-    spec = settings.dataset(config(Path()))
-    under_the_sets_own_Nxn = gates(recorded, weights, images.images_NxHxWxC, WeightsInput(spec.mean, spec.std))
+    own = WeightsInput(*named.data.dataset.spec.normalisation)
+    under_the_sets_own_Nxn = gates(recorded, weights, images.images_NxHxWxC, own)
     assert np.abs(expected_Nxn - under_the_sets_own_Nxn).max() > 0.01, 'the test is to tell them apart'
-    in_the_run_Nxn = normalised.read_routes('test')[0].run_probability_Nxn
-    evaluated_Nxn = evaluate.evaluate_weights(recorded, normalised.read_weights(), images).record.run_probability_Nxn
-    predicted_Nxn = Predictor.from_workdir(normalised.path).in_batches(images.images_NxHxWxC, 64).run_probability_Bxn
+    in_the_run_Nxn = read_routes(normalised, 'test')[0].run_probability_Nxn
+    evaluated = evaluate.evaluate_weights(named.model, named.data.spec, normalised.read_weights(), images)
+    evaluated_Nxn = evaluated.record.run_probability_Nxn
+    predicted_Nxn = load.from_workdir(normalised.path).in_batches(images.images_NxHxWxC, 64).run_probability_Bxn
     for found_Nxn in (in_the_run_Nxn, evaluated_Nxn):
         np.testing.assert_allclose(found_Nxn, expected_Nxn, atol=1e-4)
     # A decision that falls on the other side in the folded network changes the gates after it.
@@ -149,20 +154,20 @@ def test_a_run_goes_on_under_what_it_recorded_though_the_file_is_gone(
 
 
 def test_the_configs_own_goes_before_the_files(root: Path, weights: dict[str, Any]) -> None:
-    write_weights_file(root / 'overruled.npz', weights, OTHER)
+    weights_file.write(root / 'overruled.npz', weights, OTHER)
     recorded = run_from(root, 'overruled', root / 'overruled.npz', mean=(0.3,), std=(1.0,)).read_config()
     assert (tuple(recorded.mean), tuple(recorded.std)) == ((0.3,), (1.0,))
 
 
 def test_weights_that_say_nothing_of_it_leave_the_data_sets_own(root: Path, weights: dict[str, Any]) -> None:
-    write_weights_file(root / 'silent.npz', weights)
+    weights_file.write(root / 'silent.npz', weights)
     workdir = run_from(root, 'silent', root / 'silent.npz')
     assert workdir.read_config().mean is None and workdir.read_config().std is None
-    assert read_weights_input(workdir.path / 'weights.npz') is None
+    assert weights_file.read_input(workdir.path / 'weights.npz') is None
 
 
 def test_that_of_other_channels_is_refused(root: Path, weights: dict[str, Any]) -> None:
-    write_weights_file(root / 'colours.npz', weights, WeightsInput((0.5,) * 3, (0.5,) * 3))
+    weights_file.write(root / 'colours.npz', weights, WeightsInput((0.5,) * 3, (0.5,) * 3))
     with pytest.raises(InputError, match=r'colours\.npz holds weights for images of 3 channels, and those of digits'):
         run_from(root, 'refused', root / 'colours.npz')
     assert not (root / 'refused').exists()
@@ -173,8 +178,8 @@ def test_that_of_other_channels_is_refused(root: Path, weights: dict[str, Any]) 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(root: Path, weights: dict[str, Any]) -> None:
     wider = weights | {'params': weights['params'] | {'head': {'kernel': np.zeros((99, 7)), 'bias': np.zeros(7)}}}
-    write_weights_file(root / 'wider.npz', wider)
+    weights_file.write(root / 'wider.npz', wider)
     for file, message in ((root / 'wider.npz', 'params/head/'), (root / 'none.npz', 'cannot be read as weights')):
         with pytest.raises(InputError, match=message):
-            loop.train(config(root, init_from=str(file)), Workdir(root / 'refused'))
+            helpers.train(config(root, init_from=str(file)), Workdir(root / 'refused'))
         assert not (root / 'refused').exists()

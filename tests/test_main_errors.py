@@ -19,9 +19,16 @@ BAD_FIELDS: dict[str, tuple[list[str], list[str]]] = {
     'unknown dataset': (['--config.dataset=cifar1'], ["'cifar1'", 'cifar10', 'digits']),
     'unknown variant': (['--config=configs/digits_r14.py:vanila'], ["'vanila'", 'vanilla']),
     'missing config file': (['--config=configs/digits_r15.py'], ['digits_r15.py']),
+    'unknown config': (['--config=digits_r15'], ["'digits_r15'", 'cifar10_r20, ', 'Did you mean digits_r14?']),
+    'unknown variant of a config by name': (['--config=digits_r14:vanila'], ["'vanila'", 'vanilla']),
+    'config file that is none': (['--config={tmp}/notes.py'], ['notes.py', 'get_config']),
+    'config file that is no Python': (['--config={tmp}/prose.py'], ['prose.py, line 1', 'Python file']),
+    'module that fails': (['--import={tmp}/fails.py'], ['fails.py cannot be imported', 'KeyError', 'line 2']),
+    'module that makes arrays': (['--import={tmp}/arrays.py'], ['--import', 'JAX array', 'inside functions']),
+    'unknown method': (['--config.method=codinets'], ["method is 'codinets'", 'codinet, static, random', 'Did you']),
     'unknown flag': (['--wrokdir=runs'], ['wrokdir']),
     'word that is no flag': (['digits'], ["'digits' is not a flag"]),
-    'depth': (['--config.model.depth=15'], ['6n+2', '15', 'model.depth=14']),
+    'depth': (['--config.model.depth=15'], ['6n+2', 'model.depth is 15', 'try 14']),
     'margin': (['--config.loss.diversity_margin=-0.5'], ['loss.diversity_margin', '-0.5', 'at least 0']),
     'weight': (['--config.loss.beta=-1.0'], ['loss.beta', '-1.0', 'at least 0']),
     'views': (['--config.num_views=0'], ['num_views is 0', 'at least 1']),
@@ -56,11 +63,22 @@ TAKEN: dict[str, tuple[dict[str, str], list[str]]] = {
     'broken config': ({'config.json': '{"seed": '}, ['config.json cannot be read']),
 }
 
-# The door of evaluation: its flags, what its workdir holds, and what the sentence must say.
+# The command that evaluates: its flags, what its workdir holds, and what the sentence must say.
+FILES = {
+    'notes.py': 'setting = 1\n',
+    'prose.py': 'once upon a time\n',
+    'fails.py': 'table = {}\ntable["a"]\n',
+    'arrays.py': 'import jax.numpy as jnp\nones = jnp.ones(3)\n',
+}
 UNFINISHED = {'config.json': helpers.tiny_config().to_json()}
 NOT_EVALUATED: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     'no workdir': ([], {}, ['--workdir=DIRECTORY']),
     'no run': (['--workdir={workdir}'], {}, ['holds no run', 'codinet_jax.main']),
+    'run that uses a module': (
+        ['--workdir={workdir}'],
+        {'config.json': helpers.tiny_config(imports=('my/my_router.py',)).to_json(), 'weights.npz': 'weights'},
+        ['This run uses my/my_router.py', '--import=my/my_router.py'],
+    ),
     'unfinished run': (['--workdir={workdir}'], UNFINISHED, ['unfinished', 'codinet_jax.main']),
     'unknown split': (['--workdir={workdir}', '--split=tset'], UNFINISHED, ['tset', 'test']),
 }
@@ -68,11 +86,11 @@ NOT_EVALUATED: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
 Outcome = tuple[subprocess.CompletedProcess[str], dict[str, bytes | None], dict[str, bytes | None]]
 
 
-def test_what_is_wrong_is_said_in_a_sentence(outcomes: 'Outcomes', case: str) -> None:
-    said, before, after = outcomes.of(case)
-    assert (said.returncode, said.stdout) == (2, '')
-    assert said.stderr.startswith('error: ') and said.stderr.count('\n') == 1, said.stderr
-    assert [word for word in EXPECTED[case] if word not in said.stderr] == [], said.stderr
+def test_what_is_wrong_is_reported_in_a_sentence(outcomes: 'Outcomes', case: str) -> None:
+    result, before, after = outcomes.of(case)
+    assert (result.returncode, result.stdout) == (2, '')
+    assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1, result.stderr
+    assert [word for word in EXPECTED[case] if word not in result.stderr] == [], result.stderr
     assert after == before
 
 
@@ -104,10 +122,12 @@ class Outcomes:
     def of(self, case: str) -> Outcome:
         return self._running[case].result()
 
-    def _start(self, case: str, door: str, flags: list[str], files: dict[str, str], **variables: str) -> None:
+    def _start(self, case: str, command: str, flags: list[str], files: dict[str, str], **variables: str) -> None:
         tmp = self._tmp / str(len(self._running))
         for name in ('empty', 'half/digits/1.0.0', 'half/cifar10/3.0.2'):
             (tmp / name).mkdir(parents=True)
+        for name, text in FILES.items():
+            (tmp / name).write_text(text)
         (tmp / 'half/cifar10/3.0.2/features.json').write_text('{"pythonClassName": ')
         for name, text in files.items():
             (tmp / 'workdir').mkdir(exist_ok=True)
@@ -116,7 +136,7 @@ class Outcomes:
         before = contents(tmp)
 
         def run() -> Outcome:
-            return helpers.run_door(door, *filled, **variables), before, contents(tmp)
+            return helpers.run_command(command, *filled, **variables), before, contents(tmp)
 
         self._running[case] = self._pool.submit(run)
 

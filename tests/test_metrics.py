@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import helpers
-from codinet_jax.training.metrics import MetricWriter, RunningMeans, describe, duration, routing_warning
+from codinet_jax.runtime.console import duration
+from codinet_jax.training.metric_files import MetricWriter
+from codinet_jax.training.progress import RunningMeans, describe, routing_warning
 from codinet_jax.workdir import Workdir
 
 STATIC = {'loss': 1.25, 'cross_entropy': 1.25, 'accuracy': 0.5}

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 import helpers
-from codinet_jax import settings, sharding
+from codinet_jax.config import default
+from codinet_jax.config.setup import Setup
 from codinet_jax.data import augment, datasets
-from codinet_jax.errors import InputError
-from codinet_jax.inference import calibration, program
-from codinet_jax.inference.predictor import Card, Prediction, Predictor, pixels
+from codinet_jax.evaluation import evaluate
+from codinet_jax.inference import calibration, load, program
+from codinet_jax.inference.predictor import NetworkSpec, Prediction, Predictor, pixels
 from codinet_jax.models import execution
-from codinet_jax.training import evaluate
+from codinet_jax.runtime import sharding
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 from helpers import quick_jit, random_variables
 
@@ -82,7 +84,7 @@ def test_floats_become_the_nearest_byte(dtype: type) -> None:
 
 # --- Answers, by hand. ---
 
-CARD = Card(
+SPEC = NetworkSpec(
     classes=('cat', 'dog', 'elk'),
     image_size=2,
     num_channels=3,
@@ -114,13 +116,13 @@ class FakeForward:
 
 
 def numbered(num_images: int) -> np.ndarray:
-    images = np.full((num_images, *CARD.image_shape), 255, np.uint8)
+    images = np.full((num_images, *SPEC.image_shape), 255, np.uint8)
     images[:, 0, 0, 0] = np.arange(num_images)
     return images
 
 
 def test_labels_and_probabilities_are_those_of_the_logits() -> None:
-    answers = Predictor(CARD, FakeForward())(numbered(3))
+    answers = Predictor(SPEC, FakeForward())(numbered(3))
     assert answers.labels_B.tolist() == [0, 0, 1]
     expected = [[E / (E + 1), 1 / (E + 1), 0], [1 / 3, 1 / 3, 1 / 3], [1 / (1 + E**2), E**2 / (1 + E**2), 0]]
     np.testing.assert_allclose(answers.probabilities_BxY, expected, rtol=1e-12)
@@ -143,7 +145,7 @@ def test_a_block_runs_and_is_paid_for_where_its_gate_reaches_the_threshold(
 ) -> None:
     expected = np.array([[run == '1' for run in route] for route in routes])
     forward = FakeForward()
-    for predictor, own in ((Predictor(CARD, forward), threshold), (Predictor(CARD, forward, threshold), None)):
+    for predictor, own in ((Predictor(SPEC, forward), threshold), (Predictor(SPEC, forward, threshold), None)):
         for answers in (predictor(numbered(3), own), predictor.in_batches(numbered(3), 2, own)):
             np.testing.assert_array_equal(answers.decisions_Bxn, expected)
             assert answers.decisions_Bxn.dtype == bool
@@ -152,20 +154,20 @@ def test_a_block_runs_and_is_paid_for_where_its_gate_reaches_the_threshold(
 
 
 def test_no_gate_reaches_the_threshold_that_runs_none() -> None:
-    answers = Predictor(CARD, FakeForward())(numbered(3), calibration.RUN_NONE)
+    answers = Predictor(SPEC, FakeForward())(numbered(3), calibration.RUN_NONE)
     assert GATES.max() == 1 and not answers.decisions_Bxn.any()
 
 
 def test_half_is_the_threshold_unless_said_otherwise() -> None:
     forward = FakeForward()
-    Predictor(CARD, forward)(numbered(1))
+    Predictor(SPEC, forward)(numbered(1))
     assert forward.thresholds == [0.5]
 
 
 def test_refused_images_never_reach_the_network() -> None:
     forward = FakeForward()
     with pytest.raises(InputError, match='2x2x3'):
-        Predictor(CARD, forward)(numbered(3)[..., :1])
+        Predictor(SPEC, forward)(numbered(3)[..., :1])
     assert forward.batches == []
 
 
@@ -173,7 +175,7 @@ def test_refused_images_never_reach_the_network() -> None:
 @pytest.mark.parametrize('as_list', [False, True])
 def test_every_image_is_answered_once_in_order_in_batches_of_one_size(batch_size: int, as_list: bool) -> None:
     forward = FakeForward()
-    predictor, images = Predictor(CARD, forward), numbered(10)
+    predictor, images = Predictor(SPEC, forward), numbered(10)
     answers = predictor.in_batches(list(images) if as_list else images, batch_size)
     assert [len(batch) for batch in forward.batches] == [batch_size] * -(-10 // batch_size)
     assert [*itertools.chain(*forward.batches)][:10] == list(range(10))
@@ -183,25 +185,25 @@ def test_every_image_is_answered_once_in_order_in_batches_of_one_size(batch_size
 
 def test_floats_are_answered_in_batches_as_the_bytes_they_are() -> None:
     forward = FakeForward()
-    Predictor(CARD, forward).in_batches(numbered(5) / 255, 2)
+    Predictor(SPEC, forward).in_batches(numbered(5) / 255, 2)
     assert forward.batches[:2] == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize('images', [numbered(0), []], ids=['array', 'list'])
 def test_an_empty_set_is_refused(images: Any) -> None:
     with pytest.raises(InputError):
-        Predictor(CARD, FakeForward()).in_batches(images, 2)
+        Predictor(SPEC, FakeForward()).in_batches(images, 2)
 
 
 def test_images_of_two_sizes_are_refused() -> None:
     with pytest.raises(InputError):
-        Predictor(CARD, FakeForward()).in_batches([numbered(1)[0], np.zeros((3, 3, 3), np.uint8)], 2)
+        Predictor(SPEC, FakeForward()).in_batches([numbered(1)[0], np.zeros((3, 3, 3), np.uint8)], 2)
 
 
 def test_a_route_is_drawn_stage_by_stage() -> None:
-    card = dataclasses.replace(CARD, blocks_per_stage=(1, 3, 2))
-    assert card.draw([1, 0, 1, 1, 0, 0]) == '█ ·██ ··'
-    assert card.draw(np.array([False, True, False, False, True, True])) == '· █·· ██'
+    spec = dataclasses.replace(SPEC, blocks_per_stage=(1, 3, 2))
+    assert spec.draw([1, 0, 1, 1, 0, 0]) == '█ ·██ ··'
+    assert spec.draw(np.array([False, True, False, False, True, True])) == '· █·· ██'
 
 
 # --- Workdirs. ---
@@ -214,19 +216,19 @@ STRATEGIES = ['masked', 'conditional', 'compacted', None]
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
     workdir = helpers.write_workdir(tmp_path_factory.mktemp('predictor') / 'run', helpers.tiny_config())
-    for name, threshold in {'dear': 0.3, 'cheap': 0.7}.items():
-        workdir.write_budget(name, {'threshold': threshold})
+    for name, threshold in {'expensive': 0.3, 'cheap': 0.7}.items():
+        workdir.write_operating_point(name, {'threshold': threshold})
     return workdir
 
 
 @functools.cache
 def reference() -> tuple[Any, Any, Any]:
     """The network as it was trained: its model, its variables, and what it gives classes under masked execution."""
-    model, dataset = settings.network(helpers.tiny_config()), datasets.dataset_spec('digits')
+    model, spec = helpers.tiny_setup().model, datasets.find('digits').spec
 
     @quick_jit
     def probabilities(variables: Any, images_BxHxWxC: jax.Array, threshold: float) -> jax.Array:
-        normalised_BxHxWxC = augment.normalise(images_BxHxWxC, dataset.mean, dataset.std)
+        normalised_BxHxWxC = augment.normalise(images_BxHxWxC, *spec.normalisation)
         output: Any = model.apply(variables, normalised_BxHxWxC, execution.masked(threshold), train=False)
         return jax.nn.softmax(output.logits_BxY)
 
@@ -238,9 +240,9 @@ def expected(threshold: float) -> Prediction:
     """What masked evaluation says of the noise images, on one device."""
     model, variables, probabilities = reference()
     images, mesh = helpers.noise_images(NUM_IMAGES), sharding.data_mesh(1)
-    forward = evaluate.make_forward(model, datasets.dataset_spec('digits'), mesh, threshold)
+    forward = evaluate.make_forward(model, datasets.find('digits').spec, mesh, threshold)
     record = evaluate.evaluate(forward, variables, images, NUM_IMAGES, mesh)
-    costs = settings.costs(helpers.tiny_config())
+    costs = model.costs
     return Prediction(
         record.predictions_N,
         np.asarray(probabilities(variables, images.images_NxHxWxC, threshold)),
@@ -272,7 +274,7 @@ def test_the_noise_images_part_ways() -> None:
 
 @functools.cache
 def predictor_of(path: Path, strategy: str | None) -> Predictor:
-    return Predictor.from_workdir(path, strategy=strategy)
+    return load.from_workdir(path, strategy=strategy)
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 8, 20])
@@ -284,9 +286,9 @@ def test_a_workdir_answers_as_masked_evaluation_does(workdir: Workdir, strategy:
     assert_answers(predictor.in_batches(images / 255, batch_size, 0.7), 0.7)
 
 
-@pytest.mark.parametrize(('budget', 'threshold'), [('dear', 0.3), ('cheap', 0.7)])
-def test_a_budget_is_a_threshold(workdir: Workdir, budget: str, threshold: float) -> None:
-    predictor = Predictor.from_workdir(str(workdir.path), budget=budget)
+@pytest.mark.parametrize(('operating_point', 'threshold'), [('expensive', 0.3), ('cheap', 0.7)])
+def test_an_operating_point_is_a_threshold(workdir: Workdir, operating_point: str, threshold: float) -> None:
+    predictor = load.from_workdir(str(workdir.path), operating_point=operating_point)
     assert_answers(predictor(helpers.noise_images(NUM_IMAGES).images_NxHxWxC), threshold)
 
 
@@ -305,7 +307,7 @@ def test_one_image_runs_conditionally_on_one_device_and_more_compacted_on_all(
 
         return forward
 
-    monkeypatch.setattr(program, 'program', lambda config, strategy: strategy)
+    monkeypatch.setattr(program, 'program', lambda model, spec, strategy: strategy)
     monkeypatch.setattr(sharding, 'spread', spread)
     images = helpers.noise_images(NUM_IMAGES).images_NxHxWxC
     for strategy, wanted in {
@@ -314,24 +316,24 @@ def test_one_image_runs_conditionally_on_one_device_and_more_compacted_on_all(
     }.items():
         compiled.clear()
         rows.clear()
-        predictor = Predictor.from_workdir(workdir.path, strategy=strategy)
+        predictor = load.from_workdir(workdir.path, strategy=strategy)
         assert [len(predictor(images[:size]).labels_B) for size in (1, 3, 1, 8, 20)] == [1, 3, 1, 8, 20]
         assert compiled == wanted
         assert rows == [1, 8, 1, 8, 24]
 
 
 def test_a_static_network_runs_every_block_and_pays_no_router(tmp_path: Path) -> None:
-    workdir = helpers.write_workdir(tmp_path / 'run', helpers.tiny_config(**{'model.router': 'static'}))
-    predictor = Predictor.from_workdir(workdir.path)
+    workdir = helpers.write_workdir(tmp_path / 'run', default.with_variant(helpers.tiny_config(), 'static'))
+    predictor = load.from_workdir(workdir.path)
     images = helpers.noise_images(3).images_NxHxWxC
     for answers in (predictor(images), predictor.in_batches(images, 1)):
         np.testing.assert_array_equal(answers.run_probability_Bxn, np.ones((3, 3)))
         assert answers.decisions_Bxn.all()
-        assert answers.macs_B.tolist() == [predictor.card.static_macs] * 3
+        assert answers.macs_B.tolist() == [predictor.spec.static_macs] * 3
         np.testing.assert_allclose(answers.probabilities_BxY.sum(axis=1), 1)
 
 
-def test_the_card_of_a_config() -> None:
+def test_the_spec_of_a_network() -> None:
     stem, head = 9 * 16 * 8**2, 64 * 10
     blocks = (
         9 * (16 * 16 + 16 * 16) * 8**2,
@@ -339,7 +341,7 @@ def test_the_card_of_a_config() -> None:
         9 * (32 * 64 + 64 * 64) * 2**2,
     )
     routers = (16 * 16 + 2 * 16) + (16 * 16 + 2 * 16) + (32 * 32 + 2 * 32)
-    assert program.card(helpers.tiny_config()) == Card(
+    assert spec_of(helpers.tiny_setup()) == NetworkSpec(
         classes=tuple('0123456789'),
         image_size=8,
         num_channels=1,
@@ -349,24 +351,28 @@ def test_the_card_of_a_config() -> None:
         fixed_macs=stem + routers + head,
         static_macs=stem + sum(blocks) + head,
     )
-    assert program.card(helpers.tiny_config(**{'model.depth': 20})).blocks_per_stage == (3, 3, 3)
-    hundred = program.card(helpers.tiny_config(dataset='cifar100'))
+    assert spec_of(helpers.tiny_setup(**{'model.depth': 20})).blocks_per_stage == (3, 3, 3)
+    hundred = spec_of(helpers.tiny_setup(dataset='cifar100'))
     assert hundred.image_shape == (32, 32, 3) and hundred.classes[::33] == ('0', '33', '66', '99')
+
+
+def spec_of(named: Setup) -> NetworkSpec:
+    return program.network_spec(named.model, named.data.spec)
 
 
 def test_what_a_workdir_lacks_is_said(workdir: Workdir, tmp_path: Path) -> None:
     unfinished = Workdir(tmp_path / 'unfinished')
-    with unfinished.claimed(helpers.tiny_config()):
+    with unfinished.claimed(helpers.tiny_setup().record):
         pass
     cases: list[tuple[Path, dict[str, str], str]] = [
         (tmp_path / 'nowhere', {}, 'nowhere holds no run'),
         (unfinished.path, {}, 'its run is unfinished'),
-        (workdir.path, {'budget': 'cheep'}, r"no budget 'cheep' \(it has dear, cheap\)"),
+        (workdir.path, {'operating_point': 'cheep'}, r"no operating point 'cheep' \(it has expensive, cheap\)"),
         (workdir.path, {'strategy': 'maksed'}, "no strategy 'maksed': take one of masked, conditional, compacted"),
     ]
     for path, options, words in cases:
         with pytest.raises(InputError, match=words):
-            Predictor.from_workdir(path, **options)
+            load.from_workdir(path, **options)
     helpers.write_workdir(unfinished.path, helpers.tiny_config())
-    with pytest.raises(InputError, match=r"no budget 'half' \(it has none\)"):
-        Predictor.from_workdir(unfinished.path, budget='half')
+    with pytest.raises(InputError, match=r"no operating point 'half' \(it has none\)"):
+        load.from_workdir(unfinished.path, operating_point='half')

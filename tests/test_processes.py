@@ -15,10 +15,9 @@ import jax
 import pytest
 
 import helpers
-from codinet_jax import hosts
 from codinet_jax.data import digits
-from codinet_jax.errors import InputError
-from codinet_jax.training import signals
+from codinet_jax.runtime import hosts, signals
+from codinet_jax.runtime.errors import InputError
 from real_runs import NO_TENSORFLOW, Process, assert_same_run, ended, newest_step, rows, wait_for
 
 STEPS = 54

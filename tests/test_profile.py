@@ -9,9 +9,9 @@ import jax
 import pytest
 
 import helpers
-from codinet_jax import settings
+from codinet_jax.config.setup import Setup
 from codinet_jax.data import digits
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import profiling
 
 PEAK = 0.5
@@ -26,15 +26,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def found(root: Path) -> dict[str, Any]:
-    return profiling.profile(config(root), 2, 4, root / 'trace', PEAK, lambda line: None)
+    return profiling.profile(setup(root), 2, 4, root / 'trace', PEAK, lambda line: None)
 
 
-def config(root: Path) -> Any:
-    return helpers.tiny_config(data_dir=str(root / 'tfds'))
+def setup(root: Path, **changes: Any) -> Setup:
+    return helpers.tiny_setup(**{'data_dir': str(root / 'tfds')} | changes)
 
 
 def test_the_parts_of_a_step_add_up_and_rates_follow(found: dict[str, Any], root: Path) -> None:
-    seconds, batch = found['seconds'], config(root).batch_size
+    seconds, batch = found['seconds'], setup(root).recipe.batch_size
     assert all(value > 0 for value in seconds.values())
     assert max(seconds[part] for part in ('input', 'host', 'device')) <= seconds['step']
     # Their medians need not be of one step; on a machine that does nothing else they would be.
@@ -44,8 +44,8 @@ def test_the_parts_of_a_step_add_up_and_rates_follow(found: dict[str, Any], root
 
 
 def test_model_flops_are_three_forward_passes_of_every_view(found: dict[str, Any], root: Path) -> None:
-    table = settings.costs(config(root))
-    views = config(root).batch_size * config(root).num_views
+    table, recipe = setup(root).costs, setup(root).recipe
+    views = recipe.batch_size * recipe.num_views
     forward = 2 * (table.fixed_macs + sum(table.blocks_n)) * views
     expected = 3 * forward / found['seconds']['step'] / jax.device_count() / 1e12
     assert found['tflops_per_device'] == pytest.approx(expected)
@@ -53,7 +53,7 @@ def test_model_flops_are_three_forward_passes_of_every_view(found: dict[str, Any
 
 
 def test_memory_holds_at_least_the_state(found: dict[str, Any], root: Path) -> None:
-    leaves = jax.tree.leaves(helpers.shapes(settings.network(config(root)))['params'])
+    leaves = jax.tree.leaves(helpers.shapes(setup(root).model)['params'])
     assert found['compiled_bytes'] > 2 * 4 * sum(leaf.size for leaf in leaves), 'parameters and their momentum'
 
 
@@ -94,14 +94,11 @@ def test_float32_has_a_peak_of_its_own_or_none(kind: str, peak: float | None) ->
 
 
 def test_random_pixels_need_no_data(root: Path) -> None:
-    somewhere = config(root)
-    somewhere.data_dir = str(root / 'nowhere')
+    somewhere = setup(root, data_dir=str(root / 'nowhere'))
     found = profiling.profile(somewhere, num_steps=2, peak_tflops=PEAK, report=lambda line: None, with_data=False)
     assert found['seconds']['step'] > 0
 
 
 def test_what_cannot_be_trained_cannot_be_profiled(root: Path) -> None:
-    wrong = config(root)
-    wrong.batch_size = 12
     with pytest.raises(InputError, match='batch_size 12'):
-        profiling.profile(wrong)
+        profiling.profile(setup(root, batch_size=12))

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from codinet_jax import provenance
+from codinet_jax.runtime import provenance
 
 AUTHOR = ('-c', 'user.name=A', '-c', 'user.email=a@example.org')
 

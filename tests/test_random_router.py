@@ -14,21 +14,22 @@ import pytest
 from jax import export
 
 import helpers
-from codinet_jax import sharding
+from codinet_jax.config import default, setup
 from codinet_jax.data import augment, datasets
-from codinet_jax.data.datasets import DATASETS, DatasetSpec
+from codinet_jax.data.datasets import DATASETS, DataSpec
 from codinet_jax.inference.folding import fold
 from codinet_jax.models import execution
-from codinet_jax.models.codinet import fresh_variables
-from codinet_jax.models.random_router import INITIAL_LEAD, PACE, PIXEL_SCALE, RandomRouter, RandomStart
+from codinet_jax.models.network import fresh_variables
+from codinet_jax.models.random_router import INITIAL_MARGIN, PACE, PIXEL_SCALE, RandomStart
+from codinet_jax.models.routers import RandomRouter
 from codinet_jax.routing import relaxation
+from codinet_jax.runtime import sharding
 from codinet_jax.training import stages
-from configs import default
 from reference_network import Tree, np_memory, np_router
 
-DIGITS = DATASETS['digits']
+DIGITS = DATASETS['digits'].spec
 NUM_BLOCKS = 48
-LEADS = [-1.0, 0.0, 0.85, INITIAL_LEAD]
+MARGINS = [-1.0, 0.0, 0.85, INITIAL_MARGIN]
 NET = helpers.tiny_network('random')
 
 
@@ -36,12 +37,12 @@ def sigmoid(x: float) -> float:
     return float(1 / (1 + np.exp(-x)))
 
 
-def normalised(images_BxHxWxC: np.ndarray | jax.Array, spec: DatasetSpec = DIGITS) -> jax.Array:
-    return augment.normalise(jnp.asarray(images_BxHxWxC), spec.mean, spec.std)
+def normalised(images_BxHxWxC: np.ndarray | jax.Array, spec: DataSpec = DIGITS) -> jax.Array:
+    return augment.normalise(jnp.asarray(images_BxHxWxC), *spec.normalisation)
 
 
-def drift_of(lead: float) -> np.float32:
-    return np.float32((lead - INITIAL_LEAD) / PACE)
+def drift_of(margin: float) -> np.float32:
+    return np.float32((margin - INITIAL_MARGIN) / PACE)
 
 
 @functools.partial(jax.jit, static_argnames='num_blocks')
@@ -50,16 +51,18 @@ def router_logits_BxKx2(images_BxHxWxC: jax.Array, drift: Any, num_blocks: int =
     params = {'params': {'drift': drift}}
     carry, shared = RandomStart().apply(params, images_BxHxWxC, images_BxHxWxC)
 
-    def block(carry: Any, _: None) -> Any:
-        logits_Bx2, carry = RandomRouter().apply({}, images_BxHxWxC, carry, shared)
+    router = RandomRouter(block=None, conv=None, norm=None)  # it looks at none of them
+
+    def block(carry: Any, k: jax.Array) -> Any:
+        logits_Bx2, carry = router.apply({}, images_BxHxWxC, carry, shared, k)
         return carry, logits_Bx2
 
-    return jnp.swapaxes(jax.lax.scan(block, carry, None, num_blocks)[1], 0, 1)
+    return jnp.swapaxes(jax.lax.scan(block, carry, jnp.arange(num_blocks))[1], 0, 1)
 
 
-def routes(images_BxHxWxC: np.ndarray, lead: float) -> np.ndarray:
+def routes(images_BxHxWxC: np.ndarray, margin: float) -> np.ndarray:
     """Bool [B, NUM_BLOCKS]."""
-    logits_BxKx2 = router_logits_BxKx2(normalised(images_BxHxWxC), drift_of(lead))
+    logits_BxKx2 = router_logits_BxKx2(normalised(images_BxHxWxC), drift_of(margin))
     return np.asarray(relaxation.hard_decision(relaxation.run_probability(logits_BxKx2)))
 
 
@@ -77,8 +80,8 @@ def assert_binomial(share: np.ndarray | float, probability: float, num_draws: in
 
 @pytest.mark.parametrize('name', DATASETS)
 def test_grey_levels_stay_apart_and_none_hangs_on_rounding(name: str) -> None:
-    spec = DATASETS[name]
-    levels_256xC = np.tile(np.arange(256, dtype=np.uint8)[:, None], spec.num_channels)
+    spec = DATASETS[name].spec
+    levels_256xC = np.tile(np.arange(256, dtype=np.uint8)[:, None], DATASETS[name].num_channels)
     exact = (levels_256xC / 255 - spec.mean) / spec.std * PIXEL_SCALE
     from_boundary = np.abs(exact - np.floor(exact) - 0.5)
     assert from_boundary.min() > 1e-3
@@ -89,8 +92,9 @@ def test_grey_levels_stay_apart_and_none_hangs_on_rounding(name: str) -> None:
 
 @pytest.mark.parametrize('name', ['digits', 'cifar10'])
 def test_it_is_integer_arithmetic_on_the_pixels(name: str) -> None:
-    spec = DATASETS[name]
-    pixels = normalised(np.random.default_rng(0).integers(0, 256, (3, *spec.image_shape), np.uint8), spec)
+    dataset = DATASETS[name]
+    images_3xHxWxC = np.random.default_rng(0).integers(0, 256, (3, *dataset.image_shape), np.uint8)
+    pixels = normalised(images_3xHxWxC, dataset.spec)
     drift = np.float32(-3.0)
     actual = router_logits_BxKx2(pixels, drift, 5)
     for i, image in enumerate(np.asarray(pixels)):
@@ -100,17 +104,17 @@ def test_it_is_integer_arithmetic_on_the_pixels(name: str) -> None:
             np.testing.assert_allclose(actual[i, k], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('lead', LEADS)
-def test_every_block_runs_as_often_as_the_lead_says(lead: float) -> None:
-    routes_BxK = routes(images(4000), lead)
-    assert_binomial(routes_BxK.mean(), sigmoid(lead), routes_BxK.size)
-    assert_binomial(routes_BxK.mean(axis=0), sigmoid(lead), len(routes_BxK))
-    assert_binomial(routes_BxK.mean(axis=1), sigmoid(lead), NUM_BLOCKS, sigmas=6)
+@pytest.mark.parametrize('margin', MARGINS)
+def test_every_block_runs_as_often_as_the_margin_says(margin: float) -> None:
+    routes_BxK = routes(images(4000), margin)
+    assert_binomial(routes_BxK.mean(), sigmoid(margin), routes_BxK.size)
+    assert_binomial(routes_BxK.mean(axis=0), sigmoid(margin), len(routes_BxK))
+    assert_binomial(routes_BxK.mean(axis=1), sigmoid(margin), NUM_BLOCKS, sigmas=6)
 
 
-@pytest.mark.parametrize('lead', [0.0, 0.85])
-def test_blocks_and_images_are_drawn_apart(lead: float) -> None:
-    routes_BxK = routes(images(2000), lead)
+@pytest.mark.parametrize('margin', [0.0, 0.85])
+def test_blocks_and_images_are_drawn_apart(margin: float) -> None:
+    routes_BxK = routes(images(2000), margin)
     for rows in (routes_BxK.T, routes_BxK[:300]):
         correlations = np.corrcoef(rows)[np.triu_indices(len(rows), 1)]
         assert np.abs(correlations.mean()) < 0.005
@@ -118,11 +122,11 @@ def test_blocks_and_images_are_drawn_apart(lead: float) -> None:
     assert len(np.unique(routes_BxK, axis=0)) == len(routes_BxK)
 
 
-@pytest.mark.parametrize('lead', [0.0, 0.85])
-def test_one_grey_level_of_one_pixel_draws_another_route(lead: float) -> None:
-    image, run_rate = images(1), sigmoid(lead)
+@pytest.mark.parametrize('margin', [0.0, 0.85])
+def test_one_grey_level_of_one_pixel_draws_another_route(margin: float) -> None:
+    image, run_rate = images(1), sigmoid(margin)
     changed = image + np.eye(64, dtype=np.uint8).reshape(64, 8, 8, 1)
-    before_1xK, after_BxK = routes(image, lead), routes(changed, lead)
+    before_1xK, after_BxK = routes(image, margin), routes(changed, margin)
     assert_binomial(after_BxK.mean(), run_rate, after_BxK.size)
     changes = np.where(before_1xK, 1 - run_rate, run_rate).mean()
     assert_binomial((after_BxK != before_1xK).mean(), changes, after_BxK.size)
@@ -223,14 +227,14 @@ def test_these_images_part_ways() -> None:
 # --- Training. ---
 
 
-@pytest.mark.parametrize('lead', [0.0, 0.85])
-def test_the_slope_of_the_mean_gate_is_that_of_the_run_rate(lead: float) -> None:
+@pytest.mark.parametrize('margin', [0.0, 0.85])
+def test_the_slope_of_the_mean_gate_is_that_of_the_run_rate(margin: float) -> None:
     def mean_gate(drift: Any) -> jax.Array:
         return jnp.mean(relaxation.run_probability(router_logits_BxKx2(normalised(images(4000)), drift)))
 
-    slope = PACE * sigmoid(lead) * (1 - sigmoid(lead))
-    assert jax.grad(mean_gate)(drift_of(lead)) == pytest.approx(slope, rel=0.03)
-    assert mean_gate(drift_of(lead)) == pytest.approx(sigmoid(lead), abs=0.01)
+    slope = PACE * sigmoid(margin) * (1 - sigmoid(margin))
+    assert jax.grad(mean_gate)(drift_of(margin)) == pytest.approx(slope, rel=0.03)
+    assert mean_gate(drift_of(margin)) == pytest.approx(sigmoid(margin), abs=0.01)
 
 
 def test_most_gates_are_nearly_hard() -> None:
@@ -243,7 +247,7 @@ def test_its_one_weight_begins_where_most_blocks_run() -> None:
     found = {path for path in helpers.by_path(params) if 'router' in path}
     assert found == {'router_start/drift'}
     drift = RandomStart().init(jax.random.key(0), normalised(images(1)), normalised(images(1)))['params']['drift']
-    assert routes(images(500), INITIAL_LEAD + PACE * float(drift)).mean() == pytest.approx(0.9, abs=0.01)
+    assert routes(images(500), INITIAL_MARGIN + PACE * float(drift)).mean() == pytest.approx(0.9, abs=0.01)
 
 
 @pytest.mark.parametrize(('target', 'remat'), [(0.5, False), (0.7, True)])
@@ -251,13 +255,14 @@ def test_a_target_cost_is_met(target: float, remat: bool, tmp_path: Path) -> Non
     changes: dict[str, Any] = {'loss.target_cost': target, 'stage1.decay_epochs': (6.0,), 'stage1.epochs': 9.0}
     config = default.with_variant(helpers.tiny_config(**changes), 'random')
     costs, mesh = helpers.tiny_costs('random'), sharding.data_mesh(1)
-    dataset: Any = datasets.load('digits', 'train', tmp_path)
-    stage, _ = stages.plan(config, NET.clone(remat=remat), costs, DIGITS, 1442)
+    dataset: Any = datasets.source('digits', tmp_path).open('train')
+    model = NET.clone(remat=remat, initial_run_rate=0.9)
+    stage, _ = stages.plan(setup.read(config), 1442, model)
     step_fn, state = stages.compiled(stage.step, mesh), helpers.scattered_state(stage, mesh)
-    fresh = jax.device_put(jax.jit(lambda: fresh_variables(NET, 0))(), sharding.replicated(mesh))
+    fresh = jax.device_put(jax.jit(lambda: fresh_variables(model, 0))(), sharding.replicated(mesh))
     state = dataclasses.replace(state, **fresh)
     for i in range(stage.end):
         rows = slice(i % 90 * 16, i % 90 * 16 + 16)
         state, _ = step_fn(state, *sharding.put(mesh, dataset.images_NxHxWxC[rows], dataset.labels_N[rows]))
-    run_rate = sigmoid(INITIAL_LEAD + PACE * float(state.params['router_start']['drift']))
+    run_rate = sigmoid(INITIAL_MARGIN + PACE * float(state.params['router_start']['drift']))
     assert costs.share_of_static(jnp.full(4, run_rate)) == pytest.approx(target, abs=0.03)

@@ -11,7 +11,7 @@ import pytest
 
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import cifar_resnet
-from codinet_jax.models.codinet import CoDiNet, fresh_variables
+from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS
 from experiments.real_accuracy import allocation, cascade, evaluation, gates, images, methods, networks, training
 
@@ -31,7 +31,7 @@ def registered() -> Iterator[None]:
 @pytest.fixture(scope='module')
 def start(registered: None) -> networks.Start:
     architecture = cifar_resnet(8)
-    variables = jax.jit(lambda: fresh_variables(CoDiNet(architecture, None), 0))()
+    variables = jax.jit(lambda: fresh_variables(RoutedResNet(architecture, None), 0))()
     return networks.Start('resnet8', architecture, variables)
 
 
@@ -42,39 +42,39 @@ def pictures() -> images.Images:
 
 
 def gate(rate: float, **knobs: float) -> Any:
-    """A block's decisions on leads, as a function of them."""
+    """A block's decisions on margins, as a function of them."""
     decide = gates.execution(gates.Knobs(jnp.array([rate]), **knobs)).decide
 
-    def decisions(leads_B: jax.Array) -> jax.Array:
-        noise_Bxnx2 = gates.noise(jax.random.key(0), len(leads_B), jnp.array([rate]))
-        return decide(jnp.stack([jnp.zeros_like(leads_B), leads_B], -1), noise_Bxnx2[:, 0])
+    def decisions(margins_B: jax.Array) -> jax.Array:
+        noise_Bxnx2 = gates.noise(jax.random.key(0), len(margins_B), jnp.array([rate]))
+        return decide(jnp.stack([jnp.zeros_like(margins_B), margins_B], -1), noise_Bxnx2[:, 0])
 
     return decisions
 
 
 def test_a_rank_gate_runs_the_top_of_its_batch() -> None:
-    leads_B = jnp.array([3.0, 1.0, 2.0, 0.0])
-    assert gates.threshold(leads_B, jnp.float32(0.5)) == 1.5
+    margins_B = jnp.array([3.0, 1.0, 2.0, 0.0])
+    assert gates.threshold(margins_B, jnp.float32(0.5)) == 1.5
     for rate, wanted in ((0.5, [1, 0, 1, 0]), (0.25, [1, 0, 0, 0]), (1.0, [1, 1, 1, 1]), (0.0, [0, 0, 0, 0])):
-        np.testing.assert_array_equal(gate(rate, rank=1.0, through=1.0)(leads_B), wanted)
-        np.testing.assert_array_equal(gate(rate, rank=1.0, through=1.0)(leads_B - 9), wanted)
+        np.testing.assert_array_equal(gate(rate, rank=1.0, through=1.0)(margins_B), wanted)
+        np.testing.assert_array_equal(gate(rate, rank=1.0, through=1.0)(margins_B - 9), wanted)
 
 
 def test_a_rank_gate_has_the_gradient_of_a_sigmoid_about_its_threshold() -> None:
-    leads_B, weights_B = jnp.array([3.0, 1.0, 2.0, 0.0]), jnp.array([1.0, -2.0, 0.5, 3.0])
-    p_B = jax.nn.sigmoid(leads_B - 1.5)
-    found = jax.grad(lambda x: jnp.sum(weights_B * gate(0.5, rank=1.0, through=1.0)(x)))(leads_B)
+    margins_B, weights_B = jnp.array([3.0, 1.0, 2.0, 0.0]), jnp.array([1.0, -2.0, 0.5, 3.0])
+    p_B = jax.nn.sigmoid(margins_B - 1.5)
+    found = jax.grad(lambda x: jnp.sum(weights_B * gate(0.5, rank=1.0, through=1.0)(x)))(margins_B)
     slope_B = weights_B * p_B * (1 - p_B)
     np.testing.assert_allclose(found, slope_B - jnp.mean(slope_B), rtol=1e-5)  # no rank changes with an offset
     for frozen in (gate(0.5, rank=1.0), gate(1.0, rank=1.0, through=1.0), gate(0.0, through=1.0)):
-        np.testing.assert_array_equal(jax.grad(lambda x, frozen=frozen: jnp.sum(frozen(x)))(leads_B), jnp.zeros(4))
+        np.testing.assert_array_equal(jax.grad(lambda x, frozen=frozen: jnp.sum(frozen(x)))(margins_B), jnp.zeros(4))
 
 
 def test_drawn_gates_keep_their_rate() -> None:
-    leads_B = jnp.full(4000, jax.scipy.special.logit(0.7))
-    assert abs(jnp.mean(gate(0.5, noise=1.0)(leads_B)) - 0.7) < 0.03
-    assert abs(jnp.mean(gate(0.2, noise=1.0, heed=0.0)(leads_B)) - 0.2) < 0.03
-    assert jnp.mean(gate(0.5)(leads_B)) == 1
+    margins_B = jnp.full(4000, jax.scipy.special.logit(0.7))
+    assert abs(jnp.mean(gate(0.5, noise=1.0)(margins_B)) - 0.7) < 0.03
+    assert abs(jnp.mean(gate(0.2, noise=1.0, heed=0.0)(margins_B)) - 0.2) < 0.03
+    assert jnp.mean(gate(0.5)(margins_B)) == 1
 
 
 def test_run_and_skip_meet_with_the_gradient_of_their_mixture() -> None:
@@ -127,7 +127,7 @@ def test_thresholds_found_on_a_batch_give_its_rates_and_fold_into_a_linear_route
     answers = judge.answers(fixed, pictures.images_NxHxWxC)
     np.testing.assert_allclose(answers.decisions.mean(0), RATES_3, atol=1e-6)
 
-    linear = CoDiNet(start.architecture, 'linear')
+    linear = RoutedResNet(start.architecture, 'linear')
     output: Any = linear.apply(
         gates.as_linear(fixed, RATES_3),
         images.normalise(jnp.asarray(pictures.images_NxHxWxC)),
@@ -159,7 +159,7 @@ def test_a_cost_is_met_whatever_the_size_of_leads(start: networks.Start, picture
     fixed = judge.fix_thresholds(grown, pictures.images_NxHxWxC)
     answers = judge.answers(fixed, pictures.images_NxHxWxC)
     np.testing.assert_allclose(answers.decisions.mean(0), RATES_3, atol=1e-6)
-    np.testing.assert_allclose(np.std(answers.leads, axis=0)[[0, 2]], 1, rtol=1e-3)
+    np.testing.assert_allclose(np.std(answers.margins, axis=0)[[0, 2]], 1, rtol=1e-3)
     shift = judge.match_cost(fixed, pictures.images_NxHxWxC, target)
     assert abs(shift) < 2
     met = judge.answers(fixed, pictures.images_NxHxWxC, knobs=judge.knobs(shift=shift))
@@ -194,7 +194,7 @@ def test_shuffled_routes_show_a_planted_effect() -> None:
     for kind in ('all', 'within_class'):
         assert found[kind]['points'] == pytest.approx(90 * 7 / 8, abs=3)
         assert 0.3 < found[kind]['standard_error'] < 1.5
-    same = evaluation.Answers(own.logits, np.ones_like(needed_Nxn), own.leads)
+    same = evaluation.Answers(own.logits, np.ones_like(needed_Nxn), own.margins)
     assert evaluation.difference(same.logits[:, 0], same.logits[:, 0])['points'] == 0
 
 

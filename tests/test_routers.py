@@ -1,5 +1,6 @@
 """Every router against its equations, and what it remembers."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,16 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from codinet_jax.models.architecture import Block, Conv
 from codinet_jax.models.routers import RECURRENT_FEATURES, ROUTERS
 from reference_network import Tree, np_router
+
+FIRST = np.int32(0)
 
 
 def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]:
     rng = np.random.default_rng(seed)
     a_BxHxWxC = jnp.asarray(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
-    module = ROUTERS[router].router()
+    conv, norm = partial(nn.Conv, use_bias=False), partial(nn.BatchNorm, use_running_average=True)
+    module = ROUTERS[router].router(block=Block(5, 4, (Conv(3, 4),), 'identity'), conv=conv, norm=norm)
     carry, shared = started(router)
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), a_BxHxWxC, carry, shared))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), a_BxHxWxC, carry, shared, FIRST))
     return module, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), variables), a_BxHxWxC
 
 
@@ -38,7 +43,7 @@ def started(router: str) -> tuple[Any, Tree]:
 @pytest.mark.parametrize('router', ['linear', 'conv'])
 def test_a_local_router_is_its_equation_and_passes_the_memory_on(router: str) -> None:
     module, variables, a_BxHxWxC = router_case(router)
-    router_logits_Bx2, carry = module.apply(variables, a_BxHxWxC, 'memory', None)
+    router_logits_Bx2, carry = module.apply(variables, a_BxHxWxC, 'memory', None, FIRST)
     params = jax.tree.map(np.asarray, variables['params'])
     expected = [np_router(router, params, None, np.asarray(a), None)[0] for a in a_BxHxWxC]
     np.testing.assert_allclose(router_logits_Bx2, expected, rtol=1e-4, atol=1e-4)
@@ -53,7 +58,7 @@ def test_the_recurrent_router_is_an_lstm_over_blocks_from_an_empty_memory() -> N
     memories = [(np.zeros(RECURRENT_FEATURES), np.zeros(RECURRENT_FEATURES))] * 3
     for k in range(3):
         x_BxHxWxC = a_BxHxWxC * (k + 1)
-        router_logits_Bx2, carry = module.apply(variables, x_BxHxWxC, carry, shared)
+        router_logits_Bx2, carry = module.apply(variables, x_BxHxWxC, carry, shared, np.int32(k))
         steps = [
             np_router('recurrent', params, shared, np.asarray(x), memory)
             for x, memory in zip(x_BxHxWxC, memories, strict=True)
@@ -67,8 +72,8 @@ def test_the_recurrent_router_remembers_earlier_blocks_of_the_same_image() -> No
     empty, shared = started('recurrent')
 
     def second_decision(first_BxHxWxC: jax.Array) -> jax.Array:
-        carry = module.apply(variables, first_BxHxWxC, empty, shared)[1]
-        router_logits_Bx2: jax.Array = module.apply(variables, a_BxHxWxC, carry, shared)[0]
+        carry = module.apply(variables, first_BxHxWxC, empty, shared, FIRST)[1]
+        router_logits_Bx2: jax.Array = module.apply(variables, a_BxHxWxC, carry, shared, FIRST + 1)[0]
         return router_logits_Bx2
 
     before, after = second_decision(a_BxHxWxC), second_decision(a_BxHxWxC.at[1].add(2.0))
@@ -81,7 +86,7 @@ def test_routers_decide_in_float32_whatever_they_are_given(router: str) -> None:
     module, variables, a_BxHxWxC = router_case(router)
     carry, shared = started(router)
     a_BxHxWxC = a_BxHxWxC.astype(jnp.bfloat16)
-    low = module.apply(variables, a_BxHxWxC, carry, shared)[0]
-    high = module.apply(variables, a_BxHxWxC.astype(jnp.float32), carry, shared)[0]
+    low = module.apply(variables, a_BxHxWxC, carry, shared, FIRST)[0]
+    high = module.apply(variables, a_BxHxWxC.astype(jnp.float32), carry, shared, FIRST)[0]
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, high, rtol=1e-5, atol=1e-5)

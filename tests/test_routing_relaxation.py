@@ -18,6 +18,11 @@ def eq_6(logits_2, noise_2, temperature):
     return powers[1] / sum(powers)
 
 
+def gradient(relax, logits_Bx2, noise_Bx2):
+    """With respect to the logits, at temperature 0.7."""
+    return jax.jit(jax.grad(lambda logits: jnp.sum(relax(logits, noise_Bx2, 0.7))))(logits_Bx2)
+
+
 @pytest.mark.parametrize('temperature', [0.3, 1.0, 4.0])
 def test_gumbel_softmax_is_eq_6(temperature):
     v = relaxation.gumbel_softmax(LOGITS_2, NOISE_2, temperature)
@@ -47,10 +52,10 @@ def test_extreme_logits_stay_finite(name):
     logits_Bx2 = jnp.array([[1e4, -1e4], [-1e4, 1e4], [3e38, 3e38]])
     noise_Bx2 = jnp.zeros((3, 2))
     v_B = relax(logits_Bx2, noise_Bx2, 0.1)
-    gradient = jax.grad(lambda logits: jnp.sum(relax(logits, noise_Bx2, 0.1)))(logits_Bx2)
+    slopes = jax.grad(lambda logits: jnp.sum(relax(logits, noise_Bx2, 0.1)))(logits_Bx2)
     np.testing.assert_array_equal(v_B[:2], [0.0, 1.0])
     assert np.isfinite(v_B).all()
-    assert np.isfinite(gradient).all()
+    assert np.isfinite(slopes).all()
 
 
 def test_gumbel_softmax_gradient_against_finite_differences():
@@ -66,12 +71,11 @@ def test_sampling_is_exactly_zero_or_one_with_the_gradient_of_softmax():
     logits_Bx2 = 3 * jax.random.normal(jax.random.key(1), (1000, 2))
     noise_Bx2 = jax.random.gumbel(jax.random.key(2), (1000, 2))
 
-    def total(relax):
-        return jax.jit(jax.grad(lambda logits: jnp.sum(relax(logits, noise_Bx2, 0.7))))(logits_Bx2)
-
     drawn_B = jax.jit(relaxation.sampling)(logits_Bx2, noise_Bx2, 0.7)
     assert set(np.unique(drawn_B)) == {0.0, 1.0}
-    np.testing.assert_array_equal(total(relaxation.sampling), total(relaxation.softmax))
+    np.testing.assert_array_equal(
+        gradient(relaxation.sampling, logits_Bx2, noise_Bx2), gradient(relaxation.softmax, logits_Bx2, noise_Bx2)
+    )
 
 
 @pytest.mark.parametrize('temperature', [0.5, 1.0, 3.0])
@@ -105,5 +109,39 @@ def test_hard_decision_runs_on_a_tie_and_agrees_with_the_argmax():
     np.testing.assert_array_equal(decisions_B, np.argmax(logits_Bx2, axis=-1) == 1)
 
 
-def test_relaxations_are_named_as_in_table_9():
-    assert set(relaxation.RELAXATIONS) == {'gumbel_softmax', 'softmax', 'sampling'}
+def test_gumbel_straight_through_is_the_hard_gumbel_softmax_with_its_gradient():
+    logits_Bx2 = 3 * jax.random.normal(jax.random.key(6), (1000, 2))
+    noise_Bx2 = jax.random.gumbel(jax.random.key(7), (1000, 2))
+    v_B, soft_B = (
+        relax(logits_Bx2, noise_Bx2, 0.7) for relax in (relaxation.gumbel_straight_through, relaxation.gumbel_softmax)
+    )
+    np.testing.assert_array_equal(v_B, relaxation.hard_decision(soft_B))
+    np.testing.assert_array_equal(
+        gradient(relaxation.gumbel_straight_through, logits_Bx2, noise_Bx2),
+        gradient(relaxation.gumbel_softmax, logits_Bx2, noise_Bx2),
+    )
+
+
+def test_rounded_is_the_decision_without_noise_with_the_gradient_of_softmax():
+    logits_Bx2 = jnp.concatenate([3 * jax.random.normal(jax.random.key(8), (1000, 2)), jnp.zeros((1, 2))])
+    noise_Bx2 = jax.random.gumbel(jax.random.key(9), (1001, 2))
+    v_B = relaxation.rounded(logits_Bx2, noise_Bx2, 0.7)
+    np.testing.assert_array_equal(v_B, relaxation.hard_decision(relaxation.run_probability(logits_Bx2)))
+    np.testing.assert_array_equal(
+        gradient(relaxation.rounded, logits_Bx2, noise_Bx2), gradient(relaxation.softmax, logits_Bx2, noise_Bx2)
+    )
+
+
+def test_drawn_is_sampling_without_a_gradient():
+    logits_Bx2 = 3 * jax.random.normal(jax.random.key(10), (1000, 2))
+    noise_Bx2 = jax.random.gumbel(jax.random.key(11), (1000, 2))
+    v_B, sampled_B = (relax(logits_Bx2, noise_Bx2, 0.7) for relax in (relaxation.drawn, relaxation.sampling))
+    np.testing.assert_array_equal(v_B, sampled_B)
+    assert not np.any(gradient(relaxation.drawn, logits_Bx2, noise_Bx2))
+
+
+def test_relaxations_are_named_as_in_table_9_and_where_others_have_them_from():
+    assert set(relaxation.RELAXATIONS) == {
+        *('gumbel_softmax', 'softmax', 'sampling'),
+        *('gumbel_straight_through', 'rounded', 'drawn'),
+    }

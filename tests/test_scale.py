@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import helpers
-from codinet_jax import settings, sharding
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import Architecture, Block, Conv
 from codinet_jax.models.architecture import Stage as StageOfBlocks
-from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import sharding
 from codinet_jax.training import stages
+from codinet_jax.training.objective import cross_entropy
 from codinet_jax.training.stages import Stage
 from codinet_jax.training.state import TrainState, create
 from codinet_jax.training.step import Step
@@ -61,7 +62,8 @@ def test_parts_of_a_batch_add_up_to_the_mean_of_their_gradients() -> None:
     for path, leaf in helpers.by_path(expected).items():
         np.testing.assert_allclose(helpers.by_path(found)[path], leaf, **FLOAT32, err_msg=path)
     np.testing.assert_allclose(whole[3], np.concatenate(router_logits), **FLOAT32)
-    assert float(metrics[0]['diversity']) != pytest.approx(float(metrics[1]['diversity']), rel=1e-3)
+    first, second = (float(each['terms']['diversity']) for each in metrics[:2])
+    assert first != pytest.approx(second, rel=1e-3)
 
 
 def test_parts_change_no_device_that_an_image_is_on() -> None:
@@ -80,8 +82,9 @@ def test_label_smoothing_spreads_so_much_over_all_classes(smoothing: float) -> N
     logits_BxY, labels_B = rng.normal(size=(6, 10)).astype(np.float32), rng.integers(0, 10, 6)
     log_p = logits_BxY - np.log(np.exp(logits_BxY).sum(1, keepdims=True))
     expected = -np.mean((1 - smoothing) * log_p[np.arange(6), labels_B] + smoothing * log_p.mean(1))
-    step = stage(**{'loss.label_smoothing': smoothing}).step
-    assert step.cross_entropy(jnp.asarray(logits_BxY), jnp.asarray(labels_B)) == pytest.approx(expected, rel=1e-5)
+    asked = stage(**{'loss.label_smoothing': smoothing}).step.label_smoothing
+    found = cross_entropy(jnp.asarray(logits_BxY), jnp.asarray(labels_B), asked)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_learning_rate_is_scaled_from_the_base_batch() -> None:
@@ -116,7 +119,7 @@ def test_averages_follow_the_weights_and_are_what_is_evaluated() -> None:
         np.testing.assert_array_equal(helpers.by_path(states[-1].params)[path], leaf, 'averaging changed training')
 
 
-def applied(model: CoDiNet, images_BxHxWxC: jax.Array) -> tuple[Any, Any]:
+def applied(model: RoutedResNet, images_BxHxWxC: jax.Array) -> tuple[Any, Any]:
     output, mutated = model.apply(
         state().variables, images_BxHxWxC, execution.masked(), train=True, mutable=['batch_stats']
     )
@@ -137,9 +140,9 @@ def test_grouped_norms_are_those_of_each_part_alone() -> None:
 
 
 def test_norms_by_device_have_as_many_groups_as_devices() -> None:
-    config = helpers.tiny_config(**{'model.batch_norm': 'device'})
-    assert settings.network(config).norm_groups == jax.device_count() == 8
-    assert settings.network(helpers.tiny_config()).norm_groups == 1
+    by_device = helpers.tiny_setup(**{'model.batch_norm': 'device'}).model
+    assert by_device.norm_groups == jax.device_count() == 8
+    assert helpers.tiny_setup().model.norm_groups == 1
 
 
 def test_grouped_norms_know_the_same_variables() -> None:
@@ -153,7 +156,7 @@ def deep_gradient(remat: bool, unroll: int) -> tuple[Any, int]:
     """Gradient of a deep network, and the bytes that computing it holds at once."""
     block = Block(16, 16, (Conv(3, 16), Conv(3, 16)), 'identity')
     arch = Architecture(16, 1, 10, 'cifar', 16, (StageOfBlocks(None, block, 6),))
-    model = CoDiNet(arch, 'linear', unroll=unroll, remat=remat)
+    model = RoutedResNet(arch, 'linear', unroll=unroll, remat=remat)
     variables = helpers.random_variables(model)
     images_BxHxWxC = helpers.random_images(arch, 32)
 

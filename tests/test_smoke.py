@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from codinet_jax.training import loop
+import helpers
 from experiments.reproduce import queue, scales, summary
 from experiments.reproduce.definitions import DEFINITIONS, Table
 from experiments.reproduce.runs import RUNS
@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(job: queue.Job) -> bool:
     """What the queue's own does in a process."""
     job.beside('.json').write_text(json.dumps({'command': []}))
-    loop.train(scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, job.cost), job.workdir)
+    helpers.train(scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, job.cost), job.workdir)
     return True
 
 

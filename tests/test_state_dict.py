@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from codinet_jax.errors import InputError
 from codinet_jax.models import state_dict
+from codinet_jax.runtime.errors import InputError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 

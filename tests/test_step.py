@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import pytest
 from jax.sharding import Mesh
 
 import helpers
-from codinet_jax import settings, sharding
+from codinet_jax.config import setup
 from codinet_jax.data import augment, datasets
-from codinet_jax.models.codinet import RoutedOutput
-from codinet_jax.training import loop, optimizer
+from codinet_jax.evaluation.evaluate import Answers
+from codinet_jax.methods import CoDiNet
+from codinet_jax.models.network import RoutedOutput
+from codinet_jax.runtime import sharding
+from codinet_jax.training import loop, optimizer, progress
 from codinet_jax.training import stages as stage_plans
-from codinet_jax.training import state as train_state
-from codinet_jax.training.evaluate import Answers
+from codinet_jax.training.objective import total_loss
 from codinet_jax.workdir import Workdir
 
 L, M = 16, 2
@@ -67,7 +70,8 @@ def taken(
     before, metrics = jax.device_get(state), {}
     for step in range(num_steps):
         state, metrics = step_fn(state, *batch(mesh, step))
-    return before, jax.device_get(state), jax.device_get(metrics)
+    metrics = jax.device_get(metrics)
+    return before, jax.device_get(state), metrics.pop('terms', {}) | metrics
 
 
 @pytest.mark.parametrize('number', [1, 2])
@@ -124,23 +128,27 @@ def test_the_terms_are_those_of_the_views_grouped_by_image(noise_free: bool) -> 
     generator = np.random.default_rng(0)
     logits_BxY, v_Bxn = generator.normal(size=(L * M, 10)), generator.uniform(size=(L * M, 4))
     labels_B = np.repeat(IMAGES.labels_N[:L], M)
-    step, costs_n = stages()[0].step, np.asarray(helpers.tiny_costs().blocks_n)
-    assert step.objective is not None
-    step = dataclasses.replace(step, objective=step.objective._replace(noise_free=noise_free))
+    method = CoDiNet(consistency_margin=0.2, diversity_margin=1.1, alpha=0.3, beta=0.7, noise_free=noise_free)
+    costs = helpers.tiny_costs()
+    costs_n = np.asarray(costs.blocks_n)
     router_logits_Bxnx2 = np.stack([np.zeros_like(v_Bxn), np.log(v_Bxn / (1 - v_Bxn))], axis=-1)
     drawn_Bxn = generator.uniform(size=v_Bxn.shape) if noise_free else v_Bxn
     output = RoutedOutput(jnp.asarray(logits_BxY), jnp.asarray(drawn_Bxn), jnp.asarray(router_logits_Bxnx2))
-    total, terms = jax.device_get(step.loss(output, jnp.asarray(labels_B), jnp.float32(GAMMA)))
+    given = {'num_views': M, 'costs': costs, 'gamma': jnp.float32(GAMMA)}
+    total, terms = jax.device_get(total_loss(method.objective, output, jnp.asarray(labels_B), **given))
     by_image = [v_Bxn[i * M : (i + 1) * M] for i in range(L)]
     strays = [np.linalg.norm(v - views.mean(0)) for views in by_image for v in views]
+    apart = [np.linalg.norm(a.mean(0) - b.mean(0)) for a, b in itertools.permutations(by_image, 2)]
     expected = {
         'cross_entropy': np.mean(np.log(np.exp(logits_BxY).sum(1)) - logits_BxY[np.arange(L * M), labels_B]),
-        'consistency': np.mean(np.maximum(0, np.array(strays) - step.objective.consistency_margin) ** 2),
+        'consistency': np.mean(np.maximum(0, np.array(strays) - 0.2) ** 2),
+        'diversity': np.mean(np.maximum(0, 1.1 - np.array(apart)) ** 2),
         'cost': np.mean(v_Bxn @ (costs_n / costs_n.sum())),
     }
     for name, value in expected.items():
         assert terms[name] == pytest.approx(value, rel=1e-5), name
-    weights = {'cross_entropy': 1, 'consistency': step.objective.alpha, 'diversity': step.objective.beta, 'cost': GAMMA}
+    assert terms.keys() == expected.keys() and min(terms.values()) > 0.01
+    weights = {'cross_entropy': 1, 'consistency': 0.3, 'diversity': 0.7, 'cost': GAMMA}
     assert total == pytest.approx(sum(weight * terms[name] for name, weight in weights.items()), rel=1e-5)
 
 
@@ -176,10 +184,10 @@ def test_stage_1_moves_the_routers_too() -> None:
 def test_a_target_cost_moves_gamma_and_no_other_thing_does() -> None:
     gamma = np.float32(GAMMA)
     moved, kept, stage_2 = taken(1)[1], taken(1, target=None)[1], taken(2)[1]
-    assert moved.budget.gamma != gamma and moved.budget.updates == 1
-    assert kept.budget.gamma == gamma and stage_2.budget.gamma == gamma
+    assert moved.controller.gamma != gamma and moved.controller.updates == 1
+    assert kept.controller.gamma == gamma and stage_2.controller.gamma == gamma
     assert taken(1)[2]['gamma'] == gamma, 'the metric is the gamma that weighed this step'
-    assert moved.budget.mean_cost == taken(1)[2]['macs_share']
+    assert moved.controller.mean_cost == taken(1)[2]['macs_share']
 
 
 def test_the_state_given_to_a_step_is_given_up() -> None:
@@ -237,7 +245,7 @@ def test_no_step_waits_for_the_metrics_of_those_before(
 
     def dispatch(state: Any, *_: Any) -> Any:
         events.append(('dispatch', len(returned)))
-        returned.append({'loss': jnp.zeros(()), 'accuracy': jnp.zeros(())})
+        returned.append({'terms': {}, 'loss': jnp.zeros(()), 'accuracy': jnp.zeros(())})
         return state, returned[-1]
 
     def device_get(tree: Any) -> Any:
@@ -245,19 +253,18 @@ def test_no_step_waits_for_the_metrics_of_those_before(
         events.extend(('read', number) for each in given for number, had in enumerate(returned) if had is each)
         return real_get(tree)
 
-    monkeypatch.setattr(loop, 'MOST_UNREAD', most_unread)
-    monkeypatch.setattr(loop, 'MOST_SECONDS_UNREAD', float('inf'))
+    monkeypatch.setattr(progress, 'MOST_UNREAD', most_unread)
+    monkeypatch.setattr(progress, 'MOST_SECONDS_UNREAD', float('inf'))
     helpers.hide_tensorflow(monkeypatch)
     monkeypatch.setattr(loop, 'compiled', lambda *_: dispatch)
     monkeypatch.setattr(jax, 'device_get', device_get)
     monkeypatch.setattr(loop, 'make_forward', lambda *_: no_routes)
-    monkeypatch.setattr(settings, 'network', lambda _: helpers.tiny_network())
-    monkeypatch.setattr(settings, 'costs', lambda _: helpers.tiny_costs())
     state = jax.device_get(helpers.scattered_state(stages()[0], sharding.data_mesh(1)))
-    monkeypatch.setattr(train_state, 'create', lambda *_, **__: state)
-    monkeypatch.setattr(datasets, 'load', lambda *_: helpers.noise_images(80))
+    monkeypatch.setattr(stage_plans.Stage, 'placed_state', lambda *_: state)
+    monkeypatch.setattr(datasets.DataSource, 'open', lambda *_: helpers.noise_images(80))
     changes = {'stage1.epochs': 1.0, 'stage2.epochs': 1.0, 'checkpoint_every_steps': 1000}
-    loop.train(config(**changes), Workdir(tmp_path))
+    named = setup.read(config(**changes))
+    loop.train(dataclasses.replace(named, model=helpers.tiny_network()), Workdir(tmp_path))
     num_steps = 80 // L
     stage_1, stage_2 = range(num_steps), range(num_steps, 2 * num_steps)
     assert events == in_step(stage_1, most_unread) + in_step(stage_2, most_unread)

@@ -1,4 +1,4 @@
-"""The benchmark: turns, medians and draws, the arithmetic of its rows, and its door. No test waits for a clock."""
+"""The benchmark: turns, medians and draws, the arithmetic of its rows, and its command. No test waits for a clock."""
 
 import concurrent.futures
 import functools
@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 import helpers
-from codinet_jax import settings, sharding
+from codinet_jax.config.setup import Setup
 from codinet_jax.data import datasets
+from codinet_jax.data.datasets import DataSpec
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.errors import InputError
+from codinet_jax.evaluation import evaluate
 from codinet_jax.inference import program, timing
 from codinet_jax.inference.folding import fold
 from codinet_jax.inference.timing import Contest, Contestant, Draws, Row
-from codinet_jax.training import evaluate
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import sharding
+from codinet_jax.runtime.errors import InputError
 from reference_network import Tree
 
 STRATEGIES = ['masked', 'conditional', 'compacted']
@@ -32,13 +34,21 @@ THRESHOLD = 0.35
 
 
 @functools.cache
-def config() -> ConfigDict:
-    return helpers.tiny_config()
+def named() -> Setup:
+    return helpers.tiny_setup()
+
+
+def model() -> RoutedResNet:
+    return named().model
 
 
 @functools.cache
 def variables() -> Tree:
-    return helpers.random_variables(settings.network(config()), SEED)
+    return helpers.random_variables(model(), SEED)
+
+
+def random_draws(batch_size: int, run_rate: float, num_draws: int) -> Draws:
+    return timing.random_draws(model(), batch_size, run_rate, num_draws, seed=0)
 
 
 def dictated(draws: Draws) -> np.ndarray:
@@ -49,7 +59,7 @@ def dictated(draws: Draws) -> np.ndarray:
 
 def by_hand(decisions_Nxn: np.ndarray) -> tuple[float, float]:
     """Share of blocks run, and MACs spent over those of the static network, image by image."""
-    costs = settings.costs(config())
+    costs = named().costs
     macs = [costs.fixed_macs + sum(c for c, u in zip(costs.blocks_n, u_n, strict=True) if u) for u_n in decisions_Nxn]
     static = costs.stem + sum(costs.blocks_n) + sum(costs.shortcuts_n) + costs.head
     return decisions_Nxn.sum() / decisions_Nxn.size, sum(macs) / len(macs) / static
@@ -126,8 +136,8 @@ def test_the_median_turn_counts_by_its_mean_call(
 
 @pytest.mark.parametrize(('run_rate', 'num_run'), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 3), (0.8, 5), (1.0, 6)])
 def test_every_image_runs_so_many_blocks_of_its_own(run_rate: float, num_run: int) -> None:
-    six_blocks = helpers.tiny_config(**{'model.depth': 14})
-    draws = timing.random_draws(six_blocks, 40, run_rate, 3)
+    six_blocks = helpers.tiny_setup(**{'model.depth': 14}).model
+    draws = timing.random_draws(six_blocks, 40, run_rate, 3, seed=0)
     assert [images.shape for images in draws.images] == [(40, 8, 8, 1)] * 3
     assert {images.dtype for images in draws.images} == {np.dtype(np.uint8)}
     u_3xBxn = dictated(draws)
@@ -142,8 +152,7 @@ def test_every_image_runs_so_many_blocks_of_its_own(run_rate: float, num_run: in
 
 
 def test_random_draws_are_those_of_the_seed() -> None:
-    one, same = timing.random_draws(config(), 5, 0.5, 2), timing.random_draws(config(), 5, 0.5, 2)
-    other = timing.random_draws(helpers.tiny_config(seed=1), 5, 0.5, 2)
+    one, same, other = (timing.random_draws(model(), 5, 0.5, 2, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.images, same.images)
     np.testing.assert_array_equal(dictated(one), dictated(same))
     assert not np.array_equal(one.images, other.images) and not np.array_equal(dictated(one), dictated(other))
@@ -179,8 +188,8 @@ def sure_of_themselves(size: float) -> Tree:
 @pytest.fixture(scope='module', params=STRATEGIES)
 def dictating(request: pytest.FixtureRequest) -> tuple[str, Contestant, Draws]:
     """A strategy over four devices, its weights those that were drawn."""
-    draws = timing.random_draws(config(), 8, 0.5, 3)
-    forward = program.program(config(), request.param)
+    draws = random_draws(8, 0.5, 3)
+    forward = program.program(model(), named().data.spec, request.param)
     return request.param, Contestant(forward, fold(variables()), 4, draws, 0.5), draws
 
 
@@ -239,7 +248,7 @@ class Clock:
 
 
 ARRANGEMENTS = {
-    f'{num_devices} device(s), blocks {how}': 10.0 for num_devices in (1, 4) for how in ('in a loop', 'laid out')
+    f'{num_devices} device(s), blocks {how}': 10.0 for num_devices in (1, 4) for how in ('in a loop', 'unrolled')
 }
 
 
@@ -254,11 +263,11 @@ class Held(NamedTuple):
 
 @pytest.fixture(scope='module')
 def held() -> Held:
-    draws, reports = [timing.random_draws(config(), BATCH_SIZE, rate, 3) for rate in (0.4, 1.0)], list[str]()
-    clock = Clock(ARRANGEMENTS | {'1 device(s), blocks laid out': 5.0})
+    draws, reports = [random_draws(BATCH_SIZE, rate, 3) for rate in (0.4, 1.0)], list[str]()
+    clock = Clock(ARRANGEMENTS | {'1 device(s), blocks unrolled': 5.0})
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(timing, 'interleaved', clock)
-        contest = timing.contest(config(), variables(), draws, repeats=9, report=reports.append)
+        contest = timing.contest(model(), named().data.spec, variables(), draws, repeats=9, report=reports.append)
     return Held(contest, clock, draws, reports)
 
 
@@ -272,7 +281,7 @@ def test_static_is_there_once_and_every_strategy_for_every_draw(held: Held) -> N
 
 def test_run_rate_and_ideal_are_those_of_the_decisions(held: Held) -> None:
     rate, ideal = by_hand(dictated(held.draws[0]).reshape(-1, 3))
-    routers = sum(settings.costs(config()).routers_n) / settings.costs(config()).static_macs
+    routers = sum(named().costs.routers_n) / named().costs.static_macs
     assert rate == pytest.approx(1 / 3) and 0.3 < ideal < 0.45
     expected = [(1, 1), *[(rate, ideal)] * 3, *[(1, 1 + routers)] * 3]
     assert [(row.run_rate, row.ideal_ratio) for row in held.contest.rows] == [pytest.approx(each) for each in expected]
@@ -306,9 +315,10 @@ def test_what_takes_long_is_reported(held: Held) -> None:
 
 
 def test_the_numbers_are_plain_json(held: Held) -> None:
-    numbers = json.loads(json.dumps(timing.as_json(config(), [held.contest])))
+    network = {'dataset': 'digits', 'depth': 8}
+    numbers = json.loads(json.dumps(timing.as_json(network, [held.contest])))
     assert numbers.keys() == {'network', 'rows', 'programs', 'static_seconds'}
-    assert numbers['network'] == {'dataset': 'digits', **config().model.to_dict()}
+    assert numbers['network'] == network
     assert [Row(**row) for row in numbers['rows']] == held.contest.rows
     assert numbers['static_seconds'] == {'4': held.clock.arrangements}
     assert numbers['programs'] == [
@@ -327,13 +337,13 @@ def test_the_numbers_are_plain_json(held: Held) -> None:
 class Asked(NamedTuple):
     """What program was asked for."""
 
-    router: str
+    router: str | None
     strategy: str
     options: dict[str, Any]
 
 
-def asked_for(config: ConfigDict, strategy: str, variables: Any, **options: Any) -> tuple[Asked, None]:
-    return Asked(config.model.router, strategy, options), None
+def asked_for(model: RoutedResNet, spec: DataSpec, strategy: str, variables: Any, **options: Any) -> tuple[Asked, None]:
+    return Asked(model.router, strategy, options), None
 
 
 class Uncompiled:
@@ -355,18 +365,18 @@ def test_static_is_the_fastest_of_its_arrangements(
     monkeypatch.setattr(timing, 'interleaved', clock)
     monkeypatch.setattr(timing, 'Contestant', Uncompiled)
     monkeypatch.setattr(timing, 'ready', asked_for)
-    draws = [timing.random_draws(config(), BATCH_SIZE, 1.0, 1)] * 2
-    contest = timing.contest(config(), variables(), draws, repeats=1, tile=tile)
+    draws = [random_draws(BATCH_SIZE, 1.0, 1)] * 2
+    contest = timing.contest(model(), named().data.spec, variables(), draws, repeats=1, tile=tile)
     asked: dict[str, Any] = {name: each.forward for name, each in contest.programs.items()}  # type: ignore[attr-defined]
     assert contest.programs['static'].mesh.size == int(fastest[0])
     assert asked == {
-        'static': Asked('static', 'masked', {'unroll': 3 if 'laid out' in fastest else 1}),
+        'static': Asked(None, 'masked', {'unroll': 3 if 'unrolled' in fastest else 1}),
         'masked': Asked('linear', 'masked', {}),
         'conditional': Asked('linear', 'conditional', {}),
         'compacted': Asked('linear', 'compacted', {'tile': tile}),
     }
     assert contest.arrangements == clock.arrangements
-    assert config().model.router == 'linear', 'the config is left as it was'
+    assert model().router == 'linear', 'the network is left as it was'
 
 
 def test_where_the_fused_kernel_is_at_home_it_is_timed_and_may_be_the_fastest_static(
@@ -378,12 +388,12 @@ def test_where_the_fused_kernel_is_at_home_it_is_timed_and_may_be_the_fastest_st
     monkeypatch.setattr(timing, 'interleaved', twice_as_fast)
     monkeypatch.setattr(timing, 'Contestant', Uncompiled)
     monkeypatch.setattr(timing, 'ready', asked_for)
-    monkeypatch.setattr(timing.fused, 'is_at_home', lambda config: True)
-    draws = [timing.random_draws(config(), BATCH_SIZE, 1.0, 1)]
-    contest = timing.contest(config(), variables(), draws, repeats=1)
+    monkeypatch.setattr(timing.fused, 'is_at_home', lambda model: True)
+    draws = [random_draws(BATCH_SIZE, 1.0, 1)]
+    contest = timing.contest(model(), named().data.spec, variables(), draws, repeats=1)
     asked: dict[str, Any] = {name: each.forward for name, each in contest.programs.items()}  # type: ignore[attr-defined]
     assert list(asked) == ['static', *STRATEGIES, 'fused']
-    assert asked['static'] == Asked('static', 'fused', {})
+    assert asked['static'] == Asked(None, 'fused', {})
     assert asked['fused'] == Asked('linear', 'fused', {})
 
 
@@ -400,7 +410,7 @@ def test_a_batch_is_spread_over_as_many_devices_as_divide_it(
     monkeypatch.setattr(timing, 'interleaved', interleaved)
     monkeypatch.setattr(timing, 'Contestant', Uncompiled)
     contest = timing.contest(
-        config(), variables(), [timing.random_draws(config(), batch_size, 1.0, 1)], repeats=1, report=tried.append
+        model(), named().data.spec, variables(), [random_draws(batch_size, 1.0, 1)], repeats=1, report=tried.append
     )
     assert {contest.programs[strategy].mesh.size for strategy in STRATEGIES} == {num_devices}
     numbers = {int(name.split()[0]) for name in tried if name[0].isdigit()}
@@ -460,7 +470,7 @@ def test_where_skipping_loses_is_said() -> None:
     ]
 
 
-# --- The door. ---
+# --- The command. ---
 
 # These programs run for milliseconds and compile for seconds: let XLA take it easy.
 QUICK = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
@@ -481,11 +491,11 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     'output below nothing': (['--output={tmp}/nowhere/timing.json'], ['{tmp}/nowhere/timing.json', '--output']),
     'output that is a directory': (['--output={tmp}'], ['{tmp}', '--output']),
     'no run': (['--workdir={tmp}/nowhere'], ['holds no run', 'codinet_jax.main']),
-    'no such budget': (['--workdir={tmp}/run', '--budget=half'], ["no budget 'half'", 'less']),
+    'no such point': (['--workdir={tmp}/run', '--operating_point=half'], ["no operating point 'half'", 'less']),
 }
 
 
-class Doors(NamedTuple):
+class Commands(NamedTuple):
     """Every command of this file, running; and where what they read and write lies."""
 
     root: Path
@@ -499,12 +509,12 @@ class Doors(NamedTuple):
 
 
 @pytest.fixture(scope='module')
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     root = tmp_path_factory.mktemp('benchmark')
     (root / 'file').write_text('a file')
-    run = helpers.write_workdir(root / 'run', config(), SEED)
-    run.write_budget('less', {'threshold': THRESHOLD})
-    datasets.load('digits', 'test', root / 'tfds')
+    run = helpers.write_workdir(root / 'run', helpers.tiny_config(), SEED)
+    run.write_operating_point('less', {'threshold': THRESHOLD})
+    datasets.source('digits', root / 'tfds').open('test')
 
     commands: dict[str, tuple[list[str], dict[str, str]]] = {
         'untrained': (
@@ -513,7 +523,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
         ),
         'trained': (
             [
-                *(f'--workdir={root}/run', f'--data_dir={root}/tfds', '--budget=less', '--batch_sizes=7'),
+                *(f'--workdir={root}/run', f'--data_dir={root}/tfds', '--operating_point=less', '--batch_sizes=7'),
                 *('--repeats=3', '--tile=2', f'--output={root}/trained.json'),
             ],
             {'JAX_NUM_CPU_DEVICES': '1'} | QUICK,
@@ -524,10 +534,10 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
         named = [] if flags[0].startswith('--workdir') else UNTRAINED
         commands[case] = ([*named, *(flag.format(tmp=root) for flag in flags)], {})
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        yield Doors(
+        yield Commands(
             root,
             {
-                name: pool.submit(helpers.run_door, 'benchmark', *flags, **variables)
+                name: pool.submit(helpers.run_command, 'benchmark', *flags, **variables)
                 for name, (flags, variables) in commands.items()
             },
         )
@@ -548,10 +558,10 @@ def assert_rows_add_up(numbers: dict[str, Any], batch_size: int, run_rate: float
         assert (row['run_rate'], row['ideal_ratio']) == (pytest.approx(run_rate), pytest.approx(ideal_ratio))
 
 
-def test_an_untrained_network_is_timed(doors: Doors) -> None:
-    said, numbers = doors.numbers('untrained')
+def test_an_untrained_network_is_timed(commands: Commands) -> None:
+    said, numbers = commands.numbers('untrained')
     for batch_size in (1, 4):
-        draws = timing.random_draws(config(), batch_size, 0.5, 2)
+        draws = random_draws(batch_size, 0.5, 2)
         run_rate, ideal_ratio = by_hand(dictated(draws).reshape(-1, 3))
         assert run_rate == pytest.approx(2 / 3), 'the nearest that three blocks allow'
         assert_rows_add_up(numbers, batch_size, run_rate, ideal_ratio)
@@ -563,22 +573,23 @@ def test_an_untrained_network_is_timed(doors: Doors) -> None:
     rows = [Row(**row) for row in numbers['rows']]
     for part in (rows[:4], rows[4:]):
         assert timing.readable(part) in said.stdout
-    assert said.stdout.rstrip().splitlines()[-1].startswith(f'written to {doors.root}/untrained.json')
+    assert said.stdout.rstrip().splitlines()[-1].startswith(f'written to {commands.root}/untrained.json')
 
 
-def test_a_run_is_timed_as_its_routers_decide_on_its_test_images(doors: Doors) -> None:
-    _, numbers = doors.numbers('trained')
-    images_NxHxWxC = datasets.load('digits', 'test', doors.root / 'tfds').images_NxHxWxC
-    drawn = np.concatenate(timing.real_draws(images_NxHxWxC, 7, 3, config().seed).images)
+def test_a_run_is_timed_as_its_routers_decide_on_its_test_images(commands: Commands) -> None:
+    _, numbers = commands.numbers('trained')
+    images_NxHxWxC = datasets.source('digits', commands.root / 'tfds').open('test').images_NxHxWxC
+    drawn = np.concatenate(timing.real_draws(images_NxHxWxC, 7, 3, named().recipe.seed).images)
     decisions_Nxn = decisions_of(drawn, THRESHOLD)
     assert len(np.unique(decisions_Nxn, axis=0)) > 1 and (decisions_Nxn != decisions_of(drawn, 0.5)).any()
+    assert numbers['network'] == {'dataset': 'digits', **helpers.tiny_config().model.to_dict()}
     assert len(numbers['rows']) == 4
     assert_rows_add_up(numbers, 7, *by_hand(decisions_Nxn))
 
 
 def decisions_of(images_NxHxWxC: np.ndarray, threshold: float) -> np.ndarray:
     mesh = sharding.data_mesh(1)
-    forward = evaluate.make_forward(settings.network(config()), datasets.dataset_spec('digits'), mesh, threshold)
+    forward = evaluate.make_forward(model(), named().data.spec, mesh, threshold)
     images = ImageSet(images_NxHxWxC, np.zeros(len(images_NxHxWxC), np.int32))
     record = evaluate.evaluate(forward, variables(), images, len(images_NxHxWxC), mesh)
     assert np.abs(record.run_probability_Nxn - threshold).min() > 1e-4, 'no decision may hang on rounding'
@@ -586,13 +597,13 @@ def decisions_of(images_NxHxWxC: np.ndarray, threshold: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize('case', REFUSED)
-def test_what_is_wrong_is_said_before_anything_is_timed(doors: Doors, case: str) -> None:
-    assert_refused(doors.running[case].result(), [word.format(tmp=doors.root) for word in REFUSED[case][1]])
-    assert (doors.root / 'file').read_text() == 'a file'
+def test_what_is_wrong_is_said_before_anything_is_timed(commands: Commands, case: str) -> None:
+    assert_refused(commands.running[case].result(), [word.format(tmp=commands.root) for word in REFUSED[case][1]])
+    assert (commands.root / 'file').read_text() == 'a file'
 
 
-def test_it_asks_what_to_time(doors: Doors) -> None:
-    assert_refused(doors.running['neither'].result(), ['--workdir=', '--config='])
+def test_it_asks_what_to_time(commands: Commands) -> None:
+    assert_refused(commands.running['neither'].result(), ['--workdir=', '--config='])
 
 
 def assert_refused(said: Process, words: list[str]) -> None:
@@ -606,7 +617,7 @@ def test_off_the_cpu_conditional_takes_few_rows_and_says_so(monkeypatch: pytest.
     most = program.MOST_CONDITIONAL
     assert [program.can_run('conditional', size) for size in (1, most, most + 1)] == [True, True, False]
     assert program.can_run('compacted', 4096)
-    forward = program.program(config(), 'conditional')
+    forward = program.program(model(), named().data.spec, 'conditional')
     images = np.zeros((most + 1, 8, 8, 1), np.uint8)
     with pytest.raises(InputError, match=f'{most + 1} rows are too many off the CPU'):
         forward(variables(), images, 0.5)

@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
 import helpers
-from codinet_jax import settings
+from codinet_jax.config import default, setup
+from codinet_jax.config.setup import Setup
 from codinet_jax.data import augment
-from codinet_jax.models.codinet import fresh_variables
 from codinet_jax.training import stages
-from codinet_jax.training import state as train_state
-from configs import default, imagenet_r50
+from codinet_jax.training.state import TrainState
+from configs import imagenet_r50
 
 pytestmark = pytest.mark.torch
 
@@ -34,9 +33,9 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def config_of(backbone: str, router: str) -> ConfigDict:
-    config = default.get_config() if backbone == 'cifar_resnet' else imagenet_r50.get_config()
-    config.model.update(router=router, dtype='float32')
+def setup_of(backbone: str, variant: str) -> Setup:
+    config = default.get_config(variant) if backbone == 'cifar_resnet' else imagenet_r50.get_config(variant)
+    config.model.dtype = 'float32'
     if backbone == 'cifar_resnet':
         config.model.depth = 14
     else:
@@ -44,35 +43,35 @@ def config_of(backbone: str, router: str) -> ConfigDict:
     config.update(batch_size=L, num_views=M)
     config.loss.gamma = 0.1
     config.stage1.learning_rate = 0.01
-    return config
+    return setup.read(config)
 
 
 @pytest.mark.parametrize(
-    ('backbone', 'router'), [('cifar_resnet', 'static'), ('cifar_resnet', 'linear'), ('imagenet_resnet', 'static')]
+    ('backbone', 'variant'), [('cifar_resnet', 'static'), ('cifar_resnet', 'codinet'), ('imagenet_resnet', 'static')]
 )
-def test_steps_lose_what_ours_lose(backbone: str, router: str) -> None:
+def test_steps_lose_what_ours_lose(backbone: str, variant: str) -> None:
     import torch
 
-    from experiments import torch_network
-    from experiments.torch_trainer import Trainer
+    from experiments.measure import torch_network
+    from experiments.measure.torch_trainer import Trainer
 
-    config = config_of(backbone, router)
-    model, spec = settings.network(config), settings.dataset(config)
-    step = stages.plan(config, model, settings.costs(config), spec, num_images=1000)[0].step
-    variables = jax.device_get(jax.jit(lambda: fresh_variables(model, seed=3))())
-    state = train_state.create(variables, step.optimizer, config.loss.gamma, is_averaged=False)
+    named = setup_of(backbone, variant)
+    arch, shape = named.model.architecture, named.data.image_shape
+    stage = stages.plan(named, num_images=1000)[0]
+    step, state = stage.step, jax.jit(stage.first_state)()
+    variables = jax.device_get(state.variables)
     rng = np.random.default_rng(0)
-    views_LxMxHxWxC = rng.integers(0, 256, (L, M, *spec.image_shape), np.uint8)
-    labels_L = rng.integers(0, spec.num_classes, L)
-    noise_LxMxnx2 = rng.gumbel(size=(L, M, model.architecture.num_blocks, 2)).astype(np.float32)
+    views_LxMxHxWxC = rng.integers(0, 256, (L, M, *shape), np.uint8)
+    labels_L = rng.integers(0, arch.num_classes, L)
+    noise_LxMxnx2 = rng.gumbel(size=(L, M, arch.num_blocks, 2)).astype(np.float32)
 
-    trainer = Trainer(config, torch.device('cpu'))
-    torch_network.load(trainer.network, model.architecture, variables['params'], variables['batch_stats'])
-    theirs = [torch.from_numpy(x) for x in (views_LxMxHxWxC.reshape(-1, *spec.image_shape), labels_L)]
+    trainer = Trainer(named, torch.device('cpu'))
+    torch_network.load(trainer.network, arch, variables['params'], variables['batch_stats'])
+    theirs = [torch.from_numpy(x) for x in (views_LxMxHxWxC.reshape(-1, *shape), labels_L)]
     noise = torch.from_numpy(noise_LxMxnx2.reshape(L * M, -1, 2))
 
     @jax.jit
-    def ours(state: train_state.TrainState) -> tuple[train_state.TrainState, jax.Array]:
+    def ours(state: TrainState) -> tuple[TrainState, jax.Array]:
         gradient, batch_stats, metrics, _ = step.gradient(
             state, jnp.asarray(views_LxMxHxWxC), jnp.asarray(labels_L), jnp.asarray(noise_LxMxnx2)
         )
@@ -89,10 +88,9 @@ def test_steps_lose_what_ours_lose(backbone: str, router: str) -> None:
 def test_views_are_crops_and_mirrors_as_ours_are() -> None:
     import torch
 
-    from experiments.torch_trainer import Trainer
+    from experiments.measure.torch_trainer import Trainer
 
-    config = config_of('cifar_resnet', 'static')
-    trainer, size, padding = Trainer(config, torch.device('cpu')), 32, 4
+    trainer, size, padding = Trainer(setup_of('cifar_resnet', 'static'), torch.device('cpu')), 32, 4
     views = trainer.views().numpy().reshape(L, M, size, size, 3)
     corners = [(row, column) for row in range(2 * padding + 1) for column in range(2 * padding + 1)]
     corners_Lxmx2 = jnp.broadcast_to(jnp.asarray(corners), (L, len(corners), 2))
@@ -106,7 +104,7 @@ def test_views_are_crops_and_mirrors_as_ours_are() -> None:
 def test_forwards_are_compared_in_processes_of_their_own(tmp_path: Path) -> None:
     output = tmp_path / 'found.json'
     flags = ('--apart', '--batch_sizes=1,4', '--repeats=1', '--compile_limit=20', f'--output={output}')
-    ended = run_experiment('experiments.compare_pytorch', *flags)
+    ended = run_experiment('experiments.measure.compare_pytorch', *flags)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(output.read_text())
     assert max(found['pytorch']['agreement'].values()) < 1e-4
@@ -119,14 +117,15 @@ def test_forwards_are_compared_in_processes_of_their_own(tmp_path: Path) -> None
 def test_forwards_are_compared_in_turns(tmp_path: Path) -> None:
     output = tmp_path / 'found.json'
     flags = ('--noapart', '--batch_sizes=4', '--repeats=1', f'--output={output}')
-    ended = run_experiment('experiments.compare_pytorch', *flags)
+    ended = run_experiment('experiments.measure.compare_pytorch', *flags)
     assert ended.returncode == 0, ended.stderr
     assert len(json.loads(output.read_text())[0]['median_seconds']) == 4
 
 
 def test_steps_are_timed(tmp_path: Path) -> None:
     output = tmp_path / 'found.json'
-    ended = run_experiment('experiments.torch_training', '--repeats=1', '--variants=eager', f'--output={output}')
+    flags = ('--repeats=1', '--variants=eager', f'--output={output}')
+    ended = run_experiment('experiments.measure.torch_training', *flags)
     assert ended.returncode == 0, ended.stderr
     (row,) = json.loads(output.read_text())['rows']
     assert row['variant'] == 'eager'
@@ -134,7 +133,7 @@ def test_steps_are_timed(tmp_path: Path) -> None:
 
 
 def test_what_fails_or_takes_too_long_is_told_of_and_costs_nothing_else() -> None:
-    from experiments import torch_measure
+    from experiments.measure import torch_measure
 
     def fail() -> dict[str, float]:
         raise RuntimeError('no such kernel\nand so on')

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 
 import helpers
-from codinet_jax.errors import InputError
-from codinet_jax.record import AugmentedRecord, Record
+from codinet_jax.config import setup
+from codinet_jax.evaluation import record as records_of
+from codinet_jax.evaluation.record import AugmentedRecord, Record
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 NEWER = (
+    ('method',),
+    ('imports',),
+    ('loss', 'extra_terms'),
+    ('loss', 'extra_weights'),
     ('image_size',),
     ('mean',),
     ('std',),
@@ -26,7 +32,12 @@ NEWER = (
 
 @pytest.fixture
 def older(tmp_path: Path) -> Workdir:
-    written = json.loads(helpers.tiny_config(**{'loss.gamma': 0.7}).to_json())
+    return by_older_version(tmp_path, {'loss.gamma': 0.7})
+
+
+def by_older_version(tmp_path: Path, changes: Mapping[str, Any]) -> Workdir:
+    written = json.loads(helpers.tiny_config(**changes).to_json())
+    written['loss']['gamma_lead'] = written['loss'].pop('gamma_damping_steps')
     for *path, name in NEWER:
         within = written
         for part in path:
@@ -41,12 +52,43 @@ def test_what_an_older_version_did_not_know_is_as_the_default_says(older: Workdi
     assert (config.image_size, config.mean, config.std, config.model.remat) == (None, None, None, False)
     assert config.loss.label_smoothing == 0.0
     assert config.loss.gamma == 0.7 and config.model.depth == 8, 'what it knew stays'
+    assert config.method == 'codinet' and config.loss.gamma_damping_steps == 100.0
+
+
+@pytest.mark.parametrize('router', ['static', 'random'])
+def test_an_older_baseline_is_still_one(tmp_path: Path, router: str) -> None:
+    config = by_older_version(tmp_path, {'model.router': router, 'loss.gamma_damping_steps': 200.0}).read_config()
+    assert config.method == router
+    assert config.loss.gamma_damping_steps == 200.0, 'what was once called gamma_lead'
+    assert setup.read(config).model.router == (None if router == 'static' else 'random')
 
 
 def test_its_run_may_go_on_unless_something_new_is_wanted(older: Workdir) -> None:
-    older.check(helpers.tiny_config(**{'loss.gamma': 0.7}))
+    older.check(record_of({'loss.gamma': 0.7}))
     with pytest.raises(InputError, match=r'loss\.label_smoothing \(0\.0 there, 0\.1 here\)'):
-        older.check(helpers.tiny_config(**{'loss.gamma': 0.7, 'loss.label_smoothing': 0.1}))
+        older.check(record_of({'loss.gamma': 0.7, 'loss.label_smoothing': 0.1}))
+
+
+def test_a_run_may_go_on_with_its_data_and_modules_elsewhere(older: Workdir) -> None:
+    elsewhere = record_of({'loss.gamma': 0.7}) | {'data_dir': '/elsewhere', 'imports': ['/elsewhere/my_router.py']}
+    older.check(elsewhere)
+
+
+def record_of(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return helpers.tiny_setup(**changes).record
+
+
+def test_a_budget_of_an_older_version_is_an_operating_point(older: Workdir) -> None:
+    point = {'threshold': 0.75, 'cost': 0.4, 'top1': 0.9}
+    budget = point | {'target_cost': 0.4, 'split': 'train', 'curve': [point]}
+    older.write_results({'0.4': budget}, 'budgets')
+    assert older.read_threshold('0.4') == 0.75
+    found = older.read_operating_points()['0.4']
+    assert found['macs_share'] == found['curve'][0]['macs_share'] == 0.4 and found['top1'] == 0.9
+    older.write_operating_point('half', {'threshold': 0.5, 'macs_share': 0.5})
+    assert (older.read_threshold('0.4'), older.read_threshold('half'), older.read_threshold(None)) == (0.75, 0.5, 0.5)
+    with pytest.raises(InputError, match=r"no operating point 'third' \(it has 0\.4, half\)"):
+        older.read_threshold('third')
 
 
 def records() -> tuple[Record, AugmentedRecord]:
@@ -72,21 +114,21 @@ def assert_same(found: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
 
 def test_routes_are_read_as_they_were_written(tmp_path: Path) -> None:
     workdir, (record, augmented) = Workdir(tmp_path), records()
-    workdir.write_routes('test', record, augmented)
+    records_of.write_routes(workdir, 'test', record, augmented)
     reversed_record = Record(*(array_N[::-1] for array_N in record))
-    workdir.write_routes('test_half', reversed_record, augmented)
+    records_of.write_routes(workdir, 'test_half', reversed_record, augmented)
     for name, expected in (('test', record), ('test_half', reversed_record)):
-        found, found_augmented = workdir.read_routes(name)
+        found, found_augmented = records_of.read_routes(workdir, name)
         assert_same(found, expected)
         assert_same(found_augmented, augmented)
-    workdir.write_routes('test', reversed_record, augmented)
-    assert_same(workdir.read_routes('test')[0], reversed_record)
+    records_of.write_routes(workdir, 'test', reversed_record, augmented)
+    assert_same(records_of.read_routes(workdir, 'test')[0], reversed_record)
     assert sorted(helpers.all_bytes(tmp_path)) == ['routes/test.npz', 'routes/test_half.npz']
 
 
 def test_routes_are_kept_under_the_names_of_the_legend(tmp_path: Path) -> None:
     record, augmented = records()
-    Workdir(tmp_path).write_routes('test', record, augmented)
+    records_of.write_routes(Workdir(tmp_path), 'test', record, augmented)
     with np.load(tmp_path / 'routes' / 'test.npz') as arrays:
         assert set(arrays.files) == {*Record._fields, *AugmentedRecord._fields}
         np.testing.assert_array_equal(arrays['decisions_Nxn'], record.decisions_Nxn)
@@ -118,18 +160,18 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize('how', SPOILT)
 def test_routes_that_cannot_be_read_are_refused_with_what_to_do(tmp_path: Path, how: str) -> None:
     workdir, path = Workdir(tmp_path), tmp_path / 'routes' / 'test.npz'
-    workdir.write_routes('test', *records())
+    records_of.write_routes(workdir, 'test', *records())
     SPOILT[how](path)
     with pytest.raises(InputError, match=f'^{re.escape(str(path))} .*codinet_jax\\.evaluate.$'):
-        workdir.read_routes('test')
+        records_of.read_routes(workdir, 'test')
 
 
 @pytest.mark.parametrize('shape', [(7, 8, 8, 1), (3, 64, 48, 3)])
 def test_thumbnails_are_read_as_they_were_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
     workdir = Workdir(tmp_path)
     thumbnails_SxhxwxC = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    workdir.write_thumbnails('validation', thumbnails_SxhxwxC)
-    found = workdir.read_thumbnails('validation')
+    records_of.write_thumbnails(workdir, 'validation', thumbnails_SxhxwxC)
+    found = records_of.read_thumbnails(workdir, 'validation')
     np.testing.assert_array_equal(found, thumbnails_SxhxwxC)
     assert found.dtype == np.uint8
 
@@ -137,7 +179,7 @@ def test_thumbnails_are_read_as_they_were_written(tmp_path: Path, shape: tuple[i
 @pytest.mark.parametrize('how', ['missing', 'empty', 'no archive', 'cut short', 'older'])
 def test_thumbnails_that_cannot_be_read_are_refused_with_what_to_do(tmp_path: Path, how: str) -> None:
     workdir, path = Workdir(tmp_path), tmp_path / 'thumbnails' / 'test.npz'
-    workdir.write_thumbnails('test', np.zeros((2, 8, 8, 1), np.uint8))
+    records_of.write_thumbnails(workdir, 'test', np.zeros((2, 8, 8, 1), np.uint8))
     SPOILT[how](path)
     with pytest.raises(InputError, match=f'^{re.escape(str(path))} .*codinet_jax\\.evaluate.$'):
-        workdir.read_thumbnails('test')
+        records_of.read_thumbnails(workdir, 'test')

@@ -17,7 +17,7 @@ ITERATIONS_A_CALL = 10
 ITERATIONS = (250, 500)  # with clusters drawn tighter than they are, then as they are
 
 
-def lay_out(runs: Sequence[Run], say: Callable[[str], None]) -> list[np.ndarray | None]:
+def lay_out(runs: Sequence[Run], log: Callable[[str], None]) -> list[np.ndarray | None]:
     """Positions of each run's first images; of networks with as many blocks in one map, so that spreads compare.
 
     None for a run without routes: t-SNE would blow up its one point to a disc.
@@ -26,8 +26,8 @@ def lay_out(runs: Sequence[Run], say: Callable[[str], None]) -> list[np.ndarray 
         run.name: run.record.run_probability_Nxn[: MOST_POINTS // len(runs)] for run in runs if not run.is_static
     }
     if len({v_Pxn.shape[1] for v_Pxn in v_of_each.values()}) != 1:
-        found = {name: embed(v_Pxn, say) for name, v_Pxn in v_of_each.items()}
-    elif (points := embed(np.concatenate(list(v_of_each.values())), say)) is None:
+        found = {name: embed(v_Pxn, log) for name, v_Pxn in v_of_each.items()}
+    elif (points := embed(np.concatenate(list(v_of_each.values())), log)) is None:
         found = {}
     else:
         ends = np.cumsum([len(v_Pxn) for v_Pxn in v_of_each.values()])
@@ -35,14 +35,14 @@ def lay_out(runs: Sequence[Run], say: Callable[[str], None]) -> list[np.ndarray 
     return [found.get(run.name) for run in runs]
 
 
-def embed(v_Nxn: np.ndarray, say: Callable[[str], None], seed: int = 0) -> np.ndarray | None:
+def embed(v_Nxn: np.ndarray, log: Callable[[str], None], seed: int = 0) -> np.ndarray | None:
     """Lays out the first P images, at most 10,000, so that those of like gates v are neighbours.
 
     The perplexity is 30, or a third of the other images if those are fewer than 90.
 
     Args:
       v_Nxn: relaxed routes, in [0, 1].
-      say: is told how far it is.
+      log: is given a line now and then of how far it is.
       seed: of what is random; the same gives the same.
 
     Returns:
@@ -53,14 +53,14 @@ def embed(v_Nxn: np.ndarray, say: Callable[[str], None], seed: int = 0) -> np.nd
     P = len(v_Pxn)
     if P < FEWEST_POINTS or len(np.unique(v_Pxn, axis=0)) < 3:
         return None
-    done, told_at = 0, time.monotonic()
+    done, logged_at = 0, time.monotonic()
 
-    def tell(*_: object) -> None:
-        nonlocal done, told_at
+    def report(*_: object) -> None:
+        nonlocal done, logged_at
         done += ITERATIONS_A_CALL
-        if time.monotonic() - told_at > SECONDS_BETWEEN_LINES:
-            told_at = time.monotonic()
-            say(f'laying out {P} routes: {done / sum(ITERATIONS):.0%}')
+        if time.monotonic() - logged_at > SECONDS_BETWEEN_LINES:
+            logged_at = time.monotonic()
+            log(f'laying out {P} routes: {done / sum(ITERATIONS):.0%}')
 
     tsne = openTSNE.TSNE(
         perplexity=min(PERPLEXITY, (P - 1) / 3),
@@ -68,7 +68,7 @@ def embed(v_Nxn: np.ndarray, say: Callable[[str], None], seed: int = 0) -> np.nd
         n_iter=ITERATIONS[1],
         random_state=seed,
         n_jobs=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1,
-        callbacks=tell,
+        callbacks=report,
         callbacks_every_iters=ITERATIONS_A_CALL,
     )
     return np.asarray(tsne.fit(v_Pxn.astype(np.float64)), np.float64)

@@ -41,8 +41,8 @@ def route_map_html(run: Run, positions_Px2: np.ndarray) -> str:
     counts = np.bincount(run.record.labels_N[:P])
     return render(
         'route_map.html',
-        classes=[(label, run.classes[label], int(counts[label])) for label in np.flatnonzero(counts)],
-        first_way='class' if len(run.classes) <= len(palettes['light']['classes']) else 'cost',
+        classes=[(label, run.class_names[label], int(counts[label])) for label in np.flatnonzero(counts)],
+        first_way='class' if len(run.class_names) <= len(palettes['light']['classes']) else 'cost',
         num_images=run.num_images,
         split=run.split,
         width=width,
@@ -109,7 +109,7 @@ def _data(run: Run, P: int) -> dict[str, Any]:
         'blockMacs': list(run.costs.blocks_n),
         'fixedMacs': run.costs.fixed_macs,
         'staticMacs': run.costs.static_macs,
-        'classes': list(run.classes),
+        'classes': list(run.class_names),
         'numPictures': len(thumbnails_SxhxwxC),
         'sheetColumns': SHEET_COLUMNS,
         'sheetRows': SHEET_ROWS,

@@ -5,38 +5,39 @@ from typing import Any
 
 import numpy as np
 
-from codinet_jax import settings
-from codinet_jax.data.datasets import DatasetSpec
-from codinet_jax.errors import InputError
+from codinet_jax.config import setup
+from codinet_jax.config.setup import Setup
+from codinet_jax.evaluation.record import AugmentedRecord, Record, read_routes, read_thumbnails
+from codinet_jax.evaluation.statistics import statistics
 from codinet_jax.models.cost import CostTable
-from codinet_jax.record import AugmentedRecord, Record
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
+
+AS_TRAINED = 'as trained'
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One evaluation of a finished run, on N images by n gated blocks.
 
-    It is `recorded` under a name, its split's and its budget's; `is_own` says whether training ended with it.
+    It is `recorded` under a name, its split's and its operating point's; `is_own` says whether training ended with it.
     `thumbnails_SxhxwxC` show the first S images. `results` are the run's own, `metrics` the rows of its training,
-    `budgets` what `calibrate` found. `evaluations` are the summaries there are of the same split: the run's own under
-    'as trained', if it was on that split, and those at budgets under their names.
+    `operating_points` what `calibrate` found. `evaluations` are the summaries there are of the same split: the run's
+    own under `AS_TRAINED`, if it was on that split, and those at operating points under their names.
     """
 
     name: str
     recorded: str
     is_own: bool
     split: str
-    budget: str | None
-    config: Any
-    dataset: DatasetSpec
-    costs: CostTable
+    operating_point: str | None
+    setup: Setup
     record: Record
     augmented: AugmentedRecord
     thumbnails_SxhxwxC: np.ndarray
     results: dict[str, Any]
     metrics: list[dict[str, Any]]
-    budgets: dict[str, Any]
+    operating_points: dict[str, Any]
     evaluations: dict[str, dict[str, Any]]
 
     @property
@@ -48,14 +49,27 @@ class Run:
         return self.record.decisions_Nxn.shape[1]
 
     @property
-    def is_static(self) -> bool:
-        """Whether there is nothing to decide: a network without routers."""
-        return bool(self.config.model.router == settings.STATIC)
+    def costs(self) -> CostTable:
+        return self.setup.costs
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """A name for every class; its number where the data set has too many to be named."""
-        return self.dataset.classes or tuple(map(str, range(self.dataset.num_classes)))
+    def is_static(self) -> bool:
+        """Whether there is nothing to decide: a network without routers."""
+        return self.setup.model.router is None
+
+    @property
+    def dataset(self) -> str:
+        """What its data set is called."""
+        return self.setup.data.name
+
+    @property
+    def backbone(self) -> str:
+        """As the paper writes it: ResNet-110."""
+        return f'ResNet-{self.setup.record["model"]["depth"]}'
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.setup.data.spec.class_names
 
     @property
     def is_correct_N(self) -> np.ndarray:
@@ -76,8 +90,15 @@ class Run:
         """MACs that each image costs."""
         return self.costs.fixed_macs + self.record.decisions_Nxn @ np.array(self.costs.blocks_n)
 
+    def numbers(self) -> dict[str, Any]:
+        """What numbers.json holds: all that is counted, and of what."""
+        found = statistics(self.record, self.augmented, self.costs, self.class_names)
+        return {'split': self.split, 'operating_point': self.operating_point, 'is_static': self.is_static} | found
 
-def read_run(workdir: Workdir, split: str | None = None, budget: str | None = None, label: str | None = None) -> Run:
+
+def read_run(
+    workdir: Workdir, split: str | None = None, operating_point: str | None = None, label: str | None = None
+) -> Run:
     """Reads one evaluation of a finished run: if not said, that with which its training ended.
 
     The run is called what its directory is, if it is given no label.
@@ -88,31 +109,29 @@ def read_run(workdir: Workdir, split: str | None = None, budget: str | None = No
     config, results = workdir.read_config(), workdir.read_results()
     if results is None:
         raise InputError(f'{workdir} holds an unfinished run: go on with codinet_jax.main.')
-    settings.check(config)
+    named = setup.read(config)
     own_split = str(results.get('split', 'test'))
-    split, budgets = split or own_split, workdir.read_budgets()
-    own = {'as trained': results} if split == own_split else {}
-    at_budgets = {name: workdir.read_results(f'evaluation_{split}_{name}') for name in budgets}
-    recorded = '_'.join(filter(None, (split, budget)))
-    record, augmented = workdir.read_routes(recorded)
-    dataset, costs = settings.dataset(config), settings.costs(config)
+    split, points = split or own_split, workdir.read_operating_points()
+    own = {AS_TRAINED: results} if split == own_split else {}
+    at_points = {name: workdir.read_results(f'evaluation_{split}_{name}') for name in points}
+    recorded = '_'.join(filter(None, (split, operating_point)))
+    record, augmented = read_routes(workdir, recorded)
     classes = np.concatenate([record.labels_N, record.predictions_N, augmented.augmented_predictions_AxN.ravel()])
-    if record.decisions_Nxn.shape[1] != costs.num_blocks or not np.isin(classes, range(dataset.num_classes)).all():
+    num_blocks, num_classes = named.costs.num_blocks, named.data.spec.num_classes
+    if record.decisions_Nxn.shape[1] != num_blocks or not np.isin(classes, range(num_classes)).all():
         raise InputError(f'{workdir} holds a record of another network: evaluate it again with codinet_jax.evaluate.')
     return Run(
         name=label or workdir.path.name,
         recorded=recorded,
         is_own=recorded == own_split,
         split=split,
-        budget=budget,
-        config=config,
-        dataset=dataset,
-        costs=costs,
+        operating_point=operating_point,
+        setup=named,
         record=record,
         augmented=augmented,
-        thumbnails_SxhxwxC=workdir.read_thumbnails(split),
+        thumbnails_SxhxwxC=read_thumbnails(workdir, split),
         results=results,
         metrics=workdir.read_metrics(),
-        budgets=budgets,
-        evaluations=own | {name: summary for name, summary in at_budgets.items() if summary is not None},
+        operating_points=points,
+        evaluations=own | {name: summary for name, summary in at_points.items() if summary is not None},
     )

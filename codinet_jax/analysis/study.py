@@ -1,6 +1,5 @@
 """The analyses of the paper over one run, or over several side by side: numbers, figures and a page, as files."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,9 +9,9 @@ from codinet_jax.analysis.remarks import remarks
 from codinet_jax.analysis.report import Page, Shown, page_html
 from codinet_jax.analysis.route_map import route_map_html
 from codinet_jax.analysis.run import Run
-from codinet_jax.analysis.statistics import statistics
+from codinet_jax.runtime.files import json_bytes
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class Study(NamedTuple):
@@ -23,21 +22,23 @@ class Study(NamedTuple):
     numbers: tables.Table
 
 
-def study(runs: Sequence[Run], say: Say) -> Study:
+def study(runs: Sequence[Run], log: Log) -> Study:
     """Analyses runs, whose names differ; one alone also gets its route map and the drawings that have no overlay."""
-    found = {run.name: statistics(run) for run in runs}
+    found = {run.name: run.numbers() for run in runs}
     of_all = tables.tables(found)
-    said = [f'{run.name}: {remark}' if len(runs) > 1 else remark for run in runs for remark in remarks(run)]
-    positions = lay_out(runs, say)
+    remarked = [f'{run.name}: {remark}' if len(runs) > 1 else remark for run in runs for remark in remarks(run)]
+    positions = lay_out(runs, log)
     if any(points is None and not run.is_static for run, points in zip(runs, positions, strict=True)):
-        said.append('Fewer than four images, or three different relaxed routes, cannot be laid out: there is no map.')
-    say('drawing')
+        remarked.append(
+            'Fewer than four images, or three different relaxed routes, cannot be laid out: there is no map.'
+        )
+    log('drawing')
     light, dark = (figures.draw(runs, positions, is_dark=is_dark) for is_dark in (False, True))
-    files = {'numbers.json': _json(found if len(runs) > 1 else found[runs[0].name])}
+    files = {'numbers.json': json_bytes(found if len(runs) > 1 else found[runs[0].name])}
     files['numbers.md'] = tables.markdown(of_all).encode()
     for stem, picture in light.items():
         files |= {f'{stem}.{kind}': figures.rendered(picture, kind) for kind in ('png', 'pdf')}
-    say('writing the report')
+    log('writing the report')
     shown = [
         Shown(
             picture.title,
@@ -52,7 +53,7 @@ def study(runs: Sequence[Run], say: Say) -> Study:
     page = Page(
         title=_title(runs),
         subtitle=_subtitle(runs),
-        remarks=said,
+        remarks=remarked,
         headlines=_headlines(runs[0], found[runs[0].name]) if len(runs) == 1 else (),
         shown=shown,
         tables=of_all,
@@ -60,7 +61,7 @@ def study(runs: Sequence[Run], say: Say) -> Study:
     )
     route_map = route_map_html(runs[0], positions[0]) if len(runs) == 1 and positions[0] is not None else ''
     files['report.html'] = page_html(page, route_map).encode()
-    return Study(files, said, of_all[0])
+    return Study(files, remarked, of_all[0])
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -69,8 +70,8 @@ def _title(runs: Sequence[Run]) -> str:
 
 def _subtitle(runs: Sequence[Run]) -> str:
     run = runs[0]
-    at = f' at budget {run.budget}' if run.budget else ''
-    return f'{runs[0].dataset.tfds_name}, {run.num_images:,} images of {run.split}{at}'
+    at = f' at operating point {run.operating_point}' if run.operating_point else ''
+    return f'{run.dataset}, {run.num_images:,} images of {run.split}{at}'
 
 
 def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -87,12 +88,12 @@ def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]
         (
             'routes',
             f'{found["num_paths"]:,}',
-            f'{found["coverage"]["90%"]:,} of them hold 90% of the images; {found["route_entropy_bits"]:.2f} bits',
+            f'{found["coverage"]["90%"]:,} of them hold 90% of the images; {found["route_entropy"]:.2f} bits',
         ),
         (
             'same route when augmented',
             f'{same_route:.1%}',
-            f'the paper, ResNet-110: {reported}' if run.config.dataset == 'cifar10' else 'mean over four augmentations',
+            f'the paper, ResNet-110: {reported}' if run.dataset == 'cifar10' else 'mean over four augmentations',
         ),
         (
             'route distance',
@@ -103,13 +104,9 @@ def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]
 
 
 def _provenance(run: Run) -> str:
-    results, model = run.results, run.config.model
+    results, model = run.results, run.setup.record['model']
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
     return (
-        f'{run.name}: {model.backbone} {model.depth}, router {model.router}, seed {results["seed"]}, trained for '
-        f'{results["num_steps"]:,} steps on {results["num_devices"]} x {results["device"]}; {versions}.'
+        f'{run.name}: {model["backbone"]} {model["depth"]}, router {model["router"]}, seed {results["seed"]}, trained '
+        f'for {results["num_steps"]:,} steps on {results["num_devices"]} x {results["device"]}; {versions}.'
     )
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + '\n').encode()

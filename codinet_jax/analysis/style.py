@@ -110,7 +110,7 @@ def looks(runs: Sequence[Run], colours: Theme) -> list[RunLook]:
 
 def run_label(run: Run) -> str:
     """What a legend calls a run."""
-    return shortened(run.name if run.budget is None else f'{run.name} at {run.budget}', LONGEST_LABEL)
+    return shortened(run.name if run.operating_point is None else f'{run.name} at {run.operating_point}', LONGEST_LABEL)
 
 
 def of_run(run: Run, runs: Sequence[Run]) -> str:

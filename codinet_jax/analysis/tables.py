@@ -48,14 +48,14 @@ def _markdown_rows(table: Table) -> str:
 def _numbers(found: Statistics) -> dict[str, str]:
     mean = found['augmentations']['mean']
     return {
-        'images': f'{found["num_images"]:,}',
+        'images': f'{found["num_test_images"]:,}',
         'top-1': f'{found["top1"]:.2%}',
         'K, blocks run': f'{found["mean_path_length"]:.2f} of {found["num_blocks"]}',
         'blocks expected to run, mean of Σv': f'{found["expected_path_length"]:.2f}',
         'MMACs an image': f'{found["mean_macs"] / 1e6:.2f}',
         'cost, of the static network': f'{found["macs_share"]:.1%}',
         '#paths, distinct routes': f'{found["num_paths"]:,}',
-        'entropy of the routes, bits': f'{found["route_entropy_bits"]:.2f}',
+        'entropy of the routes, bits': f'{found["route_entropy"]:.2f}',
         **{f'routes that hold {share} of the images': f'{routes:,}' for share, routes in found['coverage'].items()},
         'route distance within classes, blocks': _or_none(found['distance_within_classes']),
         'route distance between classes, blocks': _or_none(found['distance_between_classes']),
@@ -94,7 +94,7 @@ def _routes(found: Statistics) -> Table:
             each['route'].replace('1', '■').replace('0', '□'),
             str(each['route'].count('1')),
             f'{each["images"]:,}',
-            f'{each["images"] / found["num_images"]:.1%}',
+            f'{each["images"] / found["num_test_images"]:.1%}',
             f'{each["top1"]:.2%}',
         )
         for each in found['most_used_routes']

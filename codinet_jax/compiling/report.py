@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
-from codinet_jax import sharding
 from codinet_jax.compiling import hlo, thunks
 from codinet_jax.compiling.targets import Target
+from codinet_jax.runtime import sharding
 
 COMPILERS = ('jaxlib', 'libtpu', 'jax-cuda13-plugin', 'nvidia-cudnn-cu13', 'nvidia-cuda-nvcc')
 # Of what XLA:TPU says where memory runs out: 'Used 20.1G of 15.75G hbm', '(400.00G) exceeds available HBM (15.75G)'.

@@ -10,9 +10,9 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from codinet_jax import sharding
 from codinet_jax.compiling import nvidia
-from codinet_jax.errors import InputError
+from codinet_jax.runtime import sharding
+from codinet_jax.runtime.errors import InputError
 
 GIB = 2**30
 KNOWN = 'v5e-2x2, v5e-4x4, v4-2x2x1, v4-2x2x4, v5p-2x2x1, v6e-4x4, h100 or cpu'

@@ -62,18 +62,18 @@ def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
     Args:
       images: uint8 [..., C], any leading axes.
-      mean: C numbers, of pixels in [0, 1].
-      std: C numbers, of pixels in [0, 1].
+      mean: C numbers, or one for all, of pixels in [0, 1].
+      std: as `mean`.
 
     Returns:
       float32 [..., C].
 
     Raises:
-      ValueError: mean or std has not one number for each channel.
+      ValueError: mean or std has not one number, or one for each channel.
     """
     num_channels = images.shape[-1]
-    if len(mean) != num_channels or len(std) != num_channels:
+    if not {len(mean), len(std)} <= {1, num_channels}:
         raise ValueError(f'{num_channels} channels need as many means and stds, not {len(mean)} and {len(std)}')
-    per_channel = (1,) * (images.ndim - 1) + (num_channels,)
-    mean_C, std_C = (jnp.asarray(numbers, jnp.float32).reshape(per_channel) for numbers in (mean, std))
+    ones = (1,) * (images.ndim - 1)
+    mean_C, std_C = (jnp.asarray(numbers, jnp.float32).reshape(*ones, -1) for numbers in (mean, std))
     return (images.astype(jnp.float32) / 255 - mean_C) / std_C

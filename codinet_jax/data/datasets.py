@@ -1,10 +1,12 @@
-"""The image sets we know, and their splits: train, validation held out of it, test."""
+"""The image sets we know by name, and their splits: train, validation held out of it, test."""
 
 import dataclasses
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath  # TFDS's own paths, so that gs:// is a data_dir too
@@ -12,30 +14,82 @@ from etils import epath  # TFDS's own paths, so that gs:// is a data_dir too
 from codinet_jax.data import tfds_files
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.split import Split
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """What is to be known of a data set; `mean` and `std` are per channel, of pixels in [0, 1].
+class DataSpec:
+    """What a network and its training must know of images.
 
-    A set `is_streamed` if it is too large to be held in memory: photographs of all sizes, which the host crops.
-    `center_crop` is the share of a photograph's shorter side that evaluation sees; `classes` are their names, where
-    they are few enough to be listed here.
+    Attributes:
+      classes: their names; or how many there are, where they have none.
+      mean: per channel, of pixels in [0, 1]; one number for all of them will do.
+      std: as `mean`, above 0.
+      crop_padding: pixels added on each side before a view is cropped back; 0 crops nothing.
+      flip: whether views are mirrored half the time.
+      center_crop: share of a photograph's shorter side that evaluation sees.
     """
 
-    tfds_name: str
-    test_split: str
-    num_classes: int
+    classes: tuple[str, ...] | int
+    mean: tuple[float, ...] | float
+    std: tuple[float, ...] | float
+    crop_padding: int = 0
+    flip: bool = False
+    center_crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ('mean', 'std'):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(map(float, value)) if isinstance(value, tuple | list) else (value,))
+        for name, low, of in (('mean', 0, 'from 0 to 1'), ('std', 1e-6, 'above 0 and at most 1')):
+            numbers = getattr(self, name)
+            if not all(isinstance(number, int | float) and low <= number <= 1 for number in numbers):
+                raise InputError(f'{name} is {numbers}; give a number {of} for each channel.')
+        if self.num_classes < 1 or self.crop_padding < 0 or not 0 < self.center_crop <= 1:
+            raise InputError(
+                f'{self} cannot be: there is at least one class, crop_padding is at least 0, and center_crop a share.'
+            )
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std, per channel or one for all."""
+        mean, std = self.mean, self.std
+        assert isinstance(mean, tuple) and isinstance(std, tuple)  # __post_init__ made them
+        return mean, std
+
+    @property
+    def num_classes(self) -> int:
+        return self.classes if isinstance(self.classes, int) else len(self.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for every class; its number where they have none."""
+        return tuple(map(str, range(self.classes))) if isinstance(self.classes, int) else self.classes
+
+
+Read = Callable[[str, str | None], Any]
+
+
+class Dataset(NamedTuple):
+    """A data set that commands know by name.
+
+    Attributes:
+      spec: see `DataSpec`.
+      image_size: pixels a side.
+      num_channels: of each image.
+      read: the arrays of 'train' or 'test', uint8 [N, H, W, C] and int [N], from a config's data_dir; None: TFDS's.
+      tfds_name: of a set that TFDS prepared.
+      test_split: what is tested on, in TFDS.
+      is_streamed: whether it is too large to be held in memory: photographs of all sizes, which the host crops.
+    """
+
+    spec: DataSpec
     image_size: int
     num_channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_padding: int
-    flip: bool
+    read: Read | None = None
+    tfds_name: str = ''
+    test_split: str = 'test'
     is_streamed: bool = False
-    center_crop: float = 1.0
-    classes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -47,71 +101,48 @@ DIGITS = tuple('0123456789')
 THINGS = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
 # A mirrored digit is another shape, so digits and house numbers are cropped and never flipped.
-DATASETS: dict[str, DatasetSpec] = {
-    'digits': DatasetSpec(
-        tfds_name='digits',
-        test_split='test',
-        num_classes=10,
-        image_size=8,
-        num_channels=1,
-        mean=(0.3052,),
-        std=(0.3760,),
-        crop_padding=1,
-        flip=False,
-        classes=DIGITS,
-    ),
-    'cifar10': DatasetSpec(
+DATASETS: dict[str, Dataset] = {
+    'digits': Dataset(DataSpec(DIGITS, (0.3052,), (0.3760,), crop_padding=1), 8, 1, tfds_name='digits'),
+    'cifar10': Dataset(
+        DataSpec(THINGS, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), crop_padding=4, flip=True),
+        image_size=32,
+        num_channels=3,
         tfds_name='cifar10',
-        test_split='test',
-        num_classes=10,
+    ),
+    'cifar100': Dataset(
+        DataSpec(100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_padding=4, flip=True),
         image_size=32,
         num_channels=3,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        crop_padding=4,
-        flip=True,
-        classes=THINGS,
-    ),
-    'cifar100': DatasetSpec(
         tfds_name='cifar100',
-        test_split='test',
-        num_classes=100,
+    ),
+    'svhn': Dataset(
+        DataSpec(DIGITS, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), crop_padding=4),
         image_size=32,
         num_channels=3,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-        crop_padding=4,
-        flip=True,
-    ),
-    'svhn': DatasetSpec(
         tfds_name='svhn_cropped',
-        test_split='test',
-        num_classes=10,
-        image_size=32,
-        num_channels=3,
-        mean=(0.4377, 0.4438, 0.4728),
-        std=(0.1980, 0.2010, 0.1970),
-        crop_padding=4,
-        flip=False,
-        classes=DIGITS,
     ),
-    'imagenet2012': DatasetSpec(
-        tfds_name='imagenet2012',
-        test_split='validation',
-        num_classes=1000,
+    'imagenet2012': Dataset(
+        DataSpec(1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), flip=True, center_crop=0.875),
         image_size=224,
         num_channels=3,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        crop_padding=0,
-        flip=True,
+        tfds_name='imagenet2012',
+        test_split='validation',
         is_streamed=True,
-        center_crop=0.875,
     ),
 }
 
 
-def dataset_spec(name: str, image_size: int | None = None) -> DatasetSpec:
+def register(name: str, dataset: Dataset) -> None:
+    """Adds a data set of one's own under a name that a config's `dataset` can be.
+
+    Raises:
+      InputError: another one has this name.
+    """
+    if DATASETS.setdefault(name, dataset) != dataset:
+        raise InputError(f'There is a data set {name!r} already: register yours under another name.')
+
+
+def find(name: str, image_size: int | None = None) -> Dataset:
     """The entry of `DATASETS` called `name`; photographs can be had in another size than its own.
 
     Raises:
@@ -121,61 +152,131 @@ def dataset_spec(name: str, image_size: int | None = None) -> DatasetSpec:
         close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
         hint = f', did you mean {close[0]!r}' if close else ''
         raise InputError(f'Data set {name!r} is unknown{hint}: the known ones are {", ".join(DATASETS)}.')
-    spec = DATASETS[name]
-    if image_size in (None, spec.image_size):
-        return spec
-    if not spec.is_streamed:
+    dataset = DATASETS[name]
+    if image_size in (None, dataset.image_size):
+        return dataset
+    if not dataset.is_streamed:
         raise InputError(
-            f'image_size is {image_size}, but images of {name} are {spec.image_size} pixels: leave it out.'
+            f'image_size is {image_size}, but images of {name} are {dataset.image_size} pixels: leave it out.'
         )
     if not 32 <= image_size <= 1024:
         raise InputError(f'image_size is {image_size}: give pixels a side from 32 to 1024.')
-    return dataclasses.replace(spec, image_size=image_size)
+    return dataset._replace(image_size=image_size)
 
 
-def load(
-    name: str,
-    split: str,
-    data_dir: str | os.PathLike[str] | None = None,
-    val_split: float = 0.0,
-    image_size: int | None = None,
-) -> Split:
-    """Opens one split on disk: into memory, or to be streamed. Nothing is downloaded, and only digits are ever written.
+@dataclass(frozen=True)
+class DataSource:
+    """A data set, where it lies and how it is split. Nothing is downloaded, and only digits are ever written.
 
-    Args:
-      name: a key of `DATASETS`.
-      split: 'train', 'validation' or 'test'.
+    Attributes:
+      name: what it is called.
+      dataset: see `find`.
+      spec: the data set's own, or one of another normalisation.
       data_dir: where TFDS prepared the set; None is TFDS's default, TFDS_DATA_DIR or ~/tensorflow_datasets.
-      val_split: fraction of the training images held out, in [0, 1); always the same images for the same fraction.
-        'validation' is those, 'train' the others.
-      image_size: pixels a side, as in `dataset_spec`.
-
-    Raises:
-      InputError: the name or the split is unknown, val_split leaves it empty, or the set is missing, half-written or in
-        a format that cannot be read here.
+      val_split: share of the training images held out, in [0, 1); always the same images for the same share.
+      train_images: the first so many of train, of a set held in memory; None is all of them.
     """
-    spec = dataset_spec(name, image_size)
-    if split not in ('train', 'validation', 'test'):
-        raise InputError(f"Split {split!r} is unknown: ask for 'train', 'validation' or 'test'.")
-    if not 0.0 <= val_split < 1.0:
-        raise InputError(f'val_split is {val_split}: give the fraction of train to hold out, at least 0 and below 1.')
-    if split == 'validation' and val_split == 0.0:
-        raise InputError("Split 'validation' is empty while val_split is 0: give the fraction of train to hold out.")
-    root: Path = epath.Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
-    tfds_split = spec.test_split if split == 'test' else 'train'
-    if spec.is_streamed:
+
+    name: str
+    dataset: Dataset
+    spec: DataSpec
+    data_dir: str | os.PathLike[str] | None = None
+    val_split: float = 0.0
+    train_images: int | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[H, W, C] of one image."""
+        return self.dataset.image_shape
+
+    def open(self, split: str) -> Split:
+        """Opens one split: into memory, or to be streamed.
+
+        Args:
+          split: 'train', 'validation', which is what is held out of train, or 'test'.
+
+        Raises:
+          InputError: the split is unknown, or val_split leaves it empty, or the set is missing, half-written or in a
+            format that cannot be read here.
+        """
+        dataset, val_split = self.dataset, self.val_split
+        if split not in ('train', 'validation', 'test'):
+            raise InputError(f"Split {split!r} is unknown: ask for 'train', 'validation' or 'test'.")
+        if not 0.0 <= val_split < 1.0:
+            raise InputError(f'val_split is {val_split}: give the share of train to hold out, at least 0 and below 1.')
+        if split == 'validation' and val_split == 0.0:
+            raise InputError("Split 'validation' is empty while val_split is 0: give the share of train to hold out.")
+        if dataset.is_streamed:
+            if split == 'train' and self.train_images is not None:
+                raise InputError(f'train_images is {self.train_images}, but {self.name} is streamed: leave it out.')
+            return self._streamed(split)
+        images = self._in_memory('test' if split == 'test' else 'train')
+        if split != 'test':
+            images = self._part(images, split)
+        return images.first(self.train_images) if split == 'train' else images
+
+    def _streamed(self, split: str) -> Split:
         from codinet_jax.data import imagenet
 
-        shares = {'train': (val_split, 1.0), 'validation': (0.0, val_split), 'test': (0.0, 1.0)}[split]
-        return imagenet.open_split(spec.tfds_name, tfds_split, root, spec.image_size, spec.center_crop, shares)
-    images = ImageSet(*tfds_files.read(spec.tfds_name, tfds_split, spec.image_shape, root))
-    if split == 'test':
-        return images
-    held_out_N = _held_out(images.num_images, val_split)
-    chosen_N = held_out_N if split == 'validation' else ~held_out_N
-    if not chosen_N.any():
-        raise InputError(f'val_split {val_split} of {len(chosen_N)} training images leaves none to {split}: change it.')
-    return ImageSet(images.images_NxHxWxC[chosen_N], images.labels_N[chosen_N])
+        dataset, shares = self.dataset, {'train': (self.val_split, 1.0), 'validation': (0.0, self.val_split)}
+        tfds_split = dataset.test_split if split == 'test' else 'train'
+        return imagenet.open_split(
+            dataset.tfds_name,
+            tfds_split,
+            self._root,
+            dataset.image_size,
+            self.spec.center_crop,
+            shares.get(split, (0.0, 1.0)),
+        )
+
+    def _in_memory(self, split: str) -> ImageSet:
+        dataset = self.dataset
+        if dataset.read is None:
+            tfds_split = dataset.test_split if split == 'test' else 'train'
+            return ImageSet(*tfds_files.read(dataset.tfds_name, tfds_split, dataset.image_shape, self._root))
+        data_dir = None if self.data_dir is None else os.fspath(self.data_dir)
+        images, labels = dataset.read(split, data_dir)
+        return ImageSet.checked(images, labels, dataset.image_shape, self.spec.num_classes)
+
+    def _part(self, images: ImageSet, split: str) -> ImageSet:
+        held_out_N = _held_out(images.num_images, self.val_split)
+        chosen_N = held_out_N if split == 'validation' else ~held_out_N
+        if not chosen_N.any():
+            raise InputError(
+                f'val_split {self.val_split} of {len(chosen_N)} training images leaves none to {split}: change it.'
+            )
+        return ImageSet(images.images_NxHxWxC[chosen_N], images.labels_N[chosen_N])
+
+    @property
+    def _root(self) -> Path:
+        return epath.Path(self.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+
+
+def source(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    val_split: float = 0.0,
+    image_size: int | None = None,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    train_images: int | None = None,
+) -> DataSource:
+    """A data set by name; `normalisation` is another mean and std than its own.
+
+    Raises:
+      InputError: there is no such set, or not in this size, or the normalisation is not for its images.
+    """
+    dataset = find(name, image_size)
+    spec = dataset.spec
+    if normalisation is not None:
+        for field, numbers in zip(('mean', 'std'), normalisation, strict=True):
+            if len(numbers) != dataset.num_channels:
+                raise InputError(
+                    f'{field} is {tuple(numbers)}; give a number for each channel of {name}, of which there are '
+                    f'{dataset.num_channels}.'
+                )
+        spec = dataclasses.replace(spec, mean=tuple(normalisation[0]), std=tuple(normalisation[1]))
+    return DataSource(name, dataset, spec, data_dir, val_split, train_images)
 
 
 def _held_out(num_images: int, val_split: float) -> np.ndarray:

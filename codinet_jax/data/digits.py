@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 NUM_CLASSES = 10
 TEST_EVERY = 5

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 _MODES = {1: 'L', 3: 'RGB'}
 

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from codinet_jax import optional_tensorflow
 from codinet_jax.data import crops, image_files, tfds_files
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.data.order import Host, batch_indices, evaluation_positions
+from codinet_jax.data.order import batch_indices, evaluation_positions
 from codinet_jax.data.split import Split
 from codinet_jax.data.tfds_files import PreparedSplit
-from codinet_jax.errors import InputError
+from codinet_jax.runtime import optional_tensorflow
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.hosts import Host
 
 # Records of about 110 kB, still encoded. A host holds those of three epochs at a time, 1.7 GB: of the current one and
 # of two that are being made ready, so that none begins with a stall. TFDS shuffled the images when it wrote them, and

@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Generator, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from codinet_jax.data.order import Host, batch_indices, evaluation_positions
+from codinet_jax.data.order import batch_indices, evaluation_positions
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.hosts import Host
 
 
 class ImageSet(NamedTuple):
@@ -14,6 +16,31 @@ class ImageSet(NamedTuple):
 
     images_NxHxWxC: np.ndarray
     labels_N: np.ndarray
+
+    @classmethod
+    def checked(cls, images: Any, labels: Any, image_shape: tuple[int, int, int], num_classes: int) -> 'ImageSet':
+        """Arrays of one's own as a set.
+
+        Raises:
+          InputError: they are not uint8 images of this shape with a class each.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.dtype != np.uint8 or images.shape[1:] != tuple(image_shape) or not len(images):
+            raise InputError(
+                f'Images are {images.dtype} {list(images.shape)}: give uint8 [N, {", ".join(map(str, image_shape))}].'
+            )
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(f'Labels are {labels.dtype} {list(labels.shape)}: give integers [{len(images)}].')
+        if not (labels.min() >= 0 and labels.max() < num_classes):
+            raise InputError(
+                f'Labels go from {labels.min()} to {labels.max()}, and there are {num_classes} classes: give labels '
+                f'from 0 to {num_classes - 1}.'
+            )
+        return cls(images, labels.astype(np.int32))
+
+    def first(self, num_images: int | None) -> 'ImageSet':
+        """The first so many; all of them for None."""
+        return ImageSet(*(array[:num_images] for array in self))
 
     @property
     def num_images(self) -> int:

@@ -1,25 +1,12 @@
 """Which images a batch holds: arithmetic, so any step's are computed without the ones before, on any host."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
 import numpy as np
 
-from codinet_jax.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Host:
-    """One of `count` processes that share every global batch: its rows are the `index`-th of so many equal parts."""
-
-    index: int = 0
-    count: int = 1
-
-    def rows(self, batch_size: int) -> slice:
-        """This host's rows of a global batch, whose size `count` divides."""
-        share = batch_size // self.count
-        return slice(self.index * share, (self.index + 1) * share)
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.hosts import Host
 
 
 def batch_indices(step: int, batch_size: int, num_images: int, seed: int) -> np.ndarray:

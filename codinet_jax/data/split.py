@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.data.order import Host
+from codinet_jax.runtime.hosts import Host
 
 
 class Split(Protocol):

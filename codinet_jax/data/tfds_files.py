@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from codinet_jax import optional_tensorflow
-from codinet_jax.errors import InputError
+from codinet_jax.runtime import optional_tensorflow
+from codinet_jax.runtime.errors import InputError
 
 READ_BATCH = 1000
 

@@ -5,8 +5,8 @@ import contextlib
 import numpy as np
 from PIL import Image
 
-from codinet_jax.data.order import Host
 from codinet_jax.data.split import Split
+from codinet_jax.runtime.hosts import Host
 
 LARGEST = 64  # pixels a side
 MOST_BYTES = 2**25  # 10,922 images of 32 x 32, so all of CIFAR's test images; 2,730 photographs

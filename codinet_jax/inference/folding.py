@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from codinet_jax.models.codinet import EPSILON, is_router
+from codinet_jax.models.network import EPSILON
+from codinet_jax.models.routers import is_router
 
 
 def fold(variables: Mapping[str, Any]) -> dict[str, Any]:

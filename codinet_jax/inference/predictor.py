@@ -1,6 +1,6 @@
 """A trained network as a callable: pixels in; class, probability, route and its price out.
 
-What it needs to know of the network is a `Card`, what it runs a `Forward`. Where they come from, a workdir or an
+What it needs to know of the network is a `NetworkSpec`, what it runs a `Forward`. Where they come from, a network or an
 exported program, is no matter here, so that an exported one is used without the code of the model.
 """
 
@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 Forward = Callable[[np.ndarray, float], tuple[Any, Any]]
 Program = Callable[..., tuple[Any, Any]]  # of weights, images, a threshold and perhaps noise; pure
+Write = Callable[[str | os.PathLike[str], float], None]  # exports into a directory, with a threshold
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class NetworkSpec:
     """What is to be known of a network to use it. MACs are an image's; sizes are in pixels a side.
 
     `center_crop` is the share of a photograph's shorter side that the network was evaluated on. `blocks_per_stage` sum
@@ -60,43 +61,21 @@ class Prediction(NamedTuple):
 class Predictor:
     """Answers batches of images, running only the blocks that each image's routers want."""
 
-    def __init__(self, card: Card, forward: Forward, threshold: float = 0.5):
-        self.card, self.forward, self.threshold = card, forward, threshold
-
-    @classmethod
-    def from_workdir(
-        cls, path: str | os.PathLike[str], *, budget: str | None = None, strategy: str | None = None
-    ) -> 'Predictor':
-        """The network of a finished run, batch norm folded, on all devices.
-
-        Args:
-          path: a workdir of `codinet_jax.main`.
-          budget: a name that `codinet_jax.calibrate` gave to a threshold; 0.5 if not given.
-          strategy: 'masked', 'conditional', 'compacted' or 'fused'; if not given, 'fused' for the networks in bfloat16
-            that it computes on a CUDA device; else 'conditional' for one image and 'compacted' for more.
-
-        Raises:
-          InputError: there is no finished run, or no such budget or strategy.
-        """
-        from codinet_jax.inference import program  # here, for an exported network is used without it
-        from codinet_jax.workdir import Workdir
-
-        workdir = Workdir(path)
-        config, weights = workdir.read_config(), workdir.read_weights()
-        return cls(program.card(config), program.on_devices(config, weights, strategy), workdir.read_budget(budget))
+    def __init__(self, spec: NetworkSpec, forward: Forward, threshold: float = 0.5, write: Write | None = None):
+        self.spec, self.forward, self.threshold, self._write = spec, forward, threshold, write
 
     def __call__(self, images_BxHxWxC: np.ndarray, threshold: float | None = None) -> Prediction:
         """Answers one batch; every new batch size compiles once.
 
         Args:
-          images_BxHxWxC: uint8, or floats in [0, 1], of the card's image shape.
+          images_BxHxWxC: uint8, or floats in [0, 1], of the spec's image shape.
           threshold: a block runs where v reaches it; the predictor's own if not given.
 
         Raises:
           InputError: there is no image, or they are not such images.
         """
-        card, threshold = self.card, self.threshold if threshold is None else threshold
-        logits_BxY, v_Bxn = self.forward(pixels(images_BxHxWxC, card.image_shape), threshold)
+        spec, threshold = self.spec, self.threshold if threshold is None else threshold
+        logits_BxY, v_Bxn = self.forward(pixels(images_BxHxWxC, spec.image_shape), threshold)
         logits_BxY, v_Bxn = np.asarray(logits_BxY, np.float64), np.asarray(v_Bxn)
         exp_BxY = np.exp(logits_BxY - logits_BxY.max(axis=1, keepdims=True))
         decisions_Bxn = v_Bxn >= np.float32(threshold)
@@ -105,20 +84,30 @@ class Predictor:
             probabilities_BxY=exp_BxY / exp_BxY.sum(axis=1, keepdims=True),
             run_probability_Bxn=v_Bxn,
             decisions_Bxn=decisions_Bxn,
-            macs_B=card.fixed_macs + decisions_Bxn @ np.asarray(card.blocks_macs, np.int64),
+            macs_B=spec.fixed_macs + decisions_Bxn @ np.asarray(spec.blocks_macs, np.int64),
         )
 
     def in_batches(
         self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int, threshold: float | None = None
     ) -> Prediction:
         """Answers any number of images in batches of one size, the last filled up with copies that are not counted."""
-        images_NxHxWxC = pixels(images, self.card.image_shape)
+        images_NxHxWxC = pixels(images, self.spec.image_shape)
         num_images = len(images_NxHxWxC)
         parts = [
             self(images_NxHxWxC[np.minimum(np.arange(start, start + batch_size), num_images - 1)], threshold)
             for start in range(0, num_images, batch_size)
         ]
         return Prediction(*(np.concatenate(arrays)[:num_images] for arrays in zip(*parts, strict=True)))
+
+    def export(self, directory: str | os.PathLike[str]) -> None:
+        """Writes it, at its threshold, as files that run without the code of the model; see `inference.exported`.
+
+        Raises:
+          InputError: the directory holds something or cannot be written, or only an exported program is known here.
+        """
+        if self._write is None:
+            raise InputError('This predictor was not made from a network: to export it again, copy its directory.')
+        self._write(directory, self.threshold)
 
 
 def pixels(images: Sequence[np.ndarray] | np.ndarray, image_shape: Sequence[int]) -> np.ndarray:

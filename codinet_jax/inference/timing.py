@@ -2,7 +2,7 @@
 
 Everything is compiled first and timed in turns, so that a machine that slows down slows all alike; medians count.
 Static is the same backbone without routers, folded, in the fastest of its arrangements here: on one device or spread
-over all, its equal blocks in a loop or laid out one after another, or in the fused kernel where that is at home.
+over all, its equal blocks in a loop or unrolled, or in the fused kernel where that is at home.
 """
 
 import statistics
@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from codinet_jax import settings, sharding
+from codinet_jax.data.datasets import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.predictor import Program
-from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, card, ready
+from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, network_spec, ready
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import sharding
 
 Call = Callable[[int], Any]  # answers a batch for the i-th time; what it returns can be waited for
 DICTATE = 1e30  # more than any router's logits, those of an untrained ResNet-110 among them
@@ -57,13 +58,13 @@ class Contest(NamedTuple):
     programs: dict[str, 'Contestant']
 
 
-def random_draws(config: ConfigDict, batch_size: int, run_rate: float, num_draws: int) -> Draws:
+def random_draws(model: RoutedResNet, batch_size: int, run_rate: float, num_draws: int, seed: int) -> Draws:
     """Random pixels; every image runs blocks of its own random choice, as many of them as the rate says."""
-    rng, about = np.random.default_rng(config.seed), card(config)
-    n = len(about.blocks_macs)
+    rng, arch, n = np.random.default_rng(seed), model.architecture, model.architecture.num_blocks
+    shape = (batch_size, arch.image_size, arch.image_size, arch.image_channels)
     images, noise = [], []
     for _ in range(num_draws):
-        images.append(rng.integers(0, 256, (batch_size, *about.image_shape), np.uint8))
+        images.append(rng.integers(0, 256, shape, np.uint8))
         u_Bxn = rng.permuted(np.tile(np.arange(n) < round(run_rate * n), (batch_size, 1)), axis=1)
         noise.append(np.stack([np.zeros(u_Bxn.shape), np.where(u_Bxn, DICTATE, -DICTATE)], -1).astype(np.float32))
     return Draws(images, noise)
@@ -128,7 +129,8 @@ def _seconds(call: Call, numbers: range) -> float:
 
 
 def contest(
-    config: ConfigDict,
+    model: RoutedResNet,
+    spec: DataSpec,
     variables: Mapping[str, Any],
     draws: Sequence[Draws],
     *,
@@ -139,9 +141,9 @@ def contest(
 ) -> Contest:
     """Times every strategy on every one of the draws, all of one batch size, against the fastest static arrangement.
 
-    `report` is told of what takes long.
+    `report` gets a line on what takes long.
     """
-    batch_size, about = len(draws[0].images[0]), card(config)
+    batch_size, about = len(draws[0].images[0]), network_spec(model, spec)
     spread_over = max(d for d in range(1, jax.device_count() + 1) if batch_size % d == 0)
 
     def compiled(name: str, program_and_weights: tuple[Program, Any], num_devices: int) -> Contestant:
@@ -149,27 +151,26 @@ def contest(
         report(f'compiled {name} in {contestant.compile_seconds:.1f} s')
         return contestant
 
-    without_routers = config.copy_and_resolve_references()
-    without_routers.model.router = settings.STATIC
+    without_routers = model.clone(router=None)
     static = {
-        f'{num_devices} device(s), blocks {"in a loop" if unroll == 1 else "laid out"}': (num_devices, unroll)
+        f'{num_devices} device(s), blocks {"in a loop" if unroll == 1 else "unrolled"}': (num_devices, unroll)
         for num_devices in sorted({1, spread_over})
         for unroll in (1, len(about.blocks_macs))
     }
     candidates = {
-        name: compiled(f'static, {name}', ready(without_routers, 'masked', variables, unroll=unroll), num_devices)
+        name: compiled(f'static, {name}', ready(without_routers, spec, 'masked', variables, unroll=unroll), num_devices)
         for name, (num_devices, unroll) in static.items()
     }
-    is_fused = fused.is_at_home(config)
+    is_fused = fused.is_at_home(model)
     if is_fused:
         name = f'{spread_over} device(s), fused'
-        candidates[name] = compiled(f'static, {name}', ready(without_routers, FUSED, variables), spread_over)
+        candidates[name] = compiled(f'static, {name}', ready(without_routers, spec, FUSED, variables), spread_over)
     arrangements = interleaved({name: each.on(draws[0]) for name, each in candidates.items()}, NUM_TRIALS)
     programs = {'static': candidates[min(arrangements, key=arrangements.__getitem__)]}
     strategies = [strategy for strategy in STRATEGIES if can_run(strategy, batch_size)] + ([FUSED] if is_fused else [])
     for strategy in strategies:
         options: dict[str, Any] = {'tile': tile} if strategy == 'compacted' else {}
-        programs[strategy] = compiled(strategy, ready(config, strategy, variables, **options), spread_over)
+        programs[strategy] = compiled(strategy, ready(model, spec, strategy, variables, **options), spread_over)
 
     calls = {('static', 0): programs['static'].on(draws[0])} | {
         (strategy, i): programs[strategy].on(each) for i, each in enumerate(draws) for strategy in strategies
@@ -213,10 +214,10 @@ def readable(rows: Sequence[Row]) -> str:
     return '\n'.join(lines)
 
 
-def as_json(config: ConfigDict, contests: Sequence[Contest]) -> dict[str, Any]:
-    """All numbers of some contests: rows, and what they rest on."""
+def as_json(network: Mapping[str, Any], contests: Sequence[Contest]) -> dict[str, Any]:
+    """All numbers of some contests: rows, and what they rest on; `network` is the network's settings."""
     return {
-        'network': {'dataset': config.dataset, **config.model.to_dict()},
+        'network': dict(network),
         'rows': [row._asdict() for contest in contests for row in contest.rows],
         'programs': [
             {

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 Platform = Literal['CUDA', 'cpu']
 SHARED = Path(__file__).parent

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 Shortcut = Literal['identity', 'pad', 'projection']
 StrideOn = Literal['1x1', '3x3']
@@ -58,7 +58,8 @@ class Stage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A residual classifier. Sizes are in pixels a side; `stem` is 'cifar' (3x3) or 'imagenet' (7x7/2, max-pool/2)."""
+    """A residual classifier. Sizes are in pixels a side; `stem` is 'cifar' (3x3) or 'imagenet' (7x7/2,
+    max-pool/2); `name` is for people."""
 
     image_size: int
     image_channels: int
@@ -66,6 +67,7 @@ class Architecture:
     stem: Literal['cifar', 'imagenet']
     stem_channels: int
     stages: tuple[Stage, ...]
+    name: str = 'ResNet'
 
     @property
     def stem_size(self) -> int:
@@ -106,9 +108,9 @@ def cifar_resnet(
     """
     if not 8 <= depth <= DEEPEST or (depth - 2) % 6:
         near = min(max(8, 6 * round((depth - 2) / 6) + 2), DEEPEST)
-        raise InputError(f'A CIFAR ResNet has depth 6n+2 (8, 14, 20, 32, ...); {depth} is not: try model.depth={near}.')
+        raise InputError(f'depth is {depth}, and a CIFAR ResNet has 6n+2 (8, 14, 20, 32, ...): try {near}.')
     if shortcut not in ('pad', 'projection'):
-        raise InputError(f"model.shortcut is 'pad' or 'projection', not {shortcut!r}.")
+        raise InputError(f"shortcut is {shortcut!r}; it must be 'pad' or 'projection'.")
     stages: list[Stage] = []
     size, in_channels, blocks = image_size, 16, (depth - 2) // 6
     for channels in (16, 32, 64):
@@ -122,7 +124,7 @@ def cifar_resnet(
         body = Block(first.out_size, channels, (Conv(3, channels), Conv(3, channels)), 'identity')
         stages.append(Stage(None, body, blocks) if first == body else Stage(first, body, blocks - 1))
         size, in_channels = body.out_size, channels
-    return Architecture(image_size, image_channels, num_classes, 'cifar', 16, tuple(stages))
+    return Architecture(image_size, image_channels, num_classes, 'cifar', 16, tuple(stages), f'CIFAR ResNet-{depth}')
 
 
 def imagenet_resnet(
@@ -143,9 +145,9 @@ def imagenet_resnet(
     """
     if depth not in BLOCKS_PER_STAGE:
         *others, last = BLOCKS_PER_STAGE
-        raise InputError(f'An ImageNet ResNet has model.depth {", ".join(map(str, others))} or {last}, not {depth}.')
+        raise InputError(f'depth is {depth}, and an ImageNet ResNet has {", ".join(map(str, others))} or {last}.')
     if stride_on not in ('1x1', '3x3'):
-        raise InputError(f"model.stride_on is '1x1' or '3x3', not {stride_on!r}.")
+        raise InputError(f"stride_on is {stride_on!r}; it must be '1x1' or '3x3'.")
     stages: list[Stage] = []
     size, in_channels = _strided(_strided(image_size, 2), 2), 64  # after the stem's convolution and its max-pool
     for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
@@ -158,7 +160,7 @@ def imagenet_resnet(
         body = Block(first.out_size, channels, convs, 'identity')
         stages.append(Stage(None, body, num_blocks) if first == body else Stage(first, body, num_blocks - 1))
         size, in_channels = body.out_size, channels
-    return Architecture(image_size, image_channels, num_classes, 'imagenet', 64, tuple(stages))
+    return Architecture(image_size, image_channels, num_classes, 'imagenet', 64, tuple(stages), f'ResNet-{depth}')
 
 
 def _imagenet_convs(depth: int, width: int, stride: int, stride_on: StrideOn) -> tuple[Conv, ...]:

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from codinet_jax.errors import InputError
 from codinet_jax.models.architecture import (
     BASIC_DEPTHS,
     BLOCKS_PER_STAGE,
@@ -23,7 +22,9 @@ from codinet_jax.models.architecture import (
     cifar_resnet,
     imagenet_resnet,
 )
-from codinet_jax.models.codinet import CoDiNet, fresh_variables, is_router
+from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.routers import is_router
+from codinet_jax.runtime.errors import InputError
 
 Path = tuple[str, ...]
 
@@ -95,7 +96,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], backbone: Backbone, source: st
     Raises:
       InputError: a tensor is unknown, missing, of another shape, not of floating point, or not finite.
     """
-    network = CoDiNet(backbone.architecture, router=None)
+    network = RoutedResNet(backbone.architecture, router=None)
     leaves = traverse_util.flatten_dict(jax.eval_shape(lambda: fresh_variables(network, 0)))
     names = {path: _torch_names(path, leaf.shape, backbone) for path, leaf in leaves.items()}
     _account_for(tensors, {name for of_leaf in names.values() for name in of_leaf}, backbone, source)

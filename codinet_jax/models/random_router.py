@@ -1,6 +1,6 @@
 """Random skipping at a wanted cost: the baseline that a router must beat to have learned anything about images.
 
-Every image runs every block with one probability, sigmoid(lead). That scalar is all there is to learn: the cost loss
+Every image runs every block with one probability, sigmoid(margin). That scalar is all there is to learn: the cost loss
 pushes it down, and classification pulls it up. Which blocks an image runs is a hash of its pixels in integers: it does
 not depend on the batch, the devices, the execution or the precision, and the same pixels always take the same route.
 """
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-INITIAL_LEAD = math.log(0.9 / 0.1)  # nine blocks of ten run; weight decay draws back to it
-PACE = 0.25  # lead's move for one of drift's: so slow that gamma keeps up; a power of two, for an exact product
+INITIAL_MARGIN = math.log(0.9 / 0.1)  # nine blocks of ten run; weight decay draws back to it
+PACE = 0.25  # margin's move for one of drift's: so slow that gamma keeps up; a power of two, for an exact product
 SHARPNESS = 10.0  # of v around a half: more is nearer to 0 and 1, and a noisier gradient
 
 # Steps to a unit of normalised pixels. In every one of our data sets grey levels are a step or more apart, and none is
@@ -27,25 +27,25 @@ QUANTILES = np.log(_PARTS / (1 - _PARTS)).astype(np.float32)
 
 
 class RandomStart(nn.Module):
-    """A seed for every image, made of its pixels, and `lead`, which all blocks share."""
+    """A seed for every image, made of its pixels, and `margin`, which all blocks share."""
 
     @nn.compact
     def __call__(self, stem_BxHxWxC: jax.Array, images_BxHxWxC: jax.Array) -> tuple[jax.Array, Any]:
         del stem_BxHxWxC
         drift = self.param('drift', nn.initializers.zeros, ())
-        return _seeds_B(images_BxHxWxC), {'lead': INITIAL_LEAD + PACE * drift}
+        return _seeds_B(images_BxHxWxC), {'margin': INITIAL_MARGIN + PACE * drift}
 
 
-class RandomRouter(nn.Module):
-    """Draws a logistic number from the image's sequence; lead plus it is positive with probability sigmoid(lead)."""
+def random_logits(carry: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:
+    """Draws a logistic number from the image's sequence; margin plus it is positive with probability sigmoid(margin).
 
-    @nn.compact
-    def __call__(self, a_BxHxWxC: jax.Array, carry: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:
-        del a_BxHxWxC
-        state_B = carry + jnp.uint32(0x9E3779B9)  # SplitMix's step: odd, so that no state comes twice
-        drawn_B = jnp.asarray(QUANTILES)[_scrambled(state_B) >> 20]
-        run_B = SHARPNESS * (shared['lead'] + drawn_B)
-        return jnp.stack([jnp.zeros_like(run_B), run_B], axis=-1), state_B
+    Returns:
+      router logits [B, 2] and the sequence's next state.
+    """
+    state_B = carry + jnp.uint32(0x9E3779B9)  # SplitMix's step: odd, so that no state comes twice
+    drawn_B = jnp.asarray(QUANTILES)[_scrambled(state_B) >> 20]
+    run_B = SHARPNESS * (shared['margin'] + drawn_B)
+    return jnp.stack([jnp.zeros_like(run_B), run_B], axis=-1), state_B
 
 
 def _seeds_B(images_BxHxWxC: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file in the old format
 _TYPES = {

@@ -12,13 +12,15 @@ import sys
 from collections.abc import Callable
 from typing import Any, Self
 
+import flax.struct
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from codinet_jax import hosts
-from codinet_jax.errors import InputError
-from codinet_jax.training.metrics import say
+from codinet_jax.routing.controller import ControllerState
+from codinet_jax.runtime import hosts
+from codinet_jax.runtime.console import log
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.training.state import TrainState
 
 Progress = dict[str, Any]
@@ -35,33 +37,58 @@ def _tell_unless_abandoned(unraisable: Any) -> None:
 sys.unraisablehook = _tell_unless_abandoned
 
 
+@flax.struct.dataclass
+class _Saved:
+    """A train state under the names that checkpoints have always had."""
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    budget: ControllerState
+    averages: Any
+
+    @classmethod
+    def of(cls, state: TrainState) -> '_Saved':
+        return cls(state.step, state.params, state.batch_stats, state.opt_state, state.controller, state.averages)
+
+    @property
+    def state(self) -> TrainState:
+        return TrainState(self.step, self.params, self.batch_stats, self.opt_state, self.budget, self.averages)
+
+
 class Checkpoints:
     """The newest checkpoints of a run, by step. Saving returns once the state is copied off the device and goes on
-    writing behind; leaving the context waits for it."""
+    writing behind; leaving the context waits for it. Without a directory nothing is kept."""
 
-    def __init__(self, directory: pathlib.Path, keep: int = 2):
+    def __init__(self, directory: pathlib.Path | None, keep: int = 2):
+        self._directory = directory
+        self._manager: ocp.CheckpointManager | None = None
+        if directory is None:
+            return
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             # Steps are saved when the loop says so, not when the manager thinks it is time.
             save_decision_policy=ocp.checkpoint_managers.FixedIntervalPolicy(1),
         )
-        self._directory = directory
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._manager is None:
+            return
         try:
             self._manager.close()
         except Exception as error:
-            if failure is None:  # or what came first is what there is to tell of
-                raise self._told(error) from error
+            if failure is None:  # or what came first is what there is to report
+                raise self._reported(error) from error
 
     @property
     def newest_step(self) -> int | None:
         """The step of the newest checkpoint, whole or not; None if there is none."""
-        return self._manager.latest_step()
+        return self._manager.latest_step() if self._manager else None
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         """Saves a step once; `progress` is what JSON can hold.
@@ -69,50 +96,54 @@ class Checkpoints:
         Raises:
           InputError: it cannot be written, or the one before it could not; those before are as they were.
         """
-        if step == self.newest_step:
+        if self._manager is None or step == self.newest_step:
             return
         # Not device arrays, of which Orbax would have every device write a slice, each cut by a program of its own.
-        on_host = jax.device_get(state)
+        on_host = _Saved.of(jax.device_get(state))
         note = {'progress': progress, 'digest': _digest(on_host, progress)}
         items = {'state': ocp.args.StandardSave(on_host), 'progress': ocp.args.JsonSave(note)}
         try:
             self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:  # the writing of the one before comes out here too, as whatever it is
-            raise self._told(error) from error
+            raise self._reported(error) from error
 
     def check(self) -> None:
-        """Tells of a checkpoint that could not be written behind.
+        """Reports a checkpoint that could not be written behind.
 
         Raises:
           InputError: see `save`.
         """
+        if self._manager is None:
+            return
         try:
             self._manager.check_for_errors()
         except Exception as error:
-            raise self._told(error) from error
+            raise self._reported(error) from error
 
     def is_preempted(self, step: int) -> bool:
         """Whether one of several hosts was told to stop, so that all of them should after this step."""
-        return self._manager.reached_preemption(step)
+        return self._manager is not None and self._manager.reached_preemption(step)
 
     def newest(self, abstract: Callable[[Progress], TrainState]) -> tuple[Progress, TrainState] | None:
         """Progress and state of the newest whole checkpoint, and None if there was never any.
 
-        Newer ones that are damaged are put aside, beside the checkpoints, and told of. `abstract` gives the structure
+        Newer ones that are damaged are put aside, beside the checkpoints, and reported. `abstract` gives the structure
         and the shardings of the state that goes with a progress.
 
         Raises:
           InputError: there are checkpoints and none is whole; all are left as they are.
         """
+        if self._manager is None:
+            return None
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = self._whole(step, abstract)
+                found = _whole(self._manager, step, abstract)
             except Exception as error:  # readers of damaged files raise whatever they stumble over
                 damaged[step] = _first_line(error)
                 continue
             for bad in damaged:
-                say(f'warning: the checkpoint of step {bad} is damaged ({damaged[bad]}): it is put aside.')
+                log(f'warning: the checkpoint of step {bad} is damaged ({damaged[bad]}): it is put aside.')
             hosts.together(lambda: self._put_aside(damaged) if jax.process_index() == 0 else None)
             if damaged:
                 self._manager.reload()
@@ -125,23 +156,15 @@ class Checkpoints:
             )
         return None
 
-    def _whole(self, step: int, abstract: Callable[[Progress], TrainState]) -> tuple[Progress, TrainState]:
-        items = {'progress': ocp.args.JsonRestore()}
-        note = self._manager.restore(step, args=ocp.args.Composite(**items))['progress']
-        items = {'state': ocp.args.StandardRestore(abstract(note['progress']))}
-        state: TrainState = self._manager.restore(step, args=ocp.args.Composite(**items))['state']
-        if _digest(jax.device_get(state), note['progress']) != note['digest']:
-            raise ValueError('it does not hold what was saved')
-        return note['progress'], state
-
     def _put_aside(self, steps: dict[int, str]) -> None:
+        assert self._directory is not None
         for step in steps:
             aside = self._directory.parent / 'damaged_checkpoints' / str(step)
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
             (self._directory / str(step)).rename(aside)
 
-    def _told(self, error: Exception) -> Exception:
+    def _reported(self, error: Exception) -> Exception:
         """A sentence of what the disk refused; other errors, such as another host's death, as they are."""
         if not isinstance(error, OSError) and 'os_error_code' not in str(error):  # TensorStore's
             return error
@@ -153,7 +176,19 @@ class Checkpoints:
         )
 
 
-def _digest(state: TrainState, progress: Progress) -> str:
+def _whole(
+    manager: ocp.CheckpointManager, step: int, abstract: Callable[[Progress], TrainState]
+) -> tuple[Progress, TrainState]:
+    items = {'progress': ocp.args.JsonRestore()}
+    note = manager.restore(step, args=ocp.args.Composite(**items))['progress']
+    items = {'state': ocp.args.StandardRestore(_Saved.of(abstract(note['progress'])))}
+    saved: _Saved = manager.restore(step, args=ocp.args.Composite(**items))['state']
+    if _digest(jax.device_get(saved), note['progress']) != note['digest']:
+        raise ValueError('it does not hold what was saved')
+    return note['progress'], saved.state
+
+
+def _digest(state: _Saved, progress: Progress) -> str:
     """SHA-256 of every number of a state on the host, where it stands in it, and of the progress."""
     digest = hashlib.sha256(json.dumps(progress, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):

@@ -5,43 +5,33 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from codinet_jax import hosts, provenance, settings, sharding
-from codinet_jax.data.ahead import ahead
+from codinet_jax.config.setup import Setup
+from codinet_jax.data.prefetch import prefetch
 from codinet_jax.data.split import Split
 from codinet_jax.data.thumbnails import thumbnails
-from codinet_jax.errors import Diverged, InputError
-from codinet_jax.models import pretrained
-from codinet_jax.models.codinet import fresh_variables
-from codinet_jax.record import AugmentedRecord, Record
-from codinet_jax.training import hold
+from codinet_jax.evaluation.evaluate import evaluate, evaluate_augmented, make_forward
+from codinet_jax.evaluation.record import AugmentedRecord, Record, write_routes, write_thumbnails
+from codinet_jax.evaluation.statistics import summarise
+from codinet_jax.models import pretrained, weights_file
+from codinet_jax.models.network import fresh_variables
+from codinet_jax.models.weights_file import WeightsInput
+from codinet_jax.runtime import hosts, provenance, sharding
+from codinet_jax.runtime.console import log
+from codinet_jax.runtime.errors import Diverged, InputError
+from codinet_jax.runtime.signals import stop_signals
+from codinet_jax.training import cost_matching
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
-from codinet_jax.training.evaluate import evaluate, evaluate_augmented, make_forward, summarise
-from codinet_jax.training.metrics import (
-    MetricWriter,
-    ProgressLines,
-    RunningMeans,
-    first_not_finite,
-    routing_warning,
-    say,
-)
-from codinet_jax.training.signals import stop_signals
+from codinet_jax.training.metric_files import MetricWriter
+from codinet_jax.training.progress import Progress, StepReader
 from codinet_jax.training.stages import Stage, compiled, plan
 from codinet_jax.training.state import TrainState
-from codinet_jax.training.step import Metrics
-from codinet_jax.workdir import WeightsInput, Workdir, read_weights_file, read_weights_input
-
-MOST_SKIPPED_IN_A_ROW = 20
-MOST_UNREAD, MOST_SECONDS_UNREAD = 10, 0.2  # steps whose metrics wait on the devices
-
-Normalisation = tuple[tuple[float, ...] | None, tuple[float, ...] | None]  # the config's mean and std
+from codinet_jax.workdir import Workdir
 
 
 class Stopped(Exception):
@@ -52,66 +42,43 @@ class Stopped(Exception):
         self.signal_number = signal_number
 
 
-@dataclasses.dataclass
-class Progress:
-    """What a resumed run must know beside the train state; saved with it as JSON."""
-
-    stage: int = 1
-    step: int = 0
-    top1_stage1: float | None = None
-    seconds: float = 0.0
-    timed_steps: int = 0  # all but those that compiled or waited for something else than a step
-    timed_seconds: float = 0.0
-    metrics_bytes: int = 0
-    num_skipped: int = 0
-    skipped_in_a_row: int = 0
-    is_evaluation_due: bool = False  # a signal ended the one of this step
-    window: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
+def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
     """Trains, or goes on with, the run of a workdir and returns its results, on the first host alone.
 
     Raises:
-      InputError: the config, the data or the workdir cannot be used; nothing has been written then.
+      InputError: the setup, the data or the workdir cannot be used; nothing has been written then.
       Stopped: a signal came; the state is saved.
     """
-    mesh, is_first_host = sharding.data_mesh(), jax.process_index() == 0
-
-    def normalisation() -> Normalisation:
-        settings.check(config)
-        settings.check_devices(config, mesh.size)
-        # A network drive goes on hiding for a while what a host has once looked for in vain: the others look later.
-        return _normalisation(config, workdir) if is_first_host else (None, None)
+    is_first_host = jax.process_index() == 0
 
     def look() -> dict[str, Any] | None:
         if not is_first_host:
             return None
-        settings.check(config)
-        workdir.check(config)
+        workdir.check(setup.record)
         return workdir.read_results()
 
-    config = settings.normalised_by(config, *hosts.sent_by_first(hosts.together(normalisation)))
     finished = hosts.together(look)
     if hosts.of_first(finished is not None):
-        say(f'{workdir} holds a finished run.')
+        log(f'{workdir} holds a finished run.')
         return finished
-    test_split = 'validation' if config.val_split else 'test'
-    train_set, test_set = hosts.together(lambda: (settings.split(config, 'train'), settings.split(config, test_split)))
-    imported = hosts.together(lambda: _imported(config))
+    train_set, test_set = hosts.together(lambda: (setup.data.open('train'), setup.data.open(setup.test_split)))
+    # A run that has a checkpoint goes on, though the weights it once started from are gone.
+    is_begun = hosts.of_first(is_first_host and workdir.has_checkpoints)
+    variables = None if is_begun else hosts.together(lambda: _started_from(setup))
     with contextlib.ExitStack() as open_files:
-        hosts.together(lambda: open_files.enter_context(workdir.claimed(config)) if is_first_host else None)
-        hosts.together(lambda: _check_claimed(workdir, config))
+        hosts.together(lambda: open_files.enter_context(workdir.claimed(setup.record)) if is_first_host else None)
+        hosts.together(lambda: _check_claimed(workdir, setup))
         with hosts.none_alone(Stopped, Diverged):
-            run = Run(config, mesh, train_set, test_set, workdir, open_files, imported)
-            record, outcome = run.both_stages()
-            augmented = run.augmented()
-            outcome |= {'split': test_split}
+            run = Run(setup, train_set, test_set, workdir, open_files, variables)
+            run.both_stages()
+            record, outcome = run.evaluated()
+            augmented = run.augmented(test_set)
+            outcome |= {'split': setup.test_split}
             if not is_first_host:
                 return None
-            workdir.write_routes(test_split, record, augmented)
-            workdir.write_thumbnails(test_split, thumbnails(test_set))
-            workdir.write_weights(jax.device_get(run.state.variables), _trained_on(config))
+            write_routes(workdir, setup.test_split, record, augmented)
+            write_thumbnails(workdir, setup.test_split, thumbnails(test_set))
+            workdir.write_weights(jax.device_get(run.state.variables), _trained_on(setup))
             workdir.write_results(outcome)
             return outcome
 
@@ -119,93 +86,79 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
 class Run:
     """A run under way: its network and data, its files, its state, and how far it is.
 
-    Goes on from the newest checkpoint of the workdir, or starts afresh; what it opens, `open_files` closes.
+    Goes on from the newest checkpoint of the workdir, or starts afresh; what it opens, `open_files` closes. Without a
+    workdir nothing is kept, and without a test set nothing is evaluated.
     """
 
     def __init__(
         self,
-        config: ConfigDict,
-        mesh: Mesh,
+        setup: Setup,
         train_set: Split,
-        test_set: Split,
-        workdir: Workdir,
+        test_set: Split | None,
+        workdir: Workdir | None,
         open_files: contextlib.ExitStack,
-        imported: dict[str, Any] | None,
+        variables: Mapping[str, Any] | None = None,
     ):
-        self.config, self.mesh, self.train_set, self.test_set = config, mesh, train_set, test_set
-        self.model, self.costs = settings.trained_network(config), settings.costs(config)
-        dataset = settings.dataset(config)
-        self.forward = make_forward(self.model, dataset, mesh)
-        self.leaning = jax.jit(hold.leaning, out_shardings=sharding.replicated(mesh))
-        self.stages = plan(config, self.model, self.costs, dataset, train_set.num_images)
-        self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints))
+        self.setup, self.recipe, self.costs = setup, setup.recipe, setup.costs
+        self.mesh, self.train_set, self.test_set = sharding.data_mesh(), train_set, test_set
+        self.stages = plan(setup, train_set.num_images)
+        self.forward = make_forward(setup.model, setup.data.spec, self.mesh)
+        self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints if workdir else None))
         saved = self.checkpoints.newest(self._abstract)
-        self.progress, self.state = (Progress(**saved[0]), saved[1]) if saved else (Progress(), self._created(imported))
+        if saved is None:
+            self.progress, self.state = Progress(), self.stages[0].placed_state(self.mesh, variables)
+        else:
+            self.progress, self.state = Progress(**saved[0]), saved[1]
         self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
-        self.signals = open_files.enter_context(stop_signals())
-        self.window = RunningMeans(**self.progress.window)
-        batches = train_set.train_batches(
-            self.progress.step, config.batch_size, config.num_views, config.seed, hosts.this()
+        self.steps = StepReader(
+            self.progress, self.writer, self.recipe, lambda: self.checkpoints.newest_step, self.checkpoints.check
         )
-        self.batches = open_files.enter_context(
-            contextlib.closing(ahead(sharding.put(mesh, *batch) for batch in batches))
-        )
+        self.signals = open_files.enter_context(stop_signals()) if workdir else []
+        self.batches = open_files.enter_context(contextlib.closing(self._batches()))
         self._started = time.monotonic() - self.progress.seconds
-        self._read_at = 0.0
-        self._last_read: float | None = None
-        self._last_warning: str | None = None
+        self._evaluation: tuple[Record, dict[str, Any]] | None = None
         self._greet(resumed=bool(saved))
 
-    def both_stages(self) -> tuple[Record, dict[str, Any]]:
-        """Section 3.4. Returns the record of the final evaluation and the run's results."""
+    def both_stages(self) -> None:
+        """Section 3.4."""
         progress = self.progress
         for stage in self.stages[progress.stage - 1 :]:
             if stage.number > progress.stage:
                 progress.stage = stage.number
-                self._hold_cost()
+                self._match_cost()
                 self.state = dataclasses.replace(self.state, opt_state=stage.step.optimizer.init(self.state.params))
             self._train(stage)
             if stage.number == 2:
-                self._hold_cost()
-            record, summary = self._evaluate()
-            if stage.number == 1:
-                progress.top1_stage1 = summary['top1']
-        images = progress.timed_steps * self.config.batch_size
-        return record, summary | {
-            'top1_stage1': progress.top1_stage1,
-            'num_params': train_state.num_params(self.state.params),
-            'gamma': float(self.state.budget.gamma),
-            'num_steps': progress.step,
-            'num_skipped': progress.num_skipped,
-            'seconds_train': time.monotonic() - self._started,
-            'images_per_second': images / progress.timed_seconds if progress.timed_seconds else 0.0,
-            'seed': self.config.seed,
-        } | provenance.machine()
+                self._match_cost()
+            self._evaluate()
+            if stage.number == 1 and self._evaluation:
+                progress.top1_stage1 = self._evaluation[1]['top1']
+
+    def evaluated(self) -> tuple[Record, dict[str, Any]]:
+        """The record of the last evaluation and the run's results."""
+        assert self._evaluation is not None
+        record, summary = self._evaluation
+        return record, summary | self._outcome()
+
+    def augmented(self, split: Split) -> AugmentedRecord:
+        """What the network does with the augmentations of images."""
+        variables, batch_size = self.state.variables, self.recipe.eval_batch_size
+        return evaluate_augmented(self.forward, variables, split, batch_size, self.mesh, self._stop_if_asked)[1]
 
     def _train(self, stage: Stage) -> None:
-        config, step_fn = self.config, compiled(stage.step, self.mesh)
-        lines = ProgressLines(stage.number, self.stages[-1].end, config.batch_size)
+        recipe, steps, step_fn = self.recipe, self.steps, compiled(stage.step, self.mesh)
+        steps.begin(stage.number, stage.end, self.stages[-1].end)
         if self.progress.is_evaluation_due:
             self._evaluate_on_the_way()
-        evaluate_every = round(config.eval_every_epochs * self.train_set.num_images / config.batch_size)
-        unread: list[Metrics] = []
-        # Several hosts keep step by reading: one far ahead would be asked to stop at a step that it has passed.
-        most_unread = MOST_UNREAD if jax.process_count() == 1 else 1
+        evaluate_every = round(recipe.eval_every_epochs * self.train_set.num_images / recipe.batch_size)
         for done in range(self.progress.step + 1, stage.end + 1):
             self.state, metrics = step_fn(self.state, *next(self.batches))
-            # Those of steps before, now that the next one is on its way: no device waits for the host. Where steps are
-            # short, reading each by itself would cost the host as much as a step. The first one starts the clock.
-            is_late = self._last_read is None or time.monotonic() - self._read_at > MOST_SECONDS_UNREAD
-            if len(unread) >= (1 if is_late else most_unread):
-                self._read(unread, stage, lines)
-                unread = []
-            unread.append(metrics)
+            steps.add(metrics)
             is_stopping = bool(self.signals) or self.checkpoints.is_preempted(done)
             is_evaluated = evaluate_every and done % evaluate_every == 0 and done < stage.end
-            is_saved = done % config.checkpoint_every_steps == 0 or done == stage.end or is_stopping
+            is_saved = done % recipe.checkpoint_every_steps == 0 or done == stage.end or is_stopping
             if is_evaluated or is_saved:
-                self._read(unread, stage, lines)
-                unread, self._last_read = [], None
+                steps.read_all()
             if is_evaluated:
                 self._evaluate_on_the_way()
             if is_saved:
@@ -213,68 +166,11 @@ class Run:
             if is_stopping:
                 raise Stopped(done, self.signals[0] if self.signals else signal.SIGTERM)
 
-    def _read(self, metrics_of_steps: Sequence[Metrics], stage: Stage, lines: ProgressLines) -> None:
-        """Waits for the metrics of some steps, and counts, times and tells of these steps."""
-        progress = self.progress
-        for values in jax.device_get(metrics_of_steps):
-            self._check_finite(values)
-            progress.step += 1
-            if values.get('skipped'):
-                progress.num_skipped += 1
-            else:
-                self.window.add(values)
-            if progress.step % self.config.log_every_steps == 0 or progress.step == stage.end:
-                self._log(stage, lines.images_per_second)
-        self._read_at = time.monotonic()
-        if metrics_of_steps:
-            if self._last_read is not None:
-                progress.timed_steps += len(metrics_of_steps)
-                progress.timed_seconds += self._read_at - self._last_read
-            self._last_read = self._read_at
-            lines.update(progress.step, values, progress.timed_steps, progress.timed_seconds)
-
-    def _check_finite(self, values: Mapping[str, Any]) -> None:
-        """Stops for numbers that no later step can mend, or for too many skipped steps, before any of it is saved."""
-        term, progress = first_not_finite(values), self.progress
-        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if term and values.get('skipped') else 0
-        if term is None or 0 < progress.skipped_in_a_row < MOST_SKIPPED_IN_A_ROW:
-            return
-        saved = self.checkpoints.newest_step
-        kept = f'the checkpoint of step {saved} is kept' if saved else 'no checkpoint was due yet'
-        many = f' for {MOST_SKIPPED_IN_A_ROW} steps in a row' if progress.skipped_in_a_row else ''
-        hint = '' if progress.skipped_in_a_row else ', or skip such steps (optimizer.skip_nonfinite=True)'
-        raise Diverged(
-            f'Step {progress.step + 1} has a {term.replace("_", " ")} of {values[term]}{many} ({kept}): '
-            f'train with a lower stage{progress.stage}.learning_rate or a warm-up{hint}, in another --workdir.'
-        )
-
-    def _log(self, stage: Stage, images_per_second: float | None) -> None:
-        step, means = self.progress.step, self.window.means()
-        rate = {'images_per_second': images_per_second}
-        self.checkpoints.check()
-        self.writer.write(step, 'train', {'stage': stage.number} | means | rate)
-        self.window = RunningMeans()
-        warning = routing_warning(means)
-        if warning and warning != self._last_warning:
-            say(f'warning: {warning}')
-        self._last_warning = warning
-
-    def augmented(self) -> AugmentedRecord:
-        """What the network does with the augmentations of the images it is evaluated on."""
-        return evaluate_augmented(
-            self.forward,
-            self.state.variables,
-            self.test_set,
-            self.config.eval_batch_size,
-            self.mesh,
-            self._stop_if_asked,
-        )[1]
-
     def _evaluate_on_the_way(self) -> None:
         before, self.progress.is_evaluation_due = self.state, True
         try:
             if self.progress.stage == 2:
-                self._hold_cost()  # the blocks go on changing what the routers see
+                self._match_cost()  # the blocks go on changing what the routers see
             self._evaluate()
         except Stopped:
             self.state = before
@@ -282,93 +178,95 @@ class Run:
             raise
         self.progress.is_evaluation_due = False
 
+    def _evaluate(self) -> None:
+        if self.test_set is None:
+            return
+        record = self._recorded(self.state.variables, self.test_set)
+        summary = summarise(record, self.costs)
+        self.writer.write(self.progress.step, 'evaluation', {'stage': self.progress.stage} | summary)
+        log(
+            f'evaluated at step {self.progress.step}: top-1 {summary["top1"]:.2%}, '
+            f'K {summary["mean_path_length"]:.1f}/{summary["num_blocks"]}, {summary["num_paths"]} routes, '
+            f'{summary["macs_share"]:.0%} of the static MACs'
+        )
+        self._evaluation = record, summary
+
+    def _match_cost(self) -> None:
+        """Has hard decisions on plain images of the training set cost what is wanted, if anything is."""
+        target, router = self.setup.method.target_cost, self.setup.model.router
+        if target is None or router is None:
+            return
+        images = self.train_set.sample(cost_matching.NUM_IMAGES, self.recipe.seed)
+        everywhere = sharding.replicated(self.mesh)
+        shifted = jax.jit(cost_matching.shifted_state, static_argnums=1, out_shardings=everywhere)
+
+        def cost_at(shift: float) -> float:
+            record = self._recorded(shifted(self.state, router, shift).variables, images)
+            return self.costs.mean_macs(record.decisions_Nxn.mean(axis=0)) / self.costs.static_macs
+
+        shift = cost_matching.matching_shift(cost_at, target, images.num_images)
+        self.state = shifted(self.state, router, shift)
+
+    def _recorded(self, variables: Any, split: Split) -> Record:
+        return evaluate(self.forward, variables, split, self.recipe.eval_batch_size, self.mesh, self._stop_if_asked)
+
     def _stop_if_asked(self) -> None:
         """Ends an evaluation that takes longer than a person waits; one of several hosts is never asked alone."""
         if self.signals:
             raise Stopped(self.progress.step, self.signals[0])
 
-    def _recorded(self, variables: Any, split: Split) -> Record:
-        return evaluate(self.forward, variables, split, self.config.eval_batch_size, self.mesh, self._stop_if_asked)
-
-    def _evaluate(self) -> tuple[Record, dict[str, Any]]:
-        record = self._recorded(self.state.variables, self.test_set)
-        summary = summarise(record, self.costs)
-        self.writer.write(self.progress.step, 'evaluation', {'stage': self.progress.stage} | summary)
-        say(
-            f'evaluated at step {self.progress.step}: top-1 {summary["top1"]:.2%}, '
-            f'K {summary["mean_path_length"]:.1f}/{summary["num_blocks"]}, {summary["num_paths"]} routes, '
-            f'{summary["macs_share"]:.0%} of the static MACs'
-        )
-        return record, summary
-
-    def _hold_cost(self) -> None:
-        """Has hard decisions on plain images of the training set cost what is wanted, if anything is."""
-        target = self.config.loss.target_cost
-        if target is None or self.model.router is None:
-            return
-        images = self.train_set.sample(hold.NUM_IMAGES, self.config.seed)
-
-        def cost_at(lead: float) -> float:
-            record = self._recorded(self.leaning(self.state, lead).variables, images)
-            return self.costs.mean_macs(record.decisions_Nxn.mean(axis=0)) / self.costs.static_macs
-
-        lead, cost = hold.nearest_lead(cost_at, target)
-        self.state = self.leaning(self.state, lead)
-        say(f'routers lean {lead:+.2f} to running: hard decisions cost {cost:.1%} of {images.num_images} train images')
-        if abs(cost - target) > hold.MISSED:
-            say(f'warning: that is not the {target:.1%} asked for, and no lean comes nearer.')
-
     def _save(self) -> None:
         self.progress.seconds = time.monotonic() - self._started
         self.progress.metrics_bytes = self.writer.tell()
-        self.progress.window = self.window.as_json()
+        self.progress.window = self.steps.window.as_json()
         self.checkpoints.save(self.progress.step, self.state, dataclasses.asdict(self.progress))
 
-    def _first(self, variables: dict[str, Any], stage: int = 1) -> TrainState:
-        optimizer, is_averaged = self.stages[stage - 1].step.optimizer, self.config.optimizer.ema_decay > 0
-        return train_state.create(variables, optimizer, self.config.loss.gamma, is_averaged=is_averaged)
+    def _outcome(self) -> dict[str, Any]:
+        progress = self.progress
+        images = progress.timed_steps * self.recipe.batch_size
+        return {
+            'top1_stage1': progress.top1_stage1,
+            'num_params': train_state.num_params(self.state.params),
+            'gamma': float(self.state.controller.gamma),
+            'num_steps': progress.step,
+            'num_skipped': progress.num_skipped,
+            'seconds_train': time.monotonic() - self._started,
+            'images_per_second': images / progress.timed_seconds if progress.timed_seconds else 0.0,
+            'seed': self.recipe.seed,
+        } | provenance.machine()
 
-    def _fresh(self) -> dict[str, Any]:
-        return fresh_variables(self.model, self.config.seed)
-
-    def _created(self, imported: dict[str, Any] | None) -> TrainState:
-        variables = jax.device_get(jax.jit(self._fresh)())
-        if imported is not None:
-            say(self._beginning(variables, imported))
-            variables = pretrained.into(variables, imported, self.config.init_from)
-        return jax.jit(self._first, out_shardings=sharding.replicated(self.mesh))(variables)
-
-    def _beginning(self, variables: dict[str, Any], imported: dict[str, Any]) -> str:
-        config, dataset = self.config, settings.dataset(self.config)
-        classes = pretrained.other_classes(variables, imported)
-        head = f'; its head is of {classes} classes, so one of {dataset.num_classes} starts fresh' if classes else ''
-        return f'starting from {config.init_from}, pixels normalised by mean {dataset.mean}, std {dataset.std}{head}'
+    def _batches(self) -> Any:
+        recipe = self.recipe
+        batches = self.train_set.train_batches(
+            self.progress.step, recipe.batch_size, recipe.num_views, recipe.seed, hosts.this()
+        )
+        return prefetch(sharding.put(self.mesh, *batch) for batch in batches)
 
     def _abstract(self, progress: dict[str, Any]) -> TrainState:
         """The shapes and shardings of the state that was saved with a progress."""
         everywhere = sharding.replicated(self.mesh)
-        stage = Progress(**progress).stage
+        stage = self.stages[Progress(**progress).stage - 1]
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-            jax.eval_shape(lambda: self._first(self._fresh(), stage)),
+            jax.eval_shape(stage.first_state),
         )
 
     def _greet(self, *, resumed: bool) -> None:
-        config, macs = self.config, self.costs.static_macs / 1e6
-        say(
-            f'{config.dataset}: {self.train_set.num_images} images to train on, '
-            f'{self.test_set.num_images} to evaluate on\n'
-            f'{config.model.backbone} {config.model.depth}, router {config.model.router}: '
+        model, recipe = self.setup.model, self.recipe
+        tested = f', {self.test_set.num_images} to evaluate on' if self.test_set else ''
+        log(
+            f'{self.setup.data.name}: {self.train_set.num_images} images to train on{tested}\n'
+            f'{model.architecture.name}, router {model.router or "none"}: '
             f'{self.costs.num_blocks} blocks, {train_state.num_params(self.state.params):,} parameters, '
-            f'{macs:.2f} MMACs static\n'
-            f'{config.batch_size} images x {config.num_views} views a step on {jax.device_count()} '
+            f'{self.costs.static_macs / 1e6:.2f} MMACs static\n'
+            f'{recipe.batch_size} images x {recipe.num_views} views a step on {jax.device_count()} '
             f'{jax.default_backend()} device(s), stages of '
             f'{" and ".join(str(stage.end - stage.start) for stage in self.stages)} steps'
         )
-        say(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
+        log(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
 
 
-def _check_claimed(workdir: Workdir, config: ConfigDict) -> None:
+def _check_claimed(workdir: Workdir, setup: Setup) -> None:
     """Refuses hosts that do not share their workdir, or were given different configs."""
     try:
         workdir.read_config()
@@ -376,43 +274,24 @@ def _check_claimed(workdir: Workdir, config: ConfigDict) -> None:
         raise InputError(
             f'{workdir} is not the same directory on every host: give --workdir one they share.'
         ) from error
-    workdir.check(config)
+    workdir.check(setup.record)
 
 
-def _normalisation(config: ConfigDict, workdir: Workdir) -> Normalisation:
-    """The config's mean and std; where they are unset, those of the weights to start from, if their file has any.
-
-    A run that was begun goes on under what it recorded, even if the file is gone or another one since.
-    """
-    own = (config.mean, config.std)
-    if config.init_from is None or own != (None, None):
-        return own
-    if workdir.holds_run:
-        begun = workdir.read_config()
-        if begun.init_from == config.init_from:
-            return begun.mean, begun.std
-    found = read_weights_input(config.init_from)
-    if found is None:
-        return own
-    if len(found.mean) != settings.dataset(config).num_channels:
-        raise InputError(
-            f'{config.init_from} holds weights for images of {len(found.mean)} channels, and those of {config.dataset} '
-            f'have {settings.dataset(config).num_channels}: give other weights to start from.'
-        )
-    return found.mean, found.std
-
-
-def _trained_on(config: ConfigDict) -> WeightsInput | None:
-    if config.mean is None:
+def _started_from(setup: Setup) -> dict[str, Any] | None:
+    """The variables to start from, if not fresh ones; what does not fit is refused before anything is written."""
+    file = setup.recipe.init_from
+    if file is None:
         return None
-    return WeightsInput(tuple(config.mean), tuple(config.std))
-
-
-def _imported(config: ConfigDict) -> dict[str, Any] | None:
-    """The weights of `config.init_from`, which fit the network, or it is said before anything is written."""
-    if config.init_from is None:
-        return None
-    variables = read_weights_file(config.init_from)
-    model = settings.network(config)
-    pretrained.into(jax.eval_shape(lambda: fresh_variables(model, config.seed)), variables, config.init_from)
+    imported = weights_file.read(file)
+    fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())
+    variables = pretrained.into(fresh, imported, file)
+    spec, classes = setup.data.spec, pretrained.other_classes(fresh, imported)
+    head = f'; its head is of {classes} classes, so one of {spec.num_classes} starts fresh' if classes else ''
+    log(f'starting from {file}, pixels normalised by mean {spec.mean}, std {spec.std}{head}')
     return variables
+
+
+def _trained_on(setup: Setup) -> WeightsInput | None:
+    """The normalisation, where it is not the data set's own."""
+    normalisation = setup.data.spec.normalisation
+    return None if normalisation == setup.data.dataset.spec.normalisation else WeightsInput(*normalisation)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from codinet_jax.models.codinet import is_router
+from codinet_jax.models.routers import is_router
 
 
 def schedule(

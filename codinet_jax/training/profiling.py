@@ -1,7 +1,6 @@
 """Where the time of a training step goes: waiting for input, on the host, on the devices."""
 
 import contextlib
-import functools
 import pathlib
 import statistics
 import time
@@ -9,18 +8,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from codinet_jax import hosts, settings, sharding
-from codinet_jax.data.ahead import ahead
-from codinet_jax.data.datasets import DatasetSpec
-from codinet_jax.models.codinet import fresh_variables
-from codinet_jax.models.cost import CostTable
+from codinet_jax.config.setup import Setup
+from codinet_jax.data.prefetch import prefetch
+from codinet_jax.runtime import hosts, sharding
 from codinet_jax.training import stages
-from codinet_jax.training import state as train_state
-from codinet_jax.training.stages import Stage
 
 WARM_UP = 3
 TRACED = 3
@@ -50,7 +44,7 @@ class StepTimes(NamedTuple):
 
 
 def profile(
-    config: ConfigDict,
+    setup: Setup,
     number: int = 1,
     num_steps: int = 20,
     trace: pathlib.Path | None = None,
@@ -59,38 +53,36 @@ def profile(
     *,
     with_data: bool = True,
 ) -> dict[str, Any]:
-    """Takes steps of a stage of a config's training, as training takes them, and times them.
+    """Takes steps of a stage of a setup's training, as training takes them, and times them.
 
     Args:
-      config: what would be trained; nothing of it is kept.
+      setup: what would be trained; nothing of it is kept.
       number: of the stage, 1 or 2.
       num_steps: that are timed, after some that are not.
       trace: a directory for a trace of a few steps more; None for none.
       peak_tflops: of one device; None looks it up.
-      report: is told of progress.
-      with_data: whether steps are taken on the config's data set; else on one batch of random pixels, on the devices
+      report: takes lines of progress.
+      with_data: whether steps are taken on the setup's data set; else on one batch of random pixels, on the devices
         already, for which no data need be there.
 
     Returns:
       Medians, and what follows from them: seconds, images a second, the share of the devices' peak, bytes a device.
 
     Raises:
-      InputError: the config or its data cannot be used.
+      InputError: the batch cannot be spread over the devices, or the data cannot be used.
     """
-    settings.check(config)
-    mesh = sharding.data_mesh()
-    settings.check_devices(config, mesh.size)
-    costs, spec = settings.costs(config), settings.dataset(config)
+    recipe, mesh = setup.recipe, sharding.data_mesh()
+    recipe.check_devices(mesh.size)
     if with_data:
-        train_set = settings.split(config, 'train')
+        train_set = setup.data.open('train')
         num_images = train_set.num_images
-        batches = train_set.train_batches(0, config.batch_size, config.num_views, config.seed, hosts.this())
-        placed = ahead(sharding.put(mesh, *batch) for batch in batches)
+        batches = train_set.train_batches(0, recipe.batch_size, recipe.num_views, recipe.seed, hosts.this())
+        placed = prefetch(sharding.put(mesh, *batch) for batch in batches)
     else:
-        num_images, placed = config.batch_size, _repeated(sharding.put(mesh, *_random_batch(config, spec)))
-    stage = stages.plan(config, settings.trained_network(config), costs, spec, num_images)[number - 1]
+        num_images, placed = recipe.batch_size, _repeated(sharding.put(mesh, *random_batch(setup)))
+    stage = stages.plan(setup, num_images)[number - 1]
     with contextlib.closing(placed) as ready:
-        state, batch = _first_state(config, stage, mesh), next(ready)
+        state, batch = stage.placed_state(mesh), next(ready)
         report('compiling the step ...')
         started = time.perf_counter()
         step_fn: Any = stages.compiled(stage.step, mesh)
@@ -113,11 +105,11 @@ def profile(
         'steps': num_steps,
         'platform': jax.default_backend(),
         'num_devices': mesh.size,
-        'batch_size': config.batch_size,
-        'num_views': config.num_views,
+        'batch_size': recipe.batch_size,
+        'num_views': recipe.num_views,
         'seconds': seconds,
-        'images_per_second': config.batch_size / seconds['step'],
-        **_utilisation(config, costs, seconds['step'], mesh.size, peak_tflops),
+        'images_per_second': recipe.batch_size / seconds['step'],
+        **_utilisation(setup, seconds['step'], mesh.size, peak_tflops),
         'peak_bytes': (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use'),
         'compiled_bytes': sharding.peak_bytes(executable),
     }
@@ -156,13 +148,28 @@ def peak_of(device_kind: str, dtype: str = 'bfloat16') -> float | None:
     return PEAK_TFLOPS[max(known, key=len)] / (2 if dtype == 'float32' else 1)
 
 
+def random_batch(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of random pixels and classes, as training would be given it."""
+    recipe, dataset = setup.recipe, setup.data.dataset
+    rng, views = np.random.default_rng(recipe.seed), (recipe.num_views,) if dataset.is_streamed else ()
+    images = rng.integers(0, 256, (recipe.batch_size, *views, *dataset.image_shape), np.uint8)
+    return images, rng.integers(0, setup.data.spec.num_classes, recipe.batch_size, np.int32)
+
+
+def flops_of_step(setup: Setup) -> float:
+    """Of the model, of a step on a batch of a setup.
+
+    Backward costs twice what forward does. All blocks run: relaxed and masked gates compute both branches.
+    """
+    costs, recipe = setup.costs, setup.recipe
+    return 3 * 2 * costs.mean_macs(np.ones(costs.num_blocks)) * recipe.batch_size * recipe.num_views
+
+
 def _utilisation(
-    config: ConfigDict, costs: CostTable, step_seconds: float, num_devices: int, peak_tflops: float | None
+    setup: Setup, step_seconds: float, num_devices: int, peak_tflops: float | None
 ) -> dict[str, float | None]:
-    # Backward costs twice what forward does. All blocks run: relaxed and masked gates compute both branches.
-    flops = 3 * 2 * costs.mean_macs(np.ones(costs.num_blocks)) * config.batch_size * config.num_views
-    rate = flops / step_seconds / num_devices / 1e12
-    peak = peak_tflops or peak_of(jax.devices()[0].device_kind, config.model.dtype)
+    rate = flops_of_step(setup) / step_seconds / num_devices / 1e12
+    peak = peak_tflops or peak_of(jax.devices()[0].device_kind, jnp.dtype(setup.model.dtype).name)
     return {
         'tflops_per_device': rate,
         'peak_tflops': peak,
@@ -170,26 +177,9 @@ def _utilisation(
     }
 
 
-def _random_batch(config: ConfigDict, spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
-    rng, views = np.random.default_rng(config.seed), (config.num_views,) if spec.is_streamed else ()
-    images = rng.integers(0, 256, (config.batch_size, *views, *spec.image_shape), np.uint8)
-    return images, rng.integers(0, spec.num_classes, config.batch_size, np.int32)
-
-
 def _repeated(batch: Batch) -> Generator[Batch, None, None]:
     while True:
         yield batch
-
-
-def _first_state(config: ConfigDict, stage: Stage, mesh: Mesh) -> train_state.TrainState:
-    variables = jax.device_get(jax.jit(lambda: fresh_variables(stage.step.model, config.seed))())
-    create = functools.partial(
-        train_state.create,
-        optimizer=stage.step.optimizer,
-        gamma=config.loss.gamma,
-        is_averaged=config.optimizer.ema_decay > 0,
-    )
-    return jax.jit(create, out_shardings=sharding.replicated(mesh))(variables)
 
 
 def _in_training(executable: Any, state: Any, ready: Iterator[Batch], num_steps: int) -> tuple[Any, list[StepTimes]]:
@@ -216,7 +206,7 @@ def _devices_alone(executable: Any, state: Any, batch: Batch, num_steps: int) ->
 
 
 def _input_alone(ready: Iterator[Batch], num_batches: int) -> float:
-    for _ in range(WARM_UP):  # what was made ahead, meanwhile
+    for _ in range(WARM_UP):  # what was prefetched meanwhile
         next(ready)
     started = time.perf_counter()
     for _ in range(num_batches):

@@ -1,20 +1,20 @@
-"""What each of the two stages of section 3.4 trains, for how long, and how its gates are executed."""
+"""What each of the two stages of section 3.4 trains, for how long, and the state that its first step starts from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from codinet_jax import sharding
-from codinet_jax.data.datasets import DatasetSpec
-from codinet_jax.models import execution
-from codinet_jax.models.codinet import CoDiNet
-from codinet_jax.models.cost import CostTable
-from codinet_jax.routing.relaxation import RELAXATIONS
+from codinet_jax.config.setup import Recipe, Setup
+from codinet_jax.data.datasets import DataSpec
+from codinet_jax.methods import Method, terms
+from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.runtime import sharding
 from codinet_jax.training import optimizer
-from codinet_jax.training.step import Objective, Step
+from codinet_jax.training import state as train_state
+from codinet_jax.training.state import TrainState
+from codinet_jax.training.step import Step
 
 
 class Stage(NamedTuple):
@@ -24,54 +24,68 @@ class Stage(NamedTuple):
     start: int
     end: int
     step: Step
+    gamma: float
+    seed: int
+
+    def first_state(self, variables: Mapping[str, Any] | None = None) -> TrainState:
+        """The state before the stage's first step, from variables or fresh; pure, to be jitted."""
+        if variables is None:
+            variables = fresh_variables(self.step.model, self.seed)
+        return train_state.create(variables, self.step.optimizer, self.gamma, is_averaged=self.step.ema_decay > 0)
+
+    def placed_state(self, mesh: Mesh, variables: Mapping[str, Any] | None = None) -> TrainState:
+        """`first_state` on every device of a mesh."""
+        # Drawn by a program of its own: in one with what follows XLA might round otherwise.
+        if variables is None:
+            variables = jax.device_get(jax.jit(lambda: fresh_variables(self.step.model, self.seed))())
+        return jax.jit(self.first_state, out_shardings=sharding.replicated(mesh))(variables)
 
 
-def plan(config: ConfigDict, model: CoDiNet, costs: CostTable, dataset: DatasetSpec, num_images: int) -> list[Stage]:
-    """The two stages of a config. Epochs become steps here: one pass over the images is `num_images / batch_size`."""
+def plan(setup: Setup, num_images: int, model: RoutedResNet | None = None) -> list[Stage]:
+    """The two stages of a setup, of its network with the convolutions it trains with, or of `model` in its place."""
+    return planned(setup.method, setup.recipe, setup.data.spec, model or setup.training_model(), num_images)
+
+
+def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet, num_images: int) -> list[Stage]:
+    """Epochs become steps here: one pass over the images is `num_images / batch_size`."""
 
     def steps(epochs: float) -> int:
-        return round(epochs * num_images / config.batch_size)
+        return round(epochs * num_images / recipe.batch_size)
 
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)  # the seed's own key initialises the network
-    objective = Objective(**{field: config.loss[field] for field in Objective._fields})
-    relax = RELAXATIONS[config.routing.relaxation]
-    under = {
-        1: (execution.relaxed(relax, config.routing.temperature), None if model.router is None else objective),
-        2: (execution.masked(), None),
-    }
-    base = config.optimizer.base_batch_size or config.batch_size
-    stages, start = [], 0
-    for number, setting in ((1, config.stage1), (2, config.stage2)):
+    key = jax.random.fold_in(jax.random.key(recipe.seed), 1)  # the seed's own key initialises the network
+    base = recipe.base_batch_size or recipe.batch_size
+    stages: list[Stage] = []
+    start = 0
+    for number, (rules, setting) in enumerate(
+        zip(method.stages(), (recipe.stage1, recipe.stage2), strict=True), start=1
+    ):
         schedule = optimizer.schedule(
-            setting.learning_rate * config.batch_size / base,
+            setting.learning_rate * recipe.batch_size / base,
             [steps(epoch) for epoch in setting.decay_epochs],
             setting.decay_factor,
             steps(setting.warmup_epochs),
         )
+        is_frozen = rules.frozen == 'routers'
         sgd = optimizer.sgd(
-            schedule,
-            momentum=config.optimizer.momentum,
-            weight_decay=config.optimizer.weight_decay,
-            freeze_routers=number == 2,
+            schedule, momentum=recipe.momentum, weight_decay=recipe.weight_decay, freeze_routers=is_frozen
         )
-        gates, terms = under[number]
         step = Step(
-            model,
-            gates,
+            model.clone(routers_frozen=is_frozen),
+            rules.execution,
+            rules.objective if is_frozen else terms.extended(rules.objective, recipe.extra_terms),
             sgd,
             schedule,
             start,
-            dataset,
-            config.num_views,
-            costs,
-            terms,
+            spec,
+            recipe.num_views,
             key,
-            accumulate_steps=config.accumulate_steps,
-            label_smoothing=config.loss.label_smoothing,
-            ema_decay=config.optimizer.ema_decay,
-            skip_nonfinite=config.optimizer.skip_nonfinite,
+            controller=None if is_frozen else method.controller,
+            accumulate_steps=recipe.accumulate_steps,
+            label_smoothing=recipe.label_smoothing,
+            ema_decay=recipe.ema_decay,
+            skip_nonfinite=recipe.skip_nonfinite,
         )
-        stages.append(Stage(number, start, start + steps(setting.epochs), step))
+        stages.append(Stage(number, start, start + steps(setting.epochs), step, method.gamma, recipe.seed))
         start = stages[-1].end
     return stages
 

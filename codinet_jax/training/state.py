@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from codinet_jax.routing import budget
+from codinet_jax.routing import controller
+from codinet_jax.routing.controller import ControllerState
 
 
 @flax.struct.dataclass
@@ -22,7 +23,7 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
-    budget: budget.Budget
+    controller: ControllerState
     averages: dict[str, Any] | None = None
 
     @property
@@ -32,7 +33,7 @@ class TrainState:
 
 
 def create(
-    variables: dict[str, Any], optimizer: optax.GradientTransformation, gamma: float, *, is_averaged: bool
+    variables: Mapping[str, Any], optimizer: optax.GradientTransformation, gamma: float, *, is_averaged: bool
 ) -> TrainState:
     """The state before the first step; a pure function, to be jitted with the sharding the state should have."""
     return TrainState(
@@ -40,8 +41,8 @@ def create(
         params=variables['params'],
         batch_stats=variables['batch_stats'],
         opt_state=optimizer.init(variables['params']),
-        budget=budget.init(gamma),
-        averages=variables if is_averaged else None,
+        controller=controller.at_rest(gamma),
+        averages=dict(variables) if is_averaged else None,
     )
 
 

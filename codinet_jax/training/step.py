@@ -1,58 +1,46 @@
-"""One pure training step: views, loss, gradient, update, metrics (Eq. 12)."""
+"""One pure training step: views, loss, gradient, update, metrics."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from codinet_jax.data import augment
-from codinet_jax.data.datasets import DatasetSpec
-from codinet_jax.models.codinet import CoDiNet, RoutedOutput
-from codinet_jax.models.cost import CostTable
+from codinet_jax.data.datasets import DataSpec
+from codinet_jax.methods.method import Objective
 from codinet_jax.models.execution import Execution
-from codinet_jax.routing import budget, losses, paths, relaxation
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.routing import paths, relaxation
+from codinet_jax.routing.controller import CostController
+from codinet_jax.training.objective import total_loss
 from codinet_jax.training.state import TrainState
 
-Metrics = dict[str, jax.Array]
-
-
-class Objective(NamedTuple):
-    """The weights and margins of Eq. 12; gamma is in the train state, for it may move toward `target_cost`."""
-
-    alpha: float
-    beta: float
-    consistency_margin: float
-    diversity_margin: float
-    noise_free: bool
-    target_cost: float | None
-    gamma_gain: float
-    gamma_lead: float
-    gamma_window: float
-    gamma_max: float
+# Scalars by name; the terms of the objective by themselves under 'terms'.
+Metrics = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
     """What a stage's step is made of, apart from the state and the batch.
 
-    `objective` None leaves cross-entropy alone: stage 2, and static networks. `schedule`, the optimiser's own, is only
-    told of here; it counts from `start`, the stage's first step. The batch is worked through in `accumulate_steps`
-    parts, whose gradients are averaged; each part has its own batch statistics and its own pairs of images. With
-    `skip_nonfinite` a step whose loss or gradient is not finite changes nothing but the step's number.
+    `controller`, if there is one, moves gamma. `schedule`, the optimiser's own, is only logged here; it counts from
+    `start`, the stage's first step. The batch is worked through in `accumulate_steps` parts, whose gradients are
+    averaged; each part has its own batch statistics and its own pairs of images. With `skip_nonfinite` a step whose
+    loss or gradient is not finite changes nothing but the step's number.
     """
 
-    model: CoDiNet
+    model: RoutedResNet
     execution: Execution
+    objective: Objective
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     start: int
-    dataset: DatasetSpec
+    spec: DataSpec
     num_views: int
-    costs: CostTable
-    objective: Objective | None
     key: jax.Array
+    controller: CostController | None = None
     accumulate_steps: int = 1
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
@@ -64,7 +52,7 @@ class Step:
         All randomness is a function of the key and the step's number, so that a resumed run draws the same.
         """
         view_key, noise_key = jax.random.split(jax.random.fold_in(self.key, state.step))
-        spec, n = self.dataset, self.model.architecture.num_blocks
+        spec, n = self.spec, self.model.architecture.num_blocks
         views_LxMxHxWxC = augment.make_views(images, view_key, self.num_views, spec.crop_padding, spec.flip)
         noise_LxMxnx2 = jax.random.gumbel(noise_key, (*views_LxMxHxWxC.shape[:2], n, 2))
         gradient, batch_stats, metrics, router_logits_Bxnx2 = self.gradient(
@@ -75,25 +63,17 @@ class Step:
             'gradient_norm': optax.tree.norm(gradient),
             'learning_rate': jnp.asarray(self.schedule(state.step - self.start)),
         }
-        gamma_budget = state.budget
+        controller = state.controller
         if router_logits_Bxnx2 is not None:
-            metrics |= self.route_metrics(router_logits_Bxnx2) | {'gamma': state.budget.gamma}
-            if self.objective and self.objective.target_cost is not None:
-                gamma_budget = budget.update(
-                    state.budget,
-                    metrics['macs_share'],
-                    self.objective.target_cost,
-                    gain=self.objective.gamma_gain,
-                    lead=self.objective.gamma_lead,
-                    window=self.objective.gamma_window,
-                    gamma_max=self.objective.gamma_max,
-                )
+            metrics |= self.route_metrics(router_logits_Bxnx2) | {'gamma': controller.gamma}
+            if self.controller:
+                controller = self.controller.update(controller, metrics['macs_share'])
         variables = {'params': optax.apply_updates(state.params, updates), 'batch_stats': batch_stats}
         after = TrainState(
             step=state.step + 1,
             **variables,
             opt_state=opt_state,
-            budget=gamma_budget,
+            controller=controller,
             averages=state.averages and self.average(state.averages, variables, state.step),
         )
         if self.skip_nonfinite:
@@ -115,13 +95,24 @@ class Step:
             views_BxHxWxC, noise_Bxnx2 = (x.reshape(-1, *x.shape[2:]) for x in (views_lxMxHxWxC, noise_lxMxnx2))
             output, mutated = self.model.apply(
                 {'params': params, 'batch_stats': batch_stats},
-                augment.normalise(views_BxHxWxC, self.dataset.mean, self.dataset.std),
+                augment.normalise(views_BxHxWxC, *self.spec.normalisation),
                 self.execution,
                 noise_Bxnx2,
                 train=True,
                 mutable=['batch_stats'],
             )
-            loss, metrics = self.loss(output, jnp.repeat(labels_l, self.num_views), state.budget.gamma)
+            labels_B = jnp.repeat(labels_l, self.num_views)
+            loss, terms = total_loss(
+                self.objective,
+                output,
+                labels_B,
+                num_views=self.num_views,
+                costs=self.model.costs,
+                gamma=state.controller.gamma,
+                label_smoothing=self.label_smoothing,
+            )
+            accuracy = jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B)
+            metrics = {'loss': loss, 'terms': terms, 'accuracy': accuracy}
             return loss, (mutated['batch_stats'], (metrics, output.router_logits_Bxnx2))
 
         def add_part(carry: tuple[Any, Any], part: tuple[jax.Array, ...]) -> tuple[tuple[Any, Any], Any]:
@@ -139,7 +130,7 @@ class Step:
             add_part,
             (nothing, state.batch_stats),
             tuple(parts),
-            # Laid out where blocks are, for a loop is slow there, and one of a single turn stays a loop unless it is
+            # Unrolled where blocks are, for a loop is slow there, and one of a single turn stays a loop unless it is
             # told to do two at a time.
             unroll=num_parts + 1 if num_parts == 1 or self.model.unroll > 1 else 1,
         )
@@ -153,34 +144,6 @@ class Step:
         decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
         return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, averages, variables)
 
-    def loss(self, output: RoutedOutput, labels_B: jax.Array, gamma: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Eq. 12; its terms before they are weighted, and the accuracy."""
-        terms = {'cross_entropy': self.cross_entropy(output.logits_BxY, labels_B)}
-        total = terms['cross_entropy']
-        if self.objective:
-            v_Bxn = output.run_probability_Bxn
-            if self.objective.noise_free and output.router_logits_Bxnx2 is not None:
-                v_Bxn = relaxation.run_probability(output.router_logits_Bxnx2)
-            paths_LxMxn = v_Bxn.reshape(-1, self.num_views, v_Bxn.shape[-1])
-            terms |= {
-                'consistency': losses.consistency_loss(paths_LxMxn, self.objective.consistency_margin),
-                'diversity': losses.diversity_loss(paths_LxMxn, self.objective.diversity_margin),
-                'cost': losses.cost_loss(v_Bxn, jnp.asarray(self.costs.costs_n)),
-            }
-            total += (
-                self.objective.alpha * terms['consistency']
-                + self.objective.beta * terms['diversity']
-                + gamma * terms['cost']
-            )
-        accuracy = jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B)
-        return total, {'loss': total} | terms | {'accuracy': accuracy}
-
-    def cross_entropy(self, logits_BxY: jax.Array, labels_B: jax.Array) -> jax.Array:
-        if not self.label_smoothing:
-            return optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxY, labels_B).mean()
-        targets_BxY = optax.smooth_labels(jax.nn.one_hot(labels_B, logits_BxY.shape[-1]), self.label_smoothing)
-        return optax.losses.softmax_cross_entropy(logits_BxY, targets_BxY).mean()
-
     def route_metrics(self, router_logits_Bxnx2: jax.Array) -> Metrics:
         """What the noise-free decisions of this batch say; `macs_share` is a share of the static network's MACs.
 
@@ -190,7 +153,7 @@ class Step:
         run_rates_n = paths.run_rates_n(decisions_Bxn)
         return {
             'mean_path_length': paths.mean_path_length(decisions_Bxn),
-            'macs_share': self.costs.share_of_static(run_rates_n),
+            'macs_share': self.model.costs.share_of_static(run_rates_n),
             'num_paths': paths.num_paths(decisions_Bxn),
             'route_entropy': paths.route_entropy(decisions_Bxn),
             'agreement': paths.agreement(decisions_Bxn.reshape(-1, self.num_views, decisions_Bxn.shape[-1])),

@@ -22,7 +22,7 @@ for name in $ARRANGEMENTS; do
         six*) flags=(--config.model.unroll="$SIX") ;;
         all*) flags=(--config.model.unroll="$ALL") ;;
     esac
-    [[ $name != *static ]] || flags+=(--config.model.router=static)
+    [[ $name != *static ]] || flags+=(--config.method=static --config.model.router=static)
     [[ $name != *float32 ]] || flags+=(--config.model.dtype=float32)
     captured=()
     [[ $name != *graphs && $name != *static ]] || captured=("${GRAPHED[@]}")

@@ -7,5 +7,5 @@ if [[ $SMALL ]]; then
 else
     flags+=(--batch_sizes=1024,256,32,1 --unrolled --seconds=150)
 fi
-TAIL=80 step 230 fused "$PY" -m experiments.fused_gpu "${flags[@]}" --output="$OUT/fused.json"
+TAIL=80 step 230 fused "$PY" -m experiments.measure.fused_gpu "${flags[@]}" --output="$OUT/fused.json"
 echo "end after $(now)"

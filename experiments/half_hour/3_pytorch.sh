@@ -10,7 +10,7 @@ COMPILE=${COMPILE:-130}
 SHAPE="--config.batch_size=$(size 128 8) --config.num_views=2 --config.model.dtype=bfloat16"
 VARIANTS=$(size graph,blocks_graph,reduce_overhead eager)
 R110=configs/cifar10_r110.py R50=configs/imagenet_r50.py
-compare=("$PY" -m experiments.compare_pytorch --config=$R110 --config.model.dtype="$(size bfloat16 float32)")
+compare=("$PY" -m experiments.measure.compare_pytorch --config=$R110 --config.model.dtype="$(size bfloat16 float32)")
 compare+=(--batch_sizes="$(size 1,32,256,1024 2)")
 [[ -z $SMALL ]] || { compare+=(--config.model.depth=8); SHAPE="$SHAPE --config.model.depth=8"; }
 
@@ -18,13 +18,13 @@ compare+=(--batch_sizes="$(size 1,32,256,1024 2)")
 theirs() {
     local limit=$1 name=$2 config=$3 variants=$4
     shift 4
-    TAIL=12 step "$limit" "$name" "$PY" -m experiments.torch_training --config="$config" --variants="$variants" \
+    TAIL=12 step "$limit" "$name" "$PY" -m experiments.measure.torch_training --config="$config" --variants="$variants" \
         --time_limit=$((limit - 5)) --output="$OUT/$name.json" $SHAPE "$@"
 }
 
 if [[ -z $SMALL ]]; then # compile everything at once; kept by name of file, so that timing finds it compiled
     barrier step_r50_all step_r50_loop step_r50_all_static
-    "$PY" -c "from codinet_jax.inference.fused import library; library.build('CUDA')" > "$OUT/build.log" 2>&1 &
+    "$PY" -c "from codinet_jax.inference import fused; fused.LIBRARY.build('CUDA')" > "$OUT/build.log" 2>&1 &
     for name in all loop all_static; do
         config=$R50 flags=()
         [[ $name != all* ]] || flags=(--config.model.unroll=16)

@@ -6,5 +6,5 @@ if [[ $SMALL ]]; then
 else
     flags=(--seconds=60)
 fi
-TAIL=45 step 110 convolutions "$PY" -m experiments.conv_gpu "${flags[@]}" --output="$OUT/convolutions.json"
+TAIL=45 step 110 convolutions "$PY" -m experiments.measure.conv_gpu "${flags[@]}" --output="$OUT/convolutions.json"
 echo "end after $(now)"

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from codinet_jax import doors, profile
+from codinet_jax import profile
+from codinet_jax.runtime import command
 
 
 def install() -> None:
@@ -42,4 +43,4 @@ def install() -> None:
 
 if __name__ == '__main__':
     install()
-    doors.open_door(profile.main)
+    command.run(profile.main)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from codinet_jax import provenance
+from codinet_jax.runtime import provenance
 
 CHAIN = 20  # convolutions, each of what the one before wrote
 

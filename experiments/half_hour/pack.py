@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from codinet_jax.data import datasets
 
         for split in ('train', 'test'):
-            whole = datasets.load('cifar10', split, asked.data_dir)
+            whole = datasets.source('cifar10', asked.data_dir).open(split)
             assert isinstance(whole, tuple)
             splits[split] = whole
     for line in pack(asked.out, items, splits, asked.limit_mib):
@@ -72,7 +72,7 @@ def pack(
     splits: dict[str, tuple[np.ndarray, np.ndarray]],
     limit_mib: float = 60.0,
 ) -> list[str]:
-    """Writes files, in this order, and then the sheets of splits into OUT/part_1 and so on; says what each part holds.
+    """Writes files, in this order, and then the sheets of splits into OUT/part_1 and so on; a line on each part.
 
     Args:
       out: a folder.
@@ -82,7 +82,7 @@ def pack(
     """
     contents = {split: {'images': len(labels), 'shape': images.shape[1:]} for split, (images, labels) in splits.items()}
     about = json.dumps(contents).encode()
-    part, room, said = 0, 0, dict[int, dict[str, list[int]]]()
+    part, room, packed = 0, 0, dict[int, dict[str, list[int]]]()
     for name, held in (*items, *_sheets(splits)):
         size = len(held) if isinstance(held, bytes) else held.stat().st_size
         if size + len(about) > limit_mib * MIB:
@@ -99,11 +99,11 @@ def pack(
             shutil.copyfile(held, path)
         room -= size
         kind = name.partition('/')[0] if name.endswith(('whl', 'npz')) else 'sheets and labels'
-        said.setdefault(part, {}).setdefault(kind, []).append(size)
+        packed.setdefault(part, {}).setdefault(kind, []).append(size)
     return [
         f'{out}/part_{part}: {sum(map(sum, kinds.values())) / MIB:.1f} MiB: '
         + ', '.join(f'{kind} ({len(sizes)} files, {sum(sizes) / MIB:.1f} MiB)' for kind, sizes in kinds.items())
-        for part, kinds in said.items()
+        for part, kinds in packed.items()
     ]
 
 

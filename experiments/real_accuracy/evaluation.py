@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.cost import CostTable
+from codinet_jax.models.network import RoutedResNet
 from codinet_jax.routing import paths
 from experiments.real_accuracy import gates, images
 
 
 class Answers(NamedTuple):
-    """Logits [N, Y], decisions [N, n] and leads [N, n] of images."""
+    """Logits [N, Y], decisions [N, n] and margins [N, n] of images."""
 
     logits: np.ndarray
     decisions: np.ndarray
-    leads: np.ndarray
+    margins: np.ndarray
 
     @property
     def predictions(self) -> np.ndarray:
@@ -28,7 +28,7 @@ class Answers(NamedTuple):
 Forward = Callable[[Any, Any, Any, gates.Knobs], tuple[jax.Array, jax.Array, jax.Array]]
 
 
-def make_forward(model: CoDiNet) -> Forward:
+def make_forward(model: RoutedResNet) -> Forward:
     """The jitted float32 forward of uint8 images with `gates.noise` under knobs."""
     model = model.clone(dtype=jnp.float32, unroll=1)
 
@@ -37,8 +37,8 @@ def make_forward(model: CoDiNet) -> Forward:
         output: Any = model.apply(
             variables, images.normalise(images_BxHxWxC), gates.execution(knobs), noise_Bxnx2, train=False
         )
-        leads_Bxn = output.router_logits_Bxnx2[..., 1] - output.router_logits_Bxnx2[..., 0]
-        return output.logits_BxY, output.run_probability_Bxn >= 0.5, leads_Bxn
+        margins_Bxn = output.router_logits_Bxnx2[..., 1] - output.router_logits_Bxnx2[..., 0]
+        return output.logits_BxY, output.run_probability_Bxn >= 0.5, margins_Bxn
 
     return forward
 
@@ -86,21 +86,21 @@ class Judge:
     def fix_thresholds(self, variables: Any, images_BxHxWxC: np.ndarray) -> Any:
         """Variables whose gates run their share of these images by a threshold, as rank gates do of a batch.
 
-        The images are one batch, so each block's threshold is found under the decisions of those before it. Leads are
+        The images are one batch, so each block's threshold is found under the decisions of those before it. Margins are
         made of unit deviation: ranks are blind to their size, which may be thousands, but a shift of all is not.
         """
         assert len(images_BxHxWxC) == self.batch
-        leads_Bxn = self.answers(variables, images_BxHxWxC, knobs=self.knobs(rank=1.0)).leads
-        found_n = np.asarray(gates.thresholds_n(jnp.asarray(leads_Bxn), jnp.asarray(self.rates_n)))
+        margins_Bxn = self.answers(variables, images_BxHxWxC, knobs=self.knobs(rank=1.0)).margins
+        found_n = np.asarray(gates.thresholds_n(jnp.asarray(margins_Bxn), jnp.asarray(self.rates_n)))
         is_free_n = (self.rates_n > 0) & (self.rates_n < 1)
         lowered = gates.lowered(variables, np.where(is_free_n, found_n, 0.0))
-        deviations_n = np.std(leads_Bxn.astype(np.float64), axis=0)
+        deviations_n = np.std(margins_Bxn.astype(np.float64), axis=0)
         return gates.scaled(lowered, 1 / np.where(is_free_n & (deviations_n > 0), deviations_n, 1.0))
 
     def match_cost(self, variables: Any, images_NxHxWxC: np.ndarray, target_macs: float, turns: int = 20) -> float:
-        """The shift of all leads at which these images cost `target_macs`, to a thousandth if it can be had.
+        """The shift of all margins at which these images cost `target_macs`, to a thousandth if it can be had.
 
-        Strides double until the target lies between two costs, for nothing bounds how large leads may be.
+        Strides double until the target lies between two costs, for nothing bounds how large margins may be.
         """
         shift, macs = 0.0, self.macs(self.answers(variables, images_NxHxWxC))
         best = (abs(macs - target_macs), 0.0)
@@ -191,7 +191,7 @@ def agreement(judge: Judge, variables: Any, data: images.Images, cut: int, seed:
 def dial(
     judge: Judge, variables: Any, data: images.Images, shift: float, shifts: tuple[float, ...]
 ) -> list[dict[str, float]]:
-    """Accuracy and cost of one network as its leads are shifted."""
+    """Accuracy and cost of one network as its margins are shifted."""
     curve = []
     for more in shifts:
         answers = judge.answers(variables, data.images_NxHxWxC, knobs=judge.knobs(shift=shift + more))

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from codinet_jax.models.codinet import RoutedOutput
+from codinet_jax.models import routers
 from codinet_jax.models.execution import BlockFn, Execution, Operands
-from codinet_jax.models.routers import ROUTERS, RouterKind
+from codinet_jax.models.network import RoutedOutput
+from codinet_jax.models.routers import ROUTERS, Router, RouterKind
 from codinet_jax.routing import losses
 
 TEMPERATURE = 1.0
@@ -26,8 +27,9 @@ WIDEST = 64  # channels of the last stage
 class Knobs(NamedTuple):
     """What a step of a method is, as numbers; with a leading axis S, those of S steps.
 
-    `rank`, `heed` and `through` are switches: whether a gate ranks its batch, whether leads count (or the rates alone,
-    by chance), whether gradients pass decisions. `noise` scales the logistic noise on leads, `shift` is added to leads.
+    `rank`, `heed` and `through` are switches: whether a gate ranks its batch, whether logit margins count (or the rates
+    alone, by chance), whether gradients pass decisions. `noise` scales the logistic noise on margins, `shift` is added
+    to them.
     """
 
     rates_n: Any
@@ -56,7 +58,7 @@ class Start(nn.Module):
         return jnp.zeros((stem_BxHxWxC.shape[0], 2)), ()
 
 
-class StandardisedRouter(nn.Module):
+class StandardisedRouter(Router):
     """The paper's router, its input standardised by constants; where `copy` is 1 it repeats the decision before it.
 
     `reach` is how much of a gate's gradient reaches the backbone; standardising amplifies it, so that 1 may diverge.
@@ -64,8 +66,10 @@ class StandardisedRouter(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, a_BxHxWxC: jax.Array, carry: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:
-        del shared
+    def __call__(
+        self, a_BxHxWxC: jax.Array, carry: jax.Array, shared: Any, k: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        del shared, k
         z_BxC = jnp.mean(a_BxHxWxC, axis=(1, 2), dtype=jnp.float32)
         channels = z_BxC.shape[-1:]
         centre_C = jax.lax.stop_gradient(self.param('centre', nn.initializers.zeros, channels))
@@ -78,41 +82,47 @@ class StandardisedRouter(nn.Module):
         return logits_Bx2, logits_Bx2
 
 
-class ProbeRouter(nn.Module):
+class ProbeRouter(Router):
     """No router: it hands out its pooled input, padded to the widest."""
 
     @nn.compact
-    def __call__(self, a_BxHxWxC: jax.Array, carry: Any, shared: Any) -> tuple[jax.Array, Any]:
-        del shared
+    def __call__(self, a_BxHxWxC: jax.Array, carry: Any, shared: Any, k: jax.Array) -> tuple[jax.Array, Any]:
+        del shared, k
         z_BxC = jnp.mean(a_BxHxWxC, axis=(1, 2), dtype=jnp.float32)
         return jnp.pad(z_BxC, ((0, 0), (0, WIDEST - z_BxC.shape[-1]))), carry
 
 
+KINDS = {
+    'standardised': RouterKind(StandardisedRouter, ROUTERS['linear'].macs, start=Start),
+    'probe': RouterKind(ProbeRouter, lambda block: 0, bias=None),
+}
+
+
 def register() -> None:
     """Adds the two routers to the table that networks read; not on import, for others list that table."""
-    ROUTERS['standardised'] = RouterKind(StandardisedRouter, ROUTERS['linear'].macs, start=Start)
-    ROUTERS['probe'] = RouterKind(ProbeRouter, lambda block: 0)
+    for name, kind in KINDS.items():
+        routers.register(name, kind)
 
 
-# All blocks run, whatever is said; for ProbeRouter.
+# All blocks run, whatever routers decide; for ProbeRouter.
 always = Execution(lambda logits, noise: jnp.ones(logits.shape[0]), lambda run, skip, operands, v: run(*operands))
 
 
-def threshold(leads_B: jax.Array, rate: jax.Array) -> jax.Array:
-    """Half way between the last of the top `rate` of the leads and the next."""
-    sorted_B = jnp.sort(leads_B, descending=True)
-    count = jnp.clip(jnp.round(rate * len(leads_B)).astype(jnp.int32), 1, len(leads_B) - 1)
+def threshold(margins_B: jax.Array, rate: jax.Array) -> jax.Array:
+    """Half way between the last of the top `rate` of the margins and the next."""
+    sorted_B = jnp.sort(margins_B, descending=True)
+    count = jnp.clip(jnp.round(rate * len(margins_B)).astype(jnp.int32), 1, len(margins_B) - 1)
     return (sorted_B[count - 1] + sorted_B[count]) / 2
 
 
-def thresholds_n(leads_Bxn: jax.Array, rates_n: jax.Array) -> jax.Array:
-    return jax.vmap(threshold, in_axes=(1, 0))(leads_Bxn, rates_n)
+def thresholds_n(margins_Bxn: jax.Array, rates_n: jax.Array) -> jax.Array:
+    return jax.vmap(threshold, in_axes=(1, 0))(margins_Bxn, rates_n)
 
 
 def execution(knobs: Knobs) -> Execution:
     """A block's decision, exactly 0. or 1.; its noise is the pair [logistic noise, run rate of the block].
 
-    A rate of 1 or more always runs and one of 0 or less never does. Backward a decision is sigmoid(lead above the
+    A rate of 1 or more always runs and one of 0 or less never does. Backward a decision is sigmoid(margin above the
     threshold), and the image's gradient is taken in float32, for in bfloat16 a sum of so many loses its digits.
     """
 
@@ -121,9 +131,9 @@ def execution(knobs: Knobs) -> Execution:
         rate = noise_Bx2[0, 1]
         is_free = (rate > 0) & (rate < 1)
         odds = jax.scipy.special.logit(jnp.clip(rate, 1e-6, 1 - 1e-6))
-        lead_B = knobs.heed * (logits_Bx2[:, 1] - logits_Bx2[:, 0] + knobs.shift) + (1 - knobs.heed) * odds
-        z_B = lead_B + knobs.noise * noise_Bx2[:, 0]
-        # Whatever is added to all leads of a batch changes no rank: without this its gradient would not be zero.
+        margin_B = knobs.heed * (logits_Bx2[:, 1] - logits_Bx2[:, 0] + knobs.shift) + (1 - knobs.heed) * odds
+        z_B = margin_B + knobs.noise * noise_Bx2[:, 0]
+        # Whatever is added to all margins of a batch changes no rank: without this its gradient would not be zero.
         centre = knobs.rank * jnp.mean(z_B)
         z_B = z_B - centre + jax.lax.stop_gradient(centre)
         z_B = z_B - knobs.rank * jax.lax.stop_gradient(threshold(z_B, rate))
@@ -181,9 +191,9 @@ def routing_loss(output: RoutedOutput, knobs: Knobs, num_views: int) -> jax.Arra
     miss_n = is_free_n * (rate_n - knobs.rates_n)
     low_n = jax.nn.relu(knobs.bounds * knobs.rates_n - rate_n)
     high_n = jax.nn.relu(rate_n - 1 + knobs.bounds * (1 - knobs.rates_n))
-    leads_Bxn = output.router_logits_Bxnx2[..., 1] - output.router_logits_Bxnx2[..., 0]
-    q_n = knobs.rank * jax.lax.stop_gradient(thresholds_n(leads_Bxn, knobs.rates_n))
-    p_Bxn = is_free_n[None] * jax.nn.sigmoid(leads_Bxn - q_n[None])
+    margins_Bxn = output.router_logits_Bxnx2[..., 1] - output.router_logits_Bxnx2[..., 0]
+    q_n = knobs.rank * jax.lax.stop_gradient(thresholds_n(margins_Bxn, knobs.rates_n))
+    p_Bxn = is_free_n[None] * jax.nn.sigmoid(margins_Bxn - q_n[None])
     paths_LxMxn = p_Bxn.reshape(-1, num_views, p_Bxn.shape[-1])
     return (
         knobs.rate_weight * jnp.sum(jnp.square(miss_n))
@@ -219,7 +229,7 @@ def edited(variables: Any, leaf: Sequence[str], values_n: Iterable[Any], *, add:
 
 
 def lowered(variables: Any, thresholds_n: np.ndarray) -> Any:
-    """Variables whose leads are lower by a threshold a block; a copied decision is lowered where it is made."""
+    """Variables whose margins are lower by a threshold a block; a copied decision is lowered where it is made."""
     flat = traverse_util.flatten_dict(variables)
     values = []
     for (name, i), q in zip(block_names(variables), np.asarray(thresholds_n), strict=True):
@@ -229,7 +239,7 @@ def lowered(variables: Any, thresholds_n: np.ndarray) -> Any:
 
 
 def scaled(variables: Any, factors_n: np.ndarray) -> Any:
-    """Variables whose leads are multiplied by a factor a block; a copied decision by that of where it is made."""
+    """Variables whose margins are multiplied by a factor a block; a copied decision by that of where it is made."""
     flat = traverse_util.flatten_dict(variables)
     for leaf in ('kernel', 'bias'):
         for (name, i), factor in zip(block_names(variables), np.asarray(factors_n), strict=True):

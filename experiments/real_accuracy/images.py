@@ -4,7 +4,6 @@ The pool is a table of K draws an image (crop, mirror, square cut out), so that 
 computed once for it and shared by all runs. Views of odd number have a square cut out (Cutout, arXiv 1708.04552).
 """
 
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codinet_jax.data import augment, datasets
+from codinet_jax.runtime import files
 
 # Of the trained networks (pytorch_resnet_cifar10): ImageNet's.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,7 +34,7 @@ def read(split: str, data_dir: str, cache: pathlib.Path) -> Images:
     """A split from plain arrays in `cache`, which are written there first if they are missing."""
     paths = [cache / f'{split}_{name}.npy' for name in NAMES]
     if not all(path.exists() for path in paths):
-        whole = datasets.load('cifar10', split, data_dir)
+        whole = datasets.source('cifar10', data_dir).open(split)
         assert isinstance(whole, tuple)
         for path, array in zip(paths, whole, strict=True):
             save(path, array)
@@ -43,11 +43,8 @@ def read(split: str, data_dir: str, cache: pathlib.Path) -> Images:
 
 
 def save(path: pathlib.Path, array: np.ndarray) -> None:
-    """Through a rename, for other runs may read it meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}.npy')
-    np.save(temporary, array)
-    os.replace(temporary, path)
+    """Whole or not at all, for other runs may read it meanwhile."""
+    files.write(path, lambda file: np.save(file, array))
 
 
 def draws(pool: int, num_images: int, seed: int = 0) -> np.ndarray:

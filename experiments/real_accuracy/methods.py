@@ -29,7 +29,7 @@ def is_ranked(variant: str) -> bool:
     return variant.startswith('rank') or variant == 'late'
 
 
-def initial_lead(variant: str) -> float:
+def initial_margin(variant: str) -> float:
     """Rank gates are blind to it; others start nearly open."""
     return 0.0 if is_ranked(variant) else 3.0
 

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from codinet_jax import workdir
-from codinet_jax.models import pretrained
+from codinet_jax.models import pretrained, weights_file
 from codinet_jax.models.architecture import Architecture, cifar_resnet
-from codinet_jax.models.codinet import CoDiNet, fresh_variables, is_router
 from codinet_jax.models.cost import CostTable, cost_table
-from codinet_jax.models.routers import ROUTERS
+from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.routers import ROUTERS, is_router
 from experiments.real_accuracy import gates
 
 
@@ -26,23 +25,23 @@ class Start(NamedTuple):
 
 
 def read(path: str) -> Start:
-    variables = workdir.read_weights_file(path)
+    variables = weights_file.read(path)
     variables = {name: variables[name] for name in ('params', 'batch_stats')}
     repeats = variables['params']['stage1_blocks']['residual']['conv1']['kernel'].shape[0]
     return Start(pathlib.Path(path).stem, cifar_resnet(6 * repeats + 2), variables)
 
 
-def static(start: Start, dtype: Any) -> CoDiNet:
-    return CoDiNet(start.architecture, None, dtype)
+def static(start: Start, dtype: Any) -> RoutedResNet:
+    return RoutedResNet(start.architecture, None, dtype)
 
 
-def gated(start: Start, router: str, seed: int, initial_lead: float = 0.0) -> tuple[CoDiNet, Any]:
+def gated(start: Start, router: str, seed: int, initial_margin: float = 0.0) -> tuple[RoutedResNet, Any]:
     """A network of the start's weights and fresh routers, in float32, its blocks in a loop.
 
     Routers are drawn here, for to compile the network's own initialisation takes longer than some runs have.
     """
     gates.register()
-    model = CoDiNet(start.architecture, router)
+    model = RoutedResNet(start.architecture, router)
     shapes = traverse_util.flatten_dict(jax.eval_shape(lambda: fresh_variables(model, 0)))
     rng, fresh = np.random.default_rng(seed), {}
     for path, leaf in sorted(shapes.items()):
@@ -52,12 +51,12 @@ def gated(start: Start, router: str, seed: int, initial_lead: float = 0.0) -> tu
         elif path[-1] == 'scale':
             fresh[path] += 1
         elif path[-2:] == ('decide', 'bias'):
-            fresh[path][..., 1] = initial_lead
+            fresh[path][..., 1] = initial_margin
     return model, pretrained.into(traverse_util.unflatten_dict(fresh), start.variables, start.name)
 
 
 def compact(variables: Any) -> dict[str, Any]:
-    """Leaves by path; leads may be larger than float16 reaches, and images lie close to thresholds."""
+    """Leaves by path; margins may be larger than float16 reaches, and images lie close to thresholds."""
     flat = traverse_util.flatten_dict(variables)
     return {
         '/'.join(path): np.asarray(leaf, np.float32 if is_router(path) else np.float16) for path, leaf in flat.items()

@@ -1,7 +1,6 @@
-"""In which order blocks can be spared: greedy, least harm first, by what trained networks say without them."""
+"""In which order blocks can be spared: greedy, least harm first, by how trained networks answer without them."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -9,22 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codinet_jax.runtime import files
 from experiments.real_accuracy import allocation, gates, images, networks
 
 
 def places_n(cache: pathlib.Path, start: networks.Start, train: images.Images, num_images: int) -> np.ndarray:
     """0 for the block that is missed most, 1 for the one that is missed least, NaN where a block always runs.
 
-    Harm is the divergence from what the whole network says of augmented training images, squares cut out. Norms take
-    the batch's statistics, as if estimated anew.
+    Harm is the divergence from the answers of the whole network to augmented training images, squares cut out. Norms
+    take the batch's statistics, as if estimated anew.
     """
     file = cache / f'order_{start.name}_{num_images}.json'
     if not file.exists():
         record = _greedy(start, train, num_images)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f'.{file.name}.{os.getpid()}')
-        temporary.write_text(json.dumps(record, indent=2) + '\n')
-        os.replace(temporary, file)
+        files.write(file, lambda opened: opened.write(files.json_bytes(record)))
     order = json.loads(file.read_text())['order']
     place_n = np.full(start.architecture.num_blocks, np.nan)
     place_n[order] = np.linspace(1, 0, len(order))

@@ -7,8 +7,6 @@ Writes NAME.json (results), NAME_routes.npz (labels, predictions, decisions, log
 views) and NAME_weights.npz (backbone in float16) to the output, NAME being start, variant, cost and seed.
 """
 
-import json
-import os
 import pathlib
 import threading
 import time
@@ -21,10 +19,13 @@ import numpy as np
 from absl import app, flags
 
 from codinet_jax.kernels import convolution as convolutions
-from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.cost import CostTable
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import files
 from experiments.real_accuracy import (
     allocation,
     evaluation,
+    fine_tuning,
     gates,
     images,
     methods,
@@ -61,7 +62,7 @@ flags.DEFINE_integer('holdout', 0, 'So many last training images are left out an
 flags.DEFINE_integer('test_images', 10_000, 'Images of test, from the first.')
 flags.DEFINE_integer('shuffles', 3, 'Times that routes are shuffled, of each kind.')
 flags.DEFINE_enum('convolution', 'xla', ['xla', 'cuda'], 'Of training; cuda: kernels of our own, on a GPU.')
-flags.DEFINE_integer('unroll', 0, 'Blocks laid out at a time in training; 0 is all of them.')
+flags.DEFINE_integer('unroll', 0, 'Blocks unrolled at a time in training; 0 is all of them.')
 flags.DEFINE_integer('steps_per_call', 0, 'Training steps a call; 0 is 20, and 1 on a CPU.')
 flags.DEFINE_float('save_seconds', 300, 'Between two savings of the state, from which the same command goes on.')
 flags.DEFINE_bool('prepare_only', False, 'Compile, write what runs share, and end.')
@@ -76,7 +77,7 @@ LEAST_STD = 0.3  # of the mean over a block's channels
 DIAL = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 
 
-def say(*words: object) -> None:
+def log(*words: object) -> None:
     print(f'[{time.perf_counter() - STARTED:6.1f} s]', *words, flush=True)
 
 
@@ -92,117 +93,120 @@ def main(argv: Sequence[str]) -> None:
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
-    test = _test(train, cache)
-    num_used = len(train.labels_N) - FLAGS.holdout
-    used = train.part(slice(num_used))
+    used, test = train.part(slice(len(train.labels_N) - FLAGS.holdout)), _test(train, cache)
     start = networks.read(FLAGS.start)
-    say(f'{name()}: {start.architecture.num_blocks} blocks, {num_used} images, {jax.devices()[0]}')
+    log(f'{name()}: {start.architecture.num_blocks} blocks, {len(used.labels_N)} images, {jax.devices()[0]}')
     gates.register()
-    model = CoDiNet(start.architecture, 'standardised', networks.train_dtype())
+    model = RoutedResNet(start.architecture, 'standardised', networks.train_dtype())
     model = model.clone(unroll=FLAGS.unroll or start.architecture.num_blocks)
-    steps_per_call = FLAGS.steps_per_call or (1 if jax.default_backend() == 'cpu' else 20)
+    steps = _steps(model, _data(train, used, cache))
+    compiling = threading.Thread(target=_compile, args=(steps, start))
+    if FLAGS.prepare_only:  # beside all that follows, for it takes longest
+        compiling.start()
+    costs = networks.costs(start, has_routers=FLAGS.variant in methods.LEARNT)
+    place_n = ordering.places_n(cache, start, used, FLAGS.order_images)
+    rates_n, copies_n = _rates(start, place_n, costs)
+    log('run rates', np.round(rates_n, 2).tolist())
+    variables = _variables(start, used, copies_n)
+    judge = evaluation.Judge(
+        evaluation.make_forward(model), costs, rates_n, FLAGS.eval_batch, FLAGS.variant == 'random'
+    )
+    calibration = _calibration(used)
+    accuracy = _accuracy_of_rounded_rates(judge, variables, calibration)
+    if FLAGS.prepare_only:
+        compiling.join()
+        return
+    saved = output / f'{name()}_state.npz'
+    trained = _trained(steps, judge, rates_n, variables, calibration, saved)
+    shift = _shift(judge, trained.averages, calibration)
+    results = _settings(start, rates_n, shift, accuracy) | _of_training(trained)
+    results |= _tested(judge, trained.averages, test, calibration, allocation.free_n(start.architecture), shift)
+    _write_weights(output, trained.averages, rates_n, shift)
+    results['seconds'] = time.perf_counter() - STARTED
+    files.write(output / f'{name()}.json', lambda file: file.write(files.json_bytes(results)))
+    saved.unlink()
+    log({key: results[key] for key in ('accuracy', 'mean_macs', 'num_paths', 'num_open_blocks', 'shuffled')})
+
+
+def _steps(model: RoutedResNet, data: training.Data) -> fine_tuning.Steps:
+    per_call = FLAGS.steps_per_call or (1 if jax.default_backend() == 'cpu' else 20)
     convolution = convolutions.conv_general_dilated() if FLAGS.convolution == 'cuda' else None
-    call = training.make_call(model.clone(convolution=convolution), FLAGS.views, FLAGS.cut, steps_per_call)
-    recipe = methods.Recipe(
+    call = training.make_call(model.clone(convolution=convolution), FLAGS.views, FLAGS.cut, per_call)
+    return fine_tuning.Steps(call, data, FLAGS.batch, FLAGS.views, FLAGS.pool, per_call, FLAGS.seed)
+
+
+def _compile(steps: fine_tuning.Steps, start: networks.Start) -> None:
+    schedule = methods.schedule('static', _recipe(), steps.per_call, np.ones(start.architecture.num_blocks))
+    steps.compile(training.begin(networks.gated(start, 'standardised', 0)[1]), schedule)
+    log('training is compiled')
+
+
+def _trained(
+    steps: fine_tuning.Steps,
+    judge: evaluation.Judge,
+    rates_n: np.ndarray,
+    variables: Any,
+    calibration: images.Images,
+    saved: pathlib.Path,
+) -> fine_tuning.Trained:
+    recipe, per_call = _recipe(), steps.per_call
+    num_steps = max(1, round(FLAGS.epochs * (steps.num_images // FLAGS.batch) / per_call)) * per_call
+    schedule = methods.schedule(FLAGS.variant, recipe, num_steps, rates_n)
+    fixed_from = round((1 - recipe.last) * num_steps / per_call) * per_call
+
+    def fix(averages: Any) -> Any:
+        return _fixed(judge, averages, calibration.images_NxHxWxC)
+
+    return fine_tuning.train(steps, schedule, variables, fixed_from, fix, saved, FLAGS.save_seconds, log)
+
+
+def _recipe() -> methods.Recipe:
+    return methods.Recipe(
         FLAGS.backbone_rate,
         FLAGS.router_rate,
         rate_weight=FLAGS.rate_weight,
         batch_rate_weight=FLAGS.batch_rate_weight,
     )
-    data = _data(train, used, cache)
-    key = jax.random.key(FLAGS.seed)
 
-    def arguments(schedule: gates.Knobs, step: int) -> tuple[Any, ...]:
-        steps = range(step, step + steps_per_call)
-        drawn = training.batches(num_used, FLAGS.batch, FLAGS.views, FLAGS.pool, steps, FLAGS.seed)
-        return data, drawn, gates.Knobs(*(knob[step : step + steps_per_call] for knob in schedule)), key
 
-    def compile_call() -> None:
-        schedule = methods.schedule('static', recipe, steps_per_call, np.ones(start.architecture.num_blocks))
-        state = training.begin(networks.gated(start, 'standardised', 0)[1])
-        call.lower(state, *arguments(schedule, 0)).compile()  # type: ignore[attr-defined]
-        say('training is compiled')
+def _accuracy_of_rounded_rates(judge: evaluation.Judge, variables: Any, calibration: images.Images) -> float:
+    """In per cent, before training, where a block runs if its rate is a half or more."""
+    answers = judge.answers(variables, calibration.images_NxHxWxC, knobs=judge.knobs(heed=0.0, noise=0.0))
+    accuracy = 100 * float(np.mean(answers.predictions == calibration.labels_N))
+    num_images = len(calibration.labels_N)
+    log(f'evaluation is compiled; at rates rounded to 0 and 1 {accuracy:.2f} % of {num_images} training views')
+    return accuracy
 
-    compiling = threading.Thread(target=compile_call)
-    if FLAGS.prepare_only:  # beside all that follows, for it takes longest
-        compiling.start()
 
-    costs = networks.costs(start, has_routers=FLAGS.variant in methods.LEARNT)
-    place_n = ordering.places_n(cache, start, used, FLAGS.order_images)
-    rates_n, copies_n = _rates(start, place_n, costs)
-    say('run rates', np.round(rates_n, 2).tolist())
-    variables = _variables(start, used, copies_n)
-    judge = evaluation.Judge(
-        evaluation.make_forward(model), costs, rates_n, FLAGS.eval_batch, FLAGS.variant == 'random'
-    )
-    calibration = _calibration_views(used)
-    num_steps = max(1, round(FLAGS.epochs * (num_used // FLAGS.batch) / steps_per_call)) * steps_per_call
-    schedule = methods.schedule(FLAGS.variant, recipe, num_steps, rates_n)
+def _shift(judge: evaluation.Judge, averages: Any, calibration: images.Images) -> float:
+    """Of all logit margins, so that the mean image costs what it should."""
+    if FLAGS.variant not in methods.LEARNT:
+        return 0.0
+    return judge.match_cost(averages, calibration.images_NxHxWxC, FLAGS.target_macs)
 
-    before = judge.answers(variables, calibration, knobs=judge.knobs(heed=0.0, noise=0.0))
-    whole = np.mean(before.predictions == used.labels_N[: FLAGS.calibration])
-    say(f'evaluation is compiled; at rates rounded to 0 and 1 {100 * whole:.2f} % of {len(calibration)} training views')
-    if FLAGS.prepare_only:
-        compiling.join()
-        return
 
-    saved, save_time = output / f'{name()}_state.npz', time.perf_counter()
-    state, history = training.resume(saved, training.begin(variables)), []
-    first_step = int(state.step)
-    if first_step:
-        say(f'going on from step {first_step} of {num_steps}')
-    first_steps = round((1 - recipe.last) * num_steps / steps_per_call) * steps_per_call
-    train_start = compiled_at = time.perf_counter()
-    for step in range(first_step, num_steps, steps_per_call):
-        if time.perf_counter() - save_time > FLAGS.save_seconds:
-            training.save(saved, state)
-            save_time = time.perf_counter()
-        if step == first_steps:
-            state = training.begin(_fixed(judge, state.averages, calibration), step)
-        state, metrics = call(state, *arguments(schedule, step))
-        if step == first_step:
-            jax.block_until_ready(metrics)
-            say('first call')
-            compiled_at = time.perf_counter()
-        history.append((step, metrics))
-        if len(history) % 50 == 0 or step + steps_per_call >= num_steps:
-            at, shown = history[-1] if step + steps_per_call >= num_steps else history[-2]
-            say(f'step {at}', {key: round(float(value), 4) for key, value in shown.items()})
-    training.save(saved, state)
-    train_end = time.perf_counter()
-    ms_per_step = 1e3 * (train_end - compiled_at) / max(1, num_steps - first_step - steps_per_call)
-    say(f'{num_steps - first_step} steps, {ms_per_step:.2f} ms each')
-
-    averages = state.averages
-    is_learnt = FLAGS.variant in methods.LEARNT
-    target = FLAGS.target_macs or costs.static_macs
-    shift = judge.match_cost(averages, calibration, target) if is_learnt else 0.0
-    results = {
+def _settings(start: networks.Start, rates_n: np.ndarray, shift: float, accuracy: float) -> dict[str, Any]:
+    return {
         'name': name(),
         'start': start.name,
         'variant': FLAGS.variant,
         'seed': FLAGS.seed,
         'target_macs': FLAGS.target_macs,
-        'settings': {key: value for key in SETTINGS for value in [FLAGS[key].value]},
-        'num_steps': num_steps,
-        'seconds_training': train_end - train_start,
-        'ms_per_step': ms_per_step,
+        'settings': {key: FLAGS[key].value for key in SETTINGS},
         'target_rates': rates_n.tolist(),
         'shift': shift,
-        'start_of_training': {'accuracy_of_rounded_rates': 100 * float(whole)},
+        'start_of_training': {'accuracy_of_rounded_rates': accuracy},
     }
-    results |= _tested(judge, averages, test, calibration, used, shift)
-    results['history'] = [
-        {'step': step, **{key: float(value) for key, value in metrics.items()}}
-        for step, metrics in history[:: max(1, len(history) // 40)]
-    ]
-    _write_weights(output, averages, rates_n, shift)
-    results['seconds'] = time.perf_counter() - STARTED
-    temporary = output / f'.{name()}.json'
-    temporary.write_text(json.dumps(results, indent=1) + '\n')
-    os.replace(temporary, output / f'{name()}.json')
-    saved.unlink()
-    say({key: results[key] for key in ('accuracy', 'mean_macs', 'num_paths', 'num_open_blocks', 'shuffled')})
+
+
+def _of_training(trained: fine_tuning.Trained) -> dict[str, Any]:
+    shown = trained.history[:: max(1, len(trained.history) // 40)]
+    return {
+        'num_steps': trained.num_steps,
+        'seconds_training': trained.seconds,
+        'ms_per_step': trained.ms_per_step,
+        'history': [{'step': step, **{key: float(value) for key, value in metrics.items()}} for step, metrics in shown],
+    }
 
 
 def _data(train: images.Images, used: images.Images, cache: pathlib.Path) -> training.Data:
@@ -232,11 +236,13 @@ def _views(data: images.Images, seed: int, is_cut: bool) -> np.ndarray:
     return np.asarray(drawn)[:, 0]
 
 
-def _calibration_views(used: images.Images) -> np.ndarray:
-    return _views(used.part(slice(FLAGS.calibration)), seed=3, is_cut=False)
+def _calibration(used: images.Images) -> images.Images:
+    """Training images in a plain view, on which thresholds are set."""
+    chosen = used.part(slice(FLAGS.calibration))
+    return chosen._replace(images_NxHxWxC=_views(chosen, seed=3, is_cut=False))
 
 
-def _rates(start: networks.Start, place_n: np.ndarray, costs: Any) -> tuple[np.ndarray, np.ndarray]:
+def _rates(start: networks.Start, place_n: np.ndarray, costs: CostTable) -> tuple[np.ndarray, np.ndarray]:
     """Run rates and which blocks copy a decision."""
     nothing_n = np.zeros(len(place_n), bool)
     if FLAGS.variant == 'static':
@@ -256,7 +262,7 @@ def _rates(start: networks.Start, place_n: np.ndarray, costs: Any) -> tuple[np.n
 
 def _variables(start: networks.Start, used: images.Images, copies_n: np.ndarray) -> Any:
     """Start weights and fresh routers that read standardised features; `independent` ones read nothing."""
-    _, variables = networks.gated(start, 'standardised', FLAGS.seed, methods.initial_lead(FLAGS.variant))
+    _, variables = networks.gated(start, 'standardised', FLAGS.seed, methods.initial_margin(FLAGS.variant))
     probe, probed = networks.gated(start, 'probe', 0)
     views = _views(used.part(slice(FLAGS.order_images)), seed=4, is_cut=False)
     pooled = jax.jit(
@@ -286,7 +292,7 @@ def _fixed(judge: evaluation.Judge, averages: Any, calibration: np.ndarray) -> A
     else:
         return averages
     answers = judge.answers(fixed, calibration)
-    say(f'thresholds fixed: {judge.macs(answers) / 1e6:.2f} MMACs', np.round(answers.decisions.mean(0), 2).tolist())
+    log(f'thresholds fixed: {judge.macs(answers) / 1e6:.2f} MMACs', np.round(answers.decisions.mean(0), 2).tolist())
     return fixed
 
 
@@ -294,46 +300,53 @@ def _tested(
     judge: evaluation.Judge,
     variables: Any,
     test: images.Images,
-    calibration: np.ndarray,
-    used: images.Images,
+    calibration: images.Images,
+    is_free_n: np.ndarray,
     shift: float,
 ) -> dict[str, Any]:
-    """Everything that is said of the test images, and their routes written."""
-    output = pathlib.Path(FLAGS.output)
+    """All numbers of the test images; their routes are written."""
     shifted = gates.lowered(variables, np.full(len(judge.rates_n), -shift))
-    is_free_n = allocation.free_n(networks.read(FLAGS.start).architecture)
-    on_train = judge.answers(shifted, calibration)
+    on_train = judge.answers(shifted, calibration.images_NxHxWxC)
     answers = judge.answers(shifted, test.images_NxHxWxC)
-    labels_N = used.labels_N[: FLAGS.calibration]
-    told = evaluation.describe(answers, test.labels_N, judge.costs, is_free_n)
-    told['calibration'] = {
-        'accuracy': 100 * float(np.mean(on_train.predictions == labels_N)),
+    found = evaluation.describe(answers, test.labels_N, judge.costs, is_free_n)
+    found['calibration'] = {
+        'accuracy': 100 * float(np.mean(on_train.predictions == calibration.labels_N)),
         'mean_macs': judge.macs(on_train),
     }
-    told |= {'agreement': None, 'shuffled': None, 'dial': None, 'correlation_with_cheap_error': None}
+    found |= {'agreement': None, 'shuffled': None, 'dial': None, 'correlation_with_cheap_error': None}
     if FLAGS.variant not in ('static', 'pruned'):
-        told['agreement'] = evaluation.agreement(judge, shifted, test, FLAGS.cut)
-        told['shuffled'] = evaluation.shuffled(judge, shifted, test, answers, FLAGS.shuffles)
-        cost_N = answers.decisions @ np.asarray(judge.costs.blocks_n, float)
-        told['correlation_with_own_error'] = evaluation.correlation(cost_N, answers.predictions != test.labels_N)
-        given = pathlib.Path(FLAGS.cache) / f'given_{FLAGS.given}.npz'
-        if given.exists() and not FLAGS.holdout:
-            with np.load(given) as arrays:
-                wrong_N = np.argmax(arrays['logits'], -1)[: len(test.labels_N)] != test.labels_N
-            told['correlation_with_cheap_error'] = evaluation.correlation(cost_N, wrong_N)
+        found |= _of_routes(judge, shifted, test, answers)
     if FLAGS.variant in methods.LEARNT and FLAGS.variant != 'independent':
-        told['dial'] = evaluation.dial(judge, shifted, test, 0.0, DIAL)
+        found['dial'] = evaluation.dial(judge, shifted, test, 0.0, DIAL)
     np.savez_compressed(
-        output / f'{name()}_routes.npz',
+        pathlib.Path(FLAGS.output) / f'{name()}_routes.npz',
         labels=test.labels_N.astype(np.uint8),
         predictions=answers.predictions.astype(np.uint8),
         decisions=answers.decisions,
         logits=answers.logits.astype(np.float16),
-        calibration_labels=labels_N.astype(np.uint8),
+        calibration_labels=calibration.labels_N.astype(np.uint8),
         calibration_logits=on_train.logits.astype(np.float16),
-        macs=np.float64(told['mean_macs']),
+        macs=np.float64(found['mean_macs']),
     )
-    return told
+    return found
+
+
+def _of_routes(
+    judge: evaluation.Judge, variables: Any, test: images.Images, answers: evaluation.Answers
+) -> dict[str, Any]:
+    """What the routes are worth, of a network where they differ."""
+    cost_N = answers.decisions @ np.asarray(judge.costs.blocks_n, float)
+    found: dict[str, Any] = {
+        'agreement': evaluation.agreement(judge, variables, test, FLAGS.cut),
+        'shuffled': evaluation.shuffled(judge, variables, test, answers, FLAGS.shuffles),
+        'correlation_with_own_error': evaluation.correlation(cost_N, answers.predictions != test.labels_N),
+    }
+    given = pathlib.Path(FLAGS.cache) / f'given_{FLAGS.given}.npz'
+    if given.exists() and not FLAGS.holdout:
+        with np.load(given) as arrays:
+            wrong_N = np.argmax(arrays['logits'], -1)[: len(test.labels_N)] != test.labels_N
+        found['correlation_with_cheap_error'] = evaluation.correlation(cost_N, wrong_N)
+    return found
 
 
 def _write_weights(output: pathlib.Path, variables: Any, rates_n: np.ndarray, shift: float) -> None:

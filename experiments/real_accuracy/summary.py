@@ -96,8 +96,8 @@ def dials(runs: Sequence[dict[str, Any]]) -> list[str]:
         if run.get('dial'):
             points = [*run['dial'], {'mean_macs': run['mean_macs'], 'accuracy': run['accuracy']}]
             points.sort(key=lambda point: point['mean_macs'])
-            told = ', '.join(f'{point["accuracy"]:.2f} at {point["mean_macs"] / 1e6:.1f}' for point in points)
-            lines.append(f'{run["name"]}: {told}')
+            shown = ', '.join(f'{point["accuracy"]:.2f} at {point["mean_macs"] / 1e6:.1f}' for point in points)
+            lines.append(f'{run["name"]}: {shown}')
     return lines
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from codinet_jax.models.codinet import CoDiNet
 from codinet_jax.models.execution import masked
+from codinet_jax.models.network import RoutedResNet
 from experiments.real_accuracy import images, networks
 
 
@@ -48,7 +48,7 @@ def soft_targets(
     return soft_KxNxY
 
 
-def _forward(model: CoDiNet, batch: int, cut: int) -> Callable[..., jax.Array]:
+def _forward(model: RoutedResNet, batch: int, cut: int) -> Callable[..., jax.Array]:
     """The logits of `batch` images from the i-th on, in their k-th view."""
 
     @jax.jit

@@ -1,6 +1,5 @@
 """Steps of fine-tuning: cross-entropy, distillation and a method's own loss; S of them in one call of the device."""
 
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from codinet_jax.models.codinet import CoDiNet
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import files
 from codinet_jax.training.optimizer import label_routers
 from experiments.real_accuracy import gates, images
 
@@ -56,10 +56,7 @@ def begin(variables: Any, step: int = 0) -> State:
 def save(path: pathlib.Path, state: State) -> None:
     """Writes what `resume` reads, whole or not at all."""
     leaves = jax.tree.leaves(jax.device_get(state))
-    temporary = path.with_name(f'.{path.name}')
-    with open(temporary, 'wb') as file:
-        np.savez(file, *leaves)
-    os.replace(temporary, path)
+    files.write(path, lambda file: np.savez(file, *leaves))
 
 
 def resume(path: pathlib.Path, state: State) -> State:
@@ -96,10 +93,10 @@ def _decayed(path: tuple[Any, ...], gradient: jax.Array, param: jax.Array, label
     return gradient + ROUTER_DECAY * param if path[-1].key == 'kernel' else gradient
 
 
-def make_call(model: CoDiNet, num_views: int, cut: int, num_steps: int) -> Call:
+def make_call(model: RoutedResNet, num_views: int, cut: int, num_steps: int) -> Call:
     """The jitted training of `num_steps` steps; the state is given up for the next.
 
-    On a CPU it is one step, laid out: a convolution's backward pass is slow there inside a loop.
+    On a CPU it is one step, unrolled: a convolution's backward pass is slow there inside a loop.
     """
 
     def loss_fn(

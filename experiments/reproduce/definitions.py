@@ -1,4 +1,4 @@
-"""The paper's tables and figures: which networks stand in them, what is told of each, and what the paper tells."""
+"""The paper's tables and figures: which networks stand in them, and which numbers, ours and the paper's."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from experiments.reproduce.runs import GAMMAS, MARGINS, margin, weight
 
 
 class Column(NamedTuple):
-    """A number of a run: its heading, how it is had from `summarize.Numbers`, and how many decimals it is told with."""
+    """A number of a run: its heading, how it is had from `Run.numbers`, and how many decimals it has."""
 
     heading: str
     value: Callable[[Any], float]
@@ -16,7 +16,7 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A network of a table, by its name in `runs.RUNS`, and what the paper says of it, by column."""
+    """A network of a table, by its name in `runs.RUNS`, and what the paper reports of it, by column."""
 
     label: str
     run: str

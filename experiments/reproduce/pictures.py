@@ -1,4 +1,4 @@
-"""Pictures of what was reproduced; each says at which scale."""
+"""Pictures of what was reproduced; each with its scale."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from codinet_jax.analysis.run import Run
 from experiments.reproduce.definitions import COLUMNS, Figure, Table
 
 
-def dots(table: Table, rows: Sequence[dict[str, Any]], says: str) -> bytes:
+def dots(table: Table, rows: Sequence[dict[str, Any]], description: str) -> bytes:
     """A panel a column and a line a row: a dot for every seed, a diamond where the paper is."""
     colours = style.theme(is_dark=False)
     with matplotlib.rc_context(style.rc(is_dark=False)):
@@ -36,17 +36,17 @@ def dots(table: Table, rows: Sequence[dict[str, Any]], says: str) -> bytes:
             label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         style.legend_below(figure, list(handles.values()), list(handles))
-        return _png(figure, says)
+        return _png(figure, description)
 
 
-def of_runs(definition: Figure, runs: Sequence[Run], says: str) -> dict[str, bytes]:
+def of_runs(definition: Figure, runs: Sequence[Run], description: str) -> dict[str, bytes]:
     """The pictures that a figure is made of, by their stems, of one run for each network there is."""
     drawn = figures.draw(runs, lay_out(runs, print), others=definition.others)
-    return {stem: _png(drawn[stem].figure, says) for stem in definition.pictures if stem in drawn}
+    return {stem: _png(drawn[stem].figure, description) for stem in definition.pictures if stem in drawn}
 
 
-def _png(figure: Drawing, says: str) -> bytes:
-    figure.suptitle(says, fontsize=style.SMALL, color='#b00020' if 'SMOKE' in says else None)
+def _png(figure: Drawing, description: str) -> bytes:
+    figure.suptitle(description, fontsize=style.SMALL, color='#b00020' if 'SMOKE' in description else None)
     file = io.BytesIO()
     figure.savefig(file, format='png', dpi=130, bbox_inches='tight')
     return file.getvalue()

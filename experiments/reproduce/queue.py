@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 from experiments.reproduce.definitions import DEFINITIONS
 from experiments.reproduce.runs import RUNS

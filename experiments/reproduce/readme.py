@@ -1,5 +1,4 @@
-"""The README's tables of results, written from the JSON that is kept of them, so that neither says what the other does
-not."""
+"""The README's tables of results, written from the JSON that is kept of them, so that the two agree."""
 
 import json
 import pathlib
@@ -8,7 +7,7 @@ import statistics as stdlib
 from collections.abc import Iterable
 from typing import Any
 
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 from experiments.reproduce.definitions import COLUMNS
 
 PLACE = re.compile(r'(<!-- results (\w+) -->\n).*?(<!-- end of results -->)', re.DOTALL)
@@ -30,25 +29,27 @@ def filled(text: str, directory: pathlib.Path) -> str:
     return PLACE.sub(table, text)
 
 
-def compact(told: dict[str, Any]) -> str:
+def compact(summary: dict[str, Any]) -> str:
     """A summary as one table, of each column our mean and spread and in brackets the paper's; and how it was had."""
-    if not told['is_result']:
-        raise InputError(f'{told["title"]} at scale {told["scale"]} is no result, and is not to stand among them.')
-    runs = [run for row in told['rows'] for run in row['seeds']]
+    if not summary['is_result']:
+        raise InputError(
+            f'{summary["title"]} at scale {summary["scale"]} is no result, and is not to stand among them.'
+        )
+    runs = [run for row in summary['rows'] for run in row['seeds']]
     columns = list(runs[0]['numbers'])
     lines = [
         f'| | {" | ".join(COLUMNS[name].heading for name in columns)} |',
         f'|---|{"---:|" * len(columns)}',
-        *(f'| {row["label"]} | {" | ".join(_cell(row, name) for name in columns)} |' for row in told['rows']),
+        *(f'| {row["label"]} | {" | ".join(_cell(row, name) for name in columns)} |' for row in summary['rows']),
     ]
-    seeds = {tuple(run['seed'] for run in row['seeds']) for row in told['rows'] if row['seeds']}
+    seeds = {tuple(run['seed'] for run in row['seeds']) for row in summary['rows'] if row['seeds']}
     numbers = ', '.join(str(seed) for seed in max(seeds, key=len))
     how = {key: _listed(run['how'][key] for run in runs) for key in ('commit', 'device', 'num_devices')}
     made = (
         f'Seeds {numbers}{"" if len(seeds) == 1 else " at most"}; commit {how["commit"]}; {how["device"]}, '
         f'{how["num_devices"]} device(s); jax {_listed(run["how"]["versions"]["jax"] for run in runs)}.'
     )
-    return '\n'.join(lines) + f'\n\n{told["says"]} {made}\n'
+    return '\n'.join(lines) + f'\n\n{summary["says"]} {made}\n'
 
 
 def _cell(row: dict[str, Any], name: str) -> str:

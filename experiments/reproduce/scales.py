@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from codinet_jax import settings
-from codinet_jax.errors import InputError
+from codinet_jax.config import setup
+from codinet_jax.runtime.errors import InputError
 from experiments.reproduce.runs import Trained
 
 
 class Scale(NamedTuple):
     """What a scale changes in every config. `depths` replaces depths, `epochs` those of the two stages, with the decays
-    of the learning rate at the same shares of them; `is_result` says whether its numbers may be told to anybody.
+    of the learning rate at the same shares of them; `is_result` is whether its numbers may be shown to anybody.
     """
 
-    says: str
+    description: str
     is_result: bool
     depths: Mapping[int, int] = MappingProxyType({})
     epochs: tuple[float, float] | None = None
@@ -74,11 +74,11 @@ def config_of(trained: Trained, scale: Scale, seed: int, cost: float | None = No
             changes[f'{stage}.epochs'] = float(epochs)
             changes[f'{stage}.decay_epochs'] = tuple(share * epoch for epoch in config[stage].decay_epochs)
     config.update_from_flattened_dict(changes)
-    if cost is not None and config.model.router == settings.STATIC:
+    if cost is not None and config.model.router == setup.STATIC:
         config.model.depth = _depth_at(config, cost)
     elif cost is not None:
         config.loss.target_cost = cost
-    settings.check(config)
+    setup.read(config)
     return config
 
 
@@ -106,12 +106,12 @@ def _as_flag(value: Any) -> str:
 
 def _depth_at(config: ConfigDict, cost: float) -> int:
     """The depth at which a static network comes nearest to this share of what the config's costs."""
-    wanted = cost * settings.costs(config).static_macs
+    wanted = cost * setup.read(config).costs.static_macs
 
     def off(depth: int) -> float:
         other = config.copy_and_resolve_references()
         other.model.depth = depth
-        return abs(settings.costs(other).static_macs - wanted)
+        return abs(setup.read(other).costs.static_macs - wanted)
 
     if config.model.backbone != 'cifar_resnet':
         raise InputError(f'A {config.model.backbone} cannot be had in any depth: there is none of equal MACs.')

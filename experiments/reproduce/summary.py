@@ -1,4 +1,4 @@
-"""What was reproduced, set beside what the paper says: a table in markdown, its numbers as JSON, and pictures."""
+"""What was reproduced, set beside what the paper reports: a table in markdown, its numbers as JSON, and pictures."""
 
 import json
 import pathlib
@@ -6,9 +6,9 @@ import statistics as stdlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from codinet_jax.analysis import paper, statistics
+from codinet_jax.analysis import paper
 from codinet_jax.analysis.run import Run, read_run
-from codinet_jax.errors import InputError
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 from experiments.reproduce import pictures
 from experiments.reproduce.definitions import COLUMNS, Figure, Row, Table
@@ -34,7 +34,7 @@ def runs_of(rows: Sequence[Row], directory: pathlib.Path) -> Found:
     """The finished runs of each row, by seed.
 
     Raises:
-      InputError: a run says too little of how its numbers were had.
+      InputError: a run records too little of how its numbers were had.
     """
     return {
         row.run: {
@@ -50,7 +50,7 @@ def _finished(path: pathlib.Path, label: str) -> Finished:
     run = read_run(Workdir(path), label=label)
     if missing := [name for name in HOW if name not in run.results]:
         raise InputError(
-            f'{path}/results.json does not say {missing[0]!r}, as another version wrote it: '
+            f'{path}/results.json does not record {missing[0]!r}, as another version wrote it: '
             'take the run away and train it again with experiments.run.'
         )
     return Finished(run, json.loads(path.with_suffix('.json').read_text()))
@@ -58,34 +58,40 @@ def _finished(path: pathlib.Path, label: str) -> Finished:
 
 def summary(stem: str, definition: Table | Figure, scale: str, found: Found) -> dict[str, bytes]:
     """The files of one table or figure."""
-    says = f'Scale {scale}: {SCALES[scale].says}.'
+    description = f'Scale {scale}: {SCALES[scale].description}.'
     rows = [about(row, definition, found[row.run]) for row in definition.rows]
-    told = {'title': definition.title, 'scale': scale, 'says': says, 'is_result': SCALES[scale].is_result, 'rows': rows}
+    numbers = {
+        'title': definition.title,
+        'scale': scale,
+        'says': description,
+        'is_result': SCALES[scale].is_result,
+        'rows': rows,
+    }
     if isinstance(definition, Table):
-        drawn = {f'{stem}.png': pictures.dots(definition, rows, says)}
+        drawn = {f'{stem}.png': pictures.dots(definition, rows, description)}
     else:
-        told['others'] = [each._asdict() for each in definition.others]
+        numbers['others'] = [each._asdict() for each in definition.others]
         first = [next(iter(runs.values())).run for runs in found.values() if runs]
-        drawn = {f'{stem}_{kind}.png': png for kind, png in pictures.of_runs(definition, first, says).items()}
-    text = markdown(definition, rows, says, list(drawn))
-    return {f'{stem}.json': (json.dumps(told, indent=1) + '\n').encode(), f'{stem}.md': text.encode()} | drawn
+        drawn = {f'{stem}_{kind}.png': png for kind, png in pictures.of_runs(definition, first, description).items()}
+    text = markdown(definition, rows, description, list(drawn))
+    return {f'{stem}.json': (json.dumps(numbers, indent=1) + '\n').encode(), f'{stem}.md': text.encode()} | drawn
 
 
 def about(row: Row, definition: Table | Figure, runs: dict[int, Finished]) -> dict[str, Any]:
-    """A row: what the paper says, and of every seed its numbers, its curve, and how it was had."""
+    """A row: what the paper reports, and of every seed its numbers, its curve, and how it was had."""
     columns = definition.columns if isinstance(definition, Table) else ('accuracy', 'K', 'cost')
     return {
         'label': row.label,
         'run': row.run,
         'paper': dict(row.paper),
-        'seeds': [{'seed': seed} | _told(*each, columns) for seed, each in runs.items()],
+        'seeds': [{'seed': seed} | _of_run(*each, columns) for seed, each in runs.items()],
     }
 
 
-def _told(run: Run, started: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+def _of_run(run: Run, started: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     results = run.results
-    numbers = statistics.statistics(run) | {
-        'gflops': paper.gflops(run.config.dataset, results['mean_macs']),
+    numbers = run.numbers() | {
+        'gflops': paper.gflops(run.dataset, results['mean_macs']),
         'num_params': results['num_params'],
         'router_share': sum(run.costs.routers_n) / sum(run.costs.blocks_n),
     }
@@ -97,9 +103,9 @@ def _told(run: Run, started: dict[str, Any], columns: Sequence[str]) -> dict[str
     }
 
 
-def markdown(definition: Table | Figure, rows: Sequence[dict[str, Any]], says: str, drawn: Sequence[str]) -> str:
+def markdown(definition: Table | Figure, rows: Sequence[dict[str, Any]], description: str, drawn: Sequence[str]) -> str:
     """The table, of each column ours, the paper's and the difference; then the pictures."""
-    lines = [f'# {definition.title}', '', says, '']
+    lines = [f'# {definition.title}', '', description, '']
     if isinstance(definition, Table):
         compared = {name for row in rows for name in row['paper']}
         heads = [head for name in definition.columns for head in _heads(name, compared)]

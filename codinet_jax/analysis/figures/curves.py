@@ -11,7 +11,8 @@ from matplotlib.patches import Patch
 
 from codinet_jax.analysis import paper, style
 from codinet_jax.analysis.figures.picture import Picture
-from codinet_jax.analysis.run import Run
+from codinet_jax.analysis.run import AS_TRAINED, Run
+from codinet_jax.evaluation.statistics import summarise
 
 # Panels of training: title, key in the rows of training, key in those of evaluation, whether it is a share.
 PANELS = (
@@ -23,14 +24,17 @@ PANELS = (
 )
 PAPER_MARKERS = 'D^sv*PXdph<>8H'
 MARGIN = 0.08
-AS_TRAINED = 'as trained'
 SPLITS = {'train': 'training'}
 
 
 class Point(NamedTuple):
-    """What an evaluation came to, as the paper states it: GFLOPs an image, and top-1 in per cent."""
+    """What an evaluation came to, as the paper states it: GFLOPs an image, and top-1 in per cent.
+
+    `label` is what there is room to call it beside its marker.
+    """
 
     name: str
+    label: str
     gflops: float
     top1: float
 
@@ -72,7 +76,7 @@ def training(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
 
 
 def accuracy_cost(runs: Sequence[Run], theme: style.Theme, others: Sequence[paper.Reported] = ()) -> Picture:
-    """The plane of accuracy and cost: the runs at all their budgets, what the paper reports, and `others`."""
+    """The plane of accuracy and cost: the runs at all their operating points, what the paper reports, and `others`."""
     figure, (axis,) = style.panels(1, 1, style.NARROW, 3.9)
     handles: dict[str, Any] = {}
     reported = [*(point for name in _datasets(runs) for point in paper.REPORTED.get(name, ())), *others]
@@ -111,12 +115,12 @@ def accuracy_cost(runs: Sequence[Run], theme: style.Theme, others: Sequence[pape
 
 def points(run: Run) -> list[Point]:
     """The evaluations of a run, this one among them, the cheapest first."""
-    this = {'top1': float(np.mean(run.is_correct_N)), 'mean_macs': float(np.mean(run.macs_N))}
-    summaries = {run.budget or AS_TRAINED: this} | run.evaluations
+    summaries = {run.operating_point or AS_TRAINED: summarise(run.record, run.costs)} | run.evaluations
     found = [
         Point(
-            name if name == AS_TRAINED else f'budget {name}',
-            paper.gflops(run.config.dataset, summary['mean_macs']),
+            name if name == AS_TRAINED else f'operating point {name}',
+            name if name == AS_TRAINED else f'at {name}',
+            paper.gflops(run.dataset, summary['mean_macs']),
             100 * summary['top1'],
         )
         for name, summary in summaries.items()
@@ -126,9 +130,12 @@ def points(run: Run) -> list[Point]:
 
 def curves(run: Run) -> dict[str, list[tuple[float, float]]]:
     """GFLOPs and top-1 along the thresholds that calibration tried, by the split it tried them on."""
-    static = paper.gflops(run.config.dataset, run.costs.static_macs)
-    found = {budget['split']: budget['curve'] for budget in run.budgets.values() if budget['curve']}
-    return {split: [(static * point['cost'], 100 * point['top1']) for point in curve] for split, curve in found.items()}
+    static = paper.gflops(run.dataset, run.costs.static_macs)
+    found = {point['split']: point['curve'] for point in run.operating_points.values() if point['curve']}
+    return {
+        split: [(static * point['macs_share'], 100 * point['top1']) for point in curve]
+        for split, curve in found.items()
+    }
 
 
 def _draw_metric(axis: Axes, run: Run, look: style.RunLook, train: str, evaluation: str | None) -> None:
@@ -167,7 +174,7 @@ def _draw_points(axis: Axes, found: Sequence[Point], look: style.RunLook, theme:
     for i, point in enumerate(found):
         is_above = i % 2 == 1
         axis.annotate(
-            style.shortened(point.name, 16),
+            style.shortened(point.label, 16),
             (point.gflops, point.top1),
             xytext=(0, 6 if is_above else -6),
             textcoords='offset points',
@@ -192,7 +199,7 @@ def _set_limits(axis: Axes, places: Sequence[tuple[float, float]], along: Sequen
 
 
 def _datasets(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(run.config.dataset for run in runs))
+    return list(dict.fromkeys(run.dataset for run in runs))
 
 
 def _curve_in_words(runs: Sequence[Run]) -> str:
@@ -206,7 +213,7 @@ def _paper_in_words(runs: Sequence[Run]) -> str:
     sentences = []
     for name in _datasets(runs):
         theirs = style.listed(sorted({point.backbone for point in paper.REPORTED.get(name, ())}))
-        own = style.listed(sorted({f'ResNet-{run.config.model.depth}' for run in runs if run.config.dataset == name}))
+        own = style.listed(sorted({run.backbone for run in runs if run.dataset == name}))
         if not theirs:
             sentences.append(f'The paper reports nothing on {name}.')
         elif theirs == own:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from codinet_jax.analysis import style
 from codinet_jax.analysis.figures.picture import Picture
 from codinet_jax.analysis.run import Run
-from codinet_jax.analysis.statistics import most_used_routes
+from codinet_jax.evaluation.statistics import most_used_routes
 
 MOST_RIBBONS = 10
 MOST_BLOCKS_NARROW = 12

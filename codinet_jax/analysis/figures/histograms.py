@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from codinet_jax.analysis import style
 from codinet_jax.analysis.figures.picture import Picture
 from codinet_jax.analysis.run import Run
-from codinet_jax.analysis.statistics import by_path_length
+from codinet_jax.evaluation.statistics import by_path_length
 
 # Half decades of divergence, in nats; the first and the last bin also hold what lies beyond.
 DIVERGENCE_EDGES = 10.0 ** np.arange(-4.5, 1.6, 0.5)
@@ -115,7 +115,7 @@ def _draw_divergences(axis: Axes, divergences_N: np.ndarray, look: style.RunLook
 
 
 def _draw_lengths(shares: Axes, accuracies: Axes, run: Run, look: style.RunLook, i: int, count: int) -> Artist:
-    rows = by_path_length(run)
+    rows = by_path_length(run.record)
     blocks, images, top1 = (np.array([row[key] for row in rows]) for key in ('blocks', 'images', 'top1'))
     bars = shares.bar(style.dodged(blocks, i, count), images / run.num_images, width=0.8 / count, color=look.colour)
     enough = images >= LEAST_SHARE * run.num_images
@@ -137,7 +137,7 @@ def _lengths_in_words(runs: Sequence[Run]) -> str:
     for run in runs:
         each = [
             f'{row["blocks"]} blocks are run by {row["images"] / run.num_images:.0%} of images, {row["top1"]:.1%} right'
-            for row in by_path_length(run)
+            for row in by_path_length(run.record)
             if row['images'] >= LEAST_SHARE * run.num_images
         ]
         sentences.append(f'{style.of_run(run, runs)}{"; ".join(each)}.')

@@ -50,13 +50,13 @@ def _show(axis: Axes, run: Run, i: int) -> None:
         axis.imshow(image_hxwxC[..., 0], 'gray', vmin=0, vmax=255, interpolation='nearest')
     else:
         axis.imshow(image_hxwxC, interpolation='nearest')
-    name = style.shortened(run.classes[run.record.labels_N[i]], 12)
+    name = style.shortened(run.class_names[run.record.labels_N[i]], 12)
     axis.set_xlabel(f'{name}\n{style.blocks(run.path_lengths_N[i])}', fontsize=style.SMALL)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
 
 
 def _in_words(run: Run, row: list[int]) -> str:
-    classes = sorted({run.classes[run.record.labels_N[i]] for i in row})
+    classes = sorted({run.class_names[run.record.labels_N[i]] for i in row})
     lengths = sorted({str(run.path_lengths_N[i]) for i in row}, key=int)
     return f'{style.listed(classes)}, with {style.listed(lengths)} blocks'

@@ -31,7 +31,7 @@ def by_class(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: styl
     colours = dict(zip(coloured, theme.classes, strict=False))
     figure, axes, size = _map_panels(mapped, height=0.35 * (1 + (len(coloured) > 5)))
     for axis, (run, map_Px2) in zip(axes, mapped, strict=True):
-        names = [run.classes[label] for label in run.record.labels_N[: len(map_Px2)]]
+        names = [run.class_names[label] for label in run.record.labels_N[: len(map_Px2)]]
         is_other_P = np.array([name not in colours for name in names])
         _scatter(axis, map_Px2[is_other_P], [theme.others] * int(is_other_P.sum()), size)
         _scatter(axis, map_Px2[~is_other_P], [colours[name] for name in names if name in colours], size)
@@ -84,7 +84,7 @@ def _mapped(runs: Sequence[Run], maps: Sequence[np.ndarray | None]) -> list[Mapp
 def _coloured_classes(mapped: Sequence[Mapped], most: int) -> tuple[list[str], int]:
     """The names of the first classes that are on the maps, and how many more there are."""
     of_label = {
-        (label, run.classes[label])
+        (label, run.class_names[label])
         for run, map_Px2 in mapped
         for label in np.unique(run.record.labels_N[: len(map_Px2)]).tolist()
     }

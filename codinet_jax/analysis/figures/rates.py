@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from codinet_jax.analysis import style
 from codinet_jax.analysis.figures.picture import Picture
 from codinet_jax.analysis.run import Run
-from codinet_jax.analysis.statistics import class_run_rates
+from codinet_jax.evaluation.statistics import class_run_rates
 
 MOST_NAMED_CLASSES = 30
 MOST_BLOCKS_NARROW = 20
@@ -47,7 +47,7 @@ def run_rates(runs: Sequence[Run]) -> Picture | None:
 
 
 def _draw_rates(axis: Axes, run: Run) -> None:
-    rates = class_run_rates(run)
+    rates = class_run_rates(run.record)
     extent = (0.5, run.num_blocks + 0.5, len(rates) - 0.5, -0.5)
     rates_Yxn = np.array(list(rates.values()))
     if len(rates) > MOST_NAMED_CLASSES:
@@ -57,7 +57,7 @@ def _draw_rates(axis: Axes, run: Run) -> None:
     axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=20, steps=[1, 2, 5, 10], min_n_ticks=1))
     axis.spines[:].set_visible(False)
     if len(rates) <= MOST_NAMED_CLASSES:
-        names = [style.shortened(run.classes[label], 16) for label in rates]
+        names = [style.shortened(run.class_names[label], 16) for label in rates]
         axis.set_yticks(range(len(rates)), names)
         axis.tick_params(axis='y', length=0)
     else:
@@ -79,7 +79,7 @@ def _fixed_in_words(runs: Sequence[Run]) -> str:
 def _rates_in_words(runs: Sequence[Run]) -> str:
     sentences = []
     for run in runs:
-        rates_Yxn = np.array(list(class_run_rates(run).values()))
+        rates_Yxn = np.array(list(class_run_rates(run.record).values()))
         lows_n, highs_n = rates_Yxn.min(axis=0), rates_Yxn.max(axis=0)
         widest = int(np.argmax(highs_n - lows_n))
         sentences.append(

@@ -1,12 +1,13 @@
 """A routed CIFAR ResNet as one CUDA kernel: one launch a batch, one thread block an image, a skipped block a branch.
 
-    weights = jax.device_put(fused.pack(config, fold(variables)))  # once
-    logits_BxY, v_Bxn = jax.jit(fused.program(config))(weights, images_BxHxWxC, threshold)
+    weights = jax.device_put(fused.pack(model, spec, fold(variables)))  # once
+    logits_BxY, v_Bxn = jax.jit(fused.program(model))(weights, images_BxHxWxC, threshold)
 
-It computes what `masked` does. Activations and convolutions' weights are bfloat16 whatever the config's dtype, sums
+It computes what `masked` does. Activations and convolutions' weights are bfloat16 whatever the network's dtype, sums
 float32 until they are an activation; pooling, routers, gates and the head are float32.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from ml_collections import ConfigDict
 
-from codinet_jax import settings
 from codinet_jax.data import augment
-from codinet_jax.errors import InputError
+from codinet_jax.data.datasets import DataSpec
 from codinet_jax.inference.predictor import Program
 from codinet_jax.kernels.library import Library, Platform
-from codinet_jax.models.architecture import Architecture, cifar_resnet
+from codinet_jax.models.architecture import Architecture, Shortcut, cifar_resnet
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime.errors import InputError
 
 IMAGE_SIZE, CHANNELS, THREADS = 32, (16, 32, 64), 256
 MOST_CLASSES = 128
@@ -30,34 +31,35 @@ TARGET = 'codinet_fused'
 LIBRARY = Library('codinet_fused', 'fused kernel', Path(__file__).parent, ('handler.h', 'kernel.h'), (TARGET,))
 
 
-def supports(config: ConfigDict) -> str | None:
-    """None if the kernel computes a config's network; otherwise a sentence that says why not."""
-    model, dataset = config.model, settings.dataset(config)
-    if model.backbone != 'cifar_resnet':
-        return f'The fused kernel computes CIFAR ResNets, not model.backbone={model.backbone}.'
-    if model.shortcut != 'pad':
-        return f"The fused kernel has shortcuts 'pad', not model.shortcut={model.shortcut}."
-    if model.router not in ('linear', settings.STATIC):
-        return f"The fused kernel has routers 'linear' and 'static', not model.router={model.router}."
-    if (dataset.image_size, dataset.num_channels) != (IMAGE_SIZE, 3):
-        return f'The fused kernel reads 32x32 RGB images, and {config.dataset} has others.'
-    if dataset.num_classes > MOST_CLASSES:
-        return f'The fused kernel tells {MOST_CLASSES} classes apart at most, and {config.dataset} has more.'
+def supports(model: RoutedResNet) -> str | None:
+    """None if the kernel computes a network; otherwise a sentence that says why not."""
+    arch = model.architecture
+    if not _is_cifar_resnet(arch):
+        return f'The fused kernel computes CIFAR ResNets, not {arch.name}.'
+    if any(block.shortcut == 'projection' for block in arch.blocks):
+        return "The fused kernel has shortcuts 'pad', not 'projection'."
+    if model.router not in ('linear', None):
+        return f"The fused kernel has routers 'linear', or none, not {model.router!r}."
+    if (arch.image_size, arch.image_channels) != (IMAGE_SIZE, 3):
+        shape = f'{arch.image_size}x{arch.image_size} and {arch.image_channels} channels'
+        return f'The fused kernel reads 32x32 RGB images, not of {shape}.'
+    if arch.num_classes > MOST_CLASSES:
+        return f'The fused kernel knows {MOST_CLASSES} classes at most, not {arch.num_classes}.'
     return None
 
 
-def is_at_home(config: ConfigDict) -> bool:
-    """Whether the kernel is the way to run a config's network here: a CUDA device, a network in bfloat16 that it
-    computes, and a library that is built or can be."""
+def is_at_home(model: RoutedResNet) -> bool:
+    """Whether the kernel is the way to run a network here: a CUDA device, a network in bfloat16 that it computes, and a
+    library that is built or can be."""
     return (
         jax.default_backend() == 'gpu'
-        and config.model.dtype == 'bfloat16'
-        and supports(config) is None
+        and jnp.dtype(model.dtype) == jnp.bfloat16
+        and supports(model) is None
         and LIBRARY.is_available('CUDA')
     )
 
 
-def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def pack(model: RoutedResNet, spec: DataSpec, folded: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The weights of a folded network as the kernel reads them, to be put on the device once.
 
     Returns:
@@ -66,7 +68,7 @@ def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]
     Raises:
       InputError: the kernel does not compute this network.
     """
-    arch, dataset = _supported(config), settings.dataset(config)
+    arch = _supported(model)
     params = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(folded['params'], sep='/').items()}
     weights, floats = [_stem(params['stem_conv/kernel'])], [params['stem_conv/bias']]
     for block in _blocks(arch, params):
@@ -74,7 +76,7 @@ def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]
         floats += [*_router(block), block['residual/conv1/bias'], block['residual/conv2/bias']]
     floats += [params['head/kernel'], params['head/bias']]
     every = jnp.arange(256, dtype=jnp.uint8)
-    normalised_256x3 = augment.normalise(jnp.stack([every] * 3, axis=-1), dataset.mean, dataset.std)
+    normalised_256x3 = augment.normalise(jnp.stack([every] * 3, axis=-1), *spec.normalisation)
     return {
         'pixels': _bfloat16_bits(normalised_256x3).T.copy(),
         'weights': np.concatenate(weights),
@@ -82,8 +84,8 @@ def pack(config: ConfigDict, folded: Mapping[str, Any]) -> dict[str, np.ndarray]
     }
 
 
-def program(config: ConfigDict, *, means: bool = False, platform: Platform = 'CUDA') -> Program:
-    """The pure function of a config's network, for a CUDA device or, thread by thread and slowly, for the CPU.
+def program(model: RoutedResNet, *, means: bool = False, platform: Platform = 'CUDA') -> Program:
+    """The pure function of a network, for a CUDA device or, thread by thread and slowly, for the CPU.
 
     It takes `pack`'s arrays, uint8 images [B, 32, 32, 3], a threshold and, to dictate decisions, noise [B, n, 2]; it
     returns logits [B, Y] and v [B, n], float32. With `means`, to look for a fault, it also returns what was pooled:
@@ -93,7 +95,7 @@ def program(config: ConfigDict, *, means: bool = False, platform: Platform = 'CU
     Raises:
       InputError: the kernel does not compute this network, or cannot be built here.
     """
-    arch, routed = _supported(config), config.model.router != settings.STATIC
+    arch, routed = _supported(model), model.router is not None
     n = arch.num_blocks
     LIBRARY.register(platform)
     blocks = {f'blocks{i}': np.int64(count) for i, count in enumerate(blocks_per_stage(arch), start=1)}
@@ -130,13 +132,20 @@ def blocks_per_stage(arch: Architecture) -> tuple[int, ...]:
     return tuple(stage.repeats + bool(stage.transition) for stage in arch.stages)
 
 
-def _supported(config: ConfigDict) -> Architecture:
-    why_not = supports(config)
+def _supported(model: RoutedResNet) -> Architecture:
+    why_not = supports(model)
     if why_not:
         raise InputError(why_not)
-    arch = settings.architecture(config)
-    assert arch == cifar_resnet(config.model.depth, num_classes=arch.num_classes)
-    return arch
+    return model.architecture
+
+
+def _is_cifar_resnet(arch: Architecture) -> bool:
+    if arch.num_blocks % 3:
+        return False
+    shape = {'image_size': arch.image_size, 'image_channels': arch.image_channels, 'num_classes': arch.num_classes}
+    shortcuts: tuple[Shortcut, ...] = ('pad', 'projection')
+    known = (cifar_resnet(2 * arch.num_blocks + 2, shortcut=shortcut, **shape) for shortcut in shortcuts)
+    return any(dataclasses.replace(each, name=arch.name) == arch for each in known)
 
 
 def _blocks(arch: Architecture, params: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

@@ -1,0 +1,177 @@
+"""Every setting there is, at the paper's values (section 4.1) where the paper gives one.
+
+A config takes a variant's name after a colon, and any field can be set on the command line:
+
+    python -m codinet_jax.main --config=cifar10_r110:vanilla --config.loss.gamma=0.02
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import traverse_util
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from codinet_jax.runtime.errors import InputError
+
+
+def get_config(variant: str = 'codinet') -> ConfigDict:
+    """ResNet-110 on CIFAR-10."""
+    config = ConfigDict()
+    config.seed = 0
+    config.method = 'codinet'  # static, random; or one that a module of --import registers
+    config.imports = ()  # modules or files that add to what is named here; --import adds to them
+    config.dataset = 'cifar10'  # digits, cifar10, cifar100, svhn, imagenet2012
+    config.data_dir = placeholder(str)  # where TFDS keeps its sets; unset: TFDS's own default
+    config.image_size = placeholder(int)  # pixels a side, of imagenet2012 alone; unset: 224
+    config.val_split = 0.0  # share of train held out; if above 0, it is evaluated in place of the test split
+    config.train_images = placeholder(int)  # the first so many of train, of a set held in memory; unset: all
+    config.batch_size = 64  # L: images a step, over all devices
+    config.num_views = 4  # M: augmentations of each
+    config.accumulate_steps = 1  # parts that a batch is worked through in, one after another, to need less memory
+    config.init_from = placeholder(str)  # weights to start from: of codinet_jax.import_weights, or a run's weights.npz
+    # Of pixels in [0, 1], per channel, as (0.485, 0.456, 0.406). Unset: what the weights of init_from were trained
+    # under, if their file says so, and the run's config.json then records it; else the data set's own.
+    config.mean = placeholder(tuple)  # what is taken from them
+    config.std = placeholder(tuple)  # what they are divided by then
+
+    config.model = ConfigDict()
+    config.model.backbone = 'cifar_resnet'  # or imagenet_resnet
+    config.model.depth = 110
+    config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
+    config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
+    config.model.router = 'linear'  # conv, recurrent; random: of method random; static: of method static, all run
+    config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
+    config.model.batch_norm = 'global'  # statistics of the whole batch; device: of each device's own rows
+    config.model.convolution = 'xla'  # cuda: kernels of our own for 3x3 convolutions, on one GPU and in bfloat16
+    config.model.remat = False  # blocks computed again in the backward pass, to need less memory
+    config.model.unroll = placeholder(int)  # equal blocks unrolled at a time; unset: one on TPU, all elsewhere
+
+    config.routing = ConfigDict()
+    config.routing.relaxation = 'gumbel_softmax'  # softmax, sampling, gumbel_straight_through, rounded, drawn
+    config.routing.temperature = 1.0
+    config.routing.initial_run_rate = 0.5  # how likely an untrained router runs its block; near 1: blocks learn first
+
+    config.loss = ConfigDict()
+    config.loss.alpha = 0.2  # weight of consistency
+    config.loss.beta = 0.2  # weight of diversity
+    config.loss.gamma = 0.0  # weight of cost; where it starts, if there is a target cost
+    config.loss.consistency_margin = 0.2
+    config.loss.diversity_margin = 0.5
+    config.loss.noise_free = False  # whether the routing losses are of v without noise, at temperature 1
+    config.loss.label_smoothing = 0.0
+    config.loss.target_cost = placeholder(float)  # wanted share of static MACs: gamma adapts, stage 2 matches it
+    config.loss.gamma_gain = 0.1  # how fast: gamma a step, per unit of cost off target
+    config.loss.gamma_damping_steps = 100.0  # steps by which cost lags behind gamma; more damps more
+    config.loss.gamma_window = 20.0  # steps over which the cost is averaged
+    config.loss.gamma_max = 10.0  # where gamma stops if the target is out of reach
+    config.loss.extra_terms = ()  # names of loss terms that a module of --import registers, added in stage 1
+    config.loss.extra_weights = ()  # one for each
+
+    config.optimizer = ConfigDict()
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.base_batch_size = placeholder(int)  # batch the learning rates are meant for; unset: batch_size
+    config.optimizer.ema_decay = 0.0  # above 0: weights averaged over steps are evaluated and kept
+    config.optimizer.skip_nonfinite = False  # leave out steps of infinite loss or gradient, where else a run stops
+
+    config.stage1 = ConfigDict()  # blocks and routers together, relaxed decisions (Eq. 12)
+    config.stage1.epochs = 250.0
+    config.stage1.learning_rate = 0.1
+    config.stage1.warmup_epochs = 0.0
+    config.stage1.decay_epochs = (150.0, 200.0)
+    config.stage1.decay_factor = 0.1
+
+    config.stage2 = ConfigDict()  # routers frozen, hard decisions, classification alone
+    config.stage2.epochs = 50.0
+    config.stage2.learning_rate = 0.01
+    config.stage2.warmup_epochs = 0.0
+    config.stage2.decay_epochs = (25.0,)
+    config.stage2.decay_factor = 0.1
+
+    config.eval_batch_size = 500
+    config.eval_every_epochs = 10.0  # 0: only at the end of each stage
+    config.log_every_steps = 100
+    config.checkpoint_every_steps = 1000
+    config.lock()  # so that a config file cannot set a field that is not here
+    return with_variant(config, variant)
+
+
+def check_types(config: ConfigDict, where: str = '') -> None:
+    """Refuses a value of another type than the setting's here; only what is unset here may be unset.
+
+    Raises:
+      InputError: the first such setting, by name; `where` begins the sentence.
+    """
+    defaults, settings = get_config(), _flat(config)
+    for name, value in _flat(defaults).items():
+        section, _, field = name.rpartition('.')
+        given, kind = settings.get(name), (defaults[section] if section else defaults).get_type(field)
+        wanted = {float: (int, float), tuple: (tuple, list)}.get(kind, (kind,))
+        if given is None and value is None:
+            continue
+        if not isinstance(given, wanted) or isinstance(given, bool) != (kind is bool):
+            like = f'like {value!r}' if value is not None else f'of type {kind.__name__}, or None'
+            raise InputError(f'{where}{name} is {given!r}; it must be {like}.')
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    return {
+        f'{name}.{inner}' if isinstance(value, ConfigDict) else name: each
+        for name, value in config.items()
+        for inner, each in (value.items() if isinstance(value, ConfigDict) else ((name, value),))
+    }
+
+
+# What settings were called before; workdirs written then are read.
+RENAMED = {'loss.gamma_lead': 'loss.gamma_damping_steps'}
+
+
+def of_record(record: Mapping[str, Any]) -> ConfigDict:
+    """The config that a run recorded; what the version that wrote it did not know is as it was then."""
+    written = traverse_util.flatten_dict(dict(record), sep='.')
+    written = {RENAMED.get(name, name): value for name, value in written.items()}
+    router = written.get('model.router')
+    if 'method' not in written and router in ('static', 'random'):
+        written['method'] = router
+        written |= {'loss.target_cost': None} if router == 'static' else {'routing.initial_run_rate': 0.9}
+    known = traverse_util.flatten_dict(json.loads(get_config().to_json()), sep='.')
+    return ConfigDict(traverse_util.unflatten_dict(known | written, sep='.'))
+
+
+def _vanilla(config: ConfigDict) -> None:
+    config.loss.alpha = config.loss.beta = 0.0
+
+
+def _consistency(config: ConfigDict) -> None:
+    config.loss.beta = 0.0
+
+
+def _static(config: ConfigDict) -> None:
+    config.method = config.model.router = 'static'
+    config.loss.target_cost = None  # every image costs the same
+
+
+def _random(config: ConfigDict) -> None:
+    config.method = config.model.router = 'random'
+    config.routing.initial_run_rate = 0.9
+    config.loss.alpha = config.loss.beta = 0.0  # a route drawn at random is not to be shaped
+    config.loss.gamma_damping_steps = 200.0  # the run rate moves for as long as gamma pushes: it must brake early
+
+
+VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+    'codinet': lambda config: None,
+    'vanilla': _vanilla,
+    'consistency': _consistency,
+    'static': _static,
+    'random': _random,
+}
+
+
+def with_variant(config: ConfigDict, variant: str) -> ConfigDict:
+    """The config with a named ablation applied: codinet, vanilla, consistency, static or random."""
+    if variant not in VARIANTS:
+        raise InputError(f'There is no variant {variant!r}: after the colon write one of {", ".join(VARIANTS)}.')
+    VARIANTS[variant](config)
+    return config

@@ -1,0 +1,93 @@
+"""The flags that name a config and modules of one's own, and what is read of them.
+
+`--config` is the name of a config that comes with the package, digits_r14, or the path of a file with a `get_config`;
+a variant's name may follow after a colon. What it names is run, and what `--import` names is imported, while flags are
+parsed.
+"""
+
+import difflib
+import pathlib
+import re
+import runpy
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from codinet_jax.config import default as settings
+from codinet_jax.config import plugins
+from codinet_jax.runtime.errors import InputError
+
+flags.disclaim_key_flags()  # flags defined here are those of the command that asks for them
+
+
+class _ConfigParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> ConfigDict:
+        name, colon, variant = argument.partition(':')
+        path = _shipped(name) if re.fullmatch(r'\w+', name) else pathlib.Path(name).expanduser()
+        if not path.is_file():
+            raise InputError(f'{path} is no file: give --config one that is there, or a name, as digits_r14.')
+        get_config = runpy.run_path(str(path), run_name='config').get('get_config')
+        if get_config is None:
+            raise InputError(f'{path} has no get_config: write a function of that name that returns a config.')
+        config: ConfigDict = get_config(variant) if colon else get_config()
+        config.lock()  # so that no field can be set that is not there
+        return config
+
+
+class _ModuleParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> str:
+        plugins.load([argument])
+        return argument
+
+
+def define_config(
+    help_string: str, default: str | None = None, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[ConfigDict]:
+    """The flag --config, and one for each of the config's fields, as --config.loss.alpha."""
+    holder = config_flags.DEFINE_config_file('config', help_string=help_string, flag_values=flag_values)
+    flag_values['config'].parser = _ConfigParser()
+    if default is not None:
+        flags.set_default(holder, default)
+    return holder
+
+
+def define_import() -> flags.FlagHolder[list[str]]:
+    """The flag --import, for every command that reads a config or a workdir."""
+    return flags.DEFINE_multi(
+        _ModuleParser(),
+        flags.ArgumentSerializer(),
+        'import',
+        [],
+        'A module, or a .py file, that registers routers, methods, loss terms or data sets of your own',
+    )
+
+
+def read(flag: flags.FlagHolder[ConfigDict], wanted: str = 'what to train: ') -> ConfigDict:
+    """The config that --config names, overrides applied, the modules that it lists imported.
+
+    Raises:
+      InputError: none is named, where `wanted` begins the sentence; or a module cannot be imported.
+    """
+    if flag.value is None:
+        raise InputError(f'Say {wanted}--config=digits_r14, or another name or file.')
+    settings.check_types(flag.value)
+    plugins.load(flag.value.imports)
+    return flag.value
+
+
+def _shipped(name: str) -> pathlib.Path:
+    """The file of a config that comes with the package; in a checkout it lies beside it.
+
+    Raises:
+      InputError: there is none of this name.
+    """
+    package = pathlib.Path(__file__).parents[1]
+    directory = package / 'configs' if (package / 'configs').is_dir() else package.parent / 'configs'
+    known = sorted(path.stem for path in directory.glob('[!_]*.py'))
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f' Did you mean {close[0]}?' if close else ''
+        raise InputError(
+            f'There is no config {name!r}: give one of {", ".join(known)}, or a path that ends in .py.{hint}'
+        )
+    return directory / f'{name}.py'

@@ -1,0 +1,328 @@
+"""A config is read once, here, into the things it names; nothing below takes a config."""
+
+import dataclasses
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from codinet_jax.config import default, plugins
+from codinet_jax.data import datasets
+from codinet_jax.data.datasets import DataSource
+from codinet_jax.kernels import convolution
+from codinet_jax.methods import METHODS, Method, terms
+from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
+from codinet_jax.models.cost import CostTable
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.models.routers import ROUTERS, router_kind
+from codinet_jax.runtime.errors import InputError
+
+STATIC = 'static'
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_OF_METHOD = ('loss', 'routing')  # sections of a config
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRecipe:
+    """How long a stage is, in passes over the images, and its learning rate: by SGD, warmed up and falling in steps."""
+
+    epochs: float
+    learning_rate: float
+    warmup_epochs: float = 0.0
+    decay_epochs: tuple[float, ...] = ()
+    decay_factor: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained, whatever the method; the fields are the settings of the same names in `default`.
+
+    Raises:
+      InputError: the first setting found wrong, by name, with what it may be.
+    """
+
+    stage1: StageRecipe
+    stage2: StageRecipe
+    seed: int = 0
+    batch_size: int = 64
+    num_views: int = 4
+    accumulate_steps: int = 1
+    label_smoothing: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    base_batch_size: int | None = None
+    ema_decay: float = 0.0
+    skip_nonfinite: bool = False
+    eval_batch_size: int = 500
+    eval_every_epochs: float = 10.0
+    log_every_steps: int = 100
+    checkpoint_every_steps: int = 1000
+    init_from: str | None = None
+    extra_terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (
+            'batch_size',
+            'num_views',
+            'accumulate_steps',
+            'eval_batch_size',
+            'log_every_steps',
+            'checkpoint_every_steps',
+        ):
+            _at_least(name, getattr(self, name), 1)
+        for name in ('momentum', 'weight_decay'):
+            _at_least(f'optimizer.{name}', getattr(self, name), 0)
+        if self.base_batch_size is not None:
+            _at_least('optimizer.base_batch_size', self.base_batch_size, 1)
+        _share('optimizer.ema_decay', self.ema_decay)
+        _share('loss.label_smoothing', self.label_smoothing)
+        _at_least('eval_every_epochs', self.eval_every_epochs, 0)
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f'seed is {self.seed}; give a number from 0 to {2**32 - 1}.')
+        for stage, recipe in (('stage1', self.stage1), ('stage2', self.stage2)):
+            for name in ('epochs', 'learning_rate', 'warmup_epochs', 'decay_factor'):
+                _at_least(f'{stage}.{name}', getattr(recipe, name), 0)
+            epochs = recipe.decay_epochs
+            if not all(isinstance(epoch, int | float) for epoch in epochs) or not all(
+                early < late for early, late in itertools.pairwise((0, *epochs, math.inf))
+            ):
+                raise InputError(f'{stage}.decay_epochs is {epochs}; write epochs above 0 in rising order.')
+        for name, weight in self.extra_terms.items():
+            terms.check(name)
+            if not math.isfinite(weight):
+                raise InputError(f'The weight of {name} is {weight}; it must be finite.')
+
+    def check_devices(self, num_devices: int) -> None:
+        """Refuses a batch that cannot be spread evenly.
+
+        Raises:
+          InputError: devices, times the parts it is worked through in, do not divide the batch.
+        """
+        unit = num_devices * self.accumulate_steps
+        if self.batch_size % unit:
+            parts = f', in {self.accumulate_steps} parts' if self.accumulate_steps > 1 else ''
+            nearest = max(unit, self.batch_size // unit * unit)
+            raise InputError(
+                f'batch_size {self.batch_size} cannot be divided evenly among {num_devices} devices{parts}: '
+                f'try batch_size={nearest}.'
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything a config names.
+
+    `convolution` is 'xla' or 'cuda', what is trained with; `record` is the config as it is kept in a workdir.
+    """
+
+    data: DataSource
+    model: RoutedResNet
+    method: Method
+    recipe: Recipe
+    record: dict[str, Any]
+    convolution: str = 'xla'
+
+    @property
+    def costs(self) -> CostTable:
+        return self.model.costs
+
+    @property
+    def test_split(self) -> str:
+        """What a run is evaluated on: the test split, or what was held out of train."""
+        return 'validation' if self.data.val_split else 'test'
+
+    def training_model(self) -> RoutedResNet:
+        """The network with the convolutions that are trained with.
+
+        Raises:
+          InputError: they are the kernels, and cannot be had here.
+        """
+        if self.convolution == 'xla':
+            return self.model
+        if jax.default_backend() != 'gpu':
+            raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it at xla.')
+        if jax.device_count() > 1:
+            raise InputError(
+                f'model.convolution=cuda computes on one device, and there are {jax.device_count()}: leave it at xla, '
+                'or set CUDA_VISIBLE_DEVICES=0.'
+            )
+        return self.model.clone(convolution=convolution.conv_general_dilated())
+
+
+def read(config: ConfigDict) -> Setup:
+    """What a config names; refuses what cannot be trained.
+
+    Raises:
+      InputError: the first setting found wrong, by name, with what it may be.
+    """
+    default.check_types(config)
+    plugins.check(config.imports)
+    method = _method(config)
+    data = _data(config)
+    model = _network(config, data, method)
+    recipe = _recipe(config)
+    _check_price(config, method, model)
+    record = json.loads(config.to_json())
+    _one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
+    if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':
+        raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
+    return Setup(data, model, method, recipe, record, config.model.convolution)
+
+
+def _data(config: ConfigDict) -> DataSource:
+    if (config.mean is None) != (config.std is None):
+        name = 'mean' if config.mean is None else 'std'
+        raise InputError(f'{name} is unset where the other one is not: give mean and std together, or neither.')
+    if config.train_images is not None:
+        _at_least('train_images', config.train_images, 1)
+    _share('val_split', config.val_split)
+    return datasets.source(
+        config.dataset,
+        config.data_dir,
+        val_split=config.val_split,
+        image_size=config.image_size,
+        normalisation=None if config.mean is None else (tuple(config.mean), tuple(config.std)),
+        train_images=config.train_images,
+    )
+
+
+def _method(config: ConfigDict) -> Method:
+    """The config's method, from settings of its fields' names in `loss` and `routing`."""
+    _one_of('method', config.method, METHODS)
+    kind = METHODS[config.method]
+    given = {
+        field.name: (section, config[section][field.name])
+        for field in dataclasses.fields(kind)
+        for section in _OF_METHOD
+        if field.name in config[section]
+    }
+    try:
+        return kind(**{name: value for name, (_, value) in given.items()})
+    except InputError as error:
+        name = str(error).split()[0]
+        section = f'{given[name][0]}.' if name in given else ''
+        raise InputError(f'{section}{error}') from error
+
+
+def _architecture(config: ConfigDict, data: DataSource) -> Architecture:
+    model = config.model
+    size, _, channels = data.image_shape
+    shape = {'image_size': size, 'image_channels': channels, 'num_classes': data.spec.num_classes}
+    _one_of('model.backbone', model.backbone, ('cifar_resnet', 'imagenet_resnet'))
+    try:
+        if model.backbone == 'cifar_resnet':
+            return cifar_resnet(model.depth, shortcut=model.shortcut, **shape)
+        return imagenet_resnet(model.depth, stride_on=model.stride_on, **shape)
+    except InputError as error:
+        raise InputError(f'model.{error}') from error
+
+
+def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResNet:
+    """The network of a config; `unroll` by platform where the config leaves it open."""
+    model, rate = config.model, config.routing.initial_run_rate
+    _one_of('model.dtype', model.dtype, DTYPES)
+    _one_of('model.batch_norm', model.batch_norm, ('global', 'device'))
+    _one_of('model.router', model.router, (*ROUTERS, STATIC))
+    if method.is_routed != (model.router != STATIC):
+        raise InputError(
+            f'method is {config.method} and model.router {model.router}, and only one of them skips blocks: name the '
+            'variant, as in --config=digits_r14:static.'
+        )
+    if not 0 < rate < 1:
+        raise InputError(f'routing.initial_run_rate is {rate}; give a share in (0, 1).')
+    if model.unroll is not None:
+        _at_least('model.unroll', model.unroll, 1)
+    architecture = _architecture(config, data)
+    # XLA:CPU runs the backward pass of a convolution inside a loop about thirty times slower than outside one. On an
+    # H100 a step of ResNet-110 takes 14.8 ms without loops and 25.3 with them, for launches and what loops store.
+    unroll = model.unroll or (1 if jax.default_backend() == 'tpu' else architecture.num_blocks)
+    return RoutedResNet(
+        architecture,
+        None if model.router == STATIC else model.router,
+        DTYPES[model.dtype],
+        unroll,
+        norm_groups=jax.device_count() if model.batch_norm == 'device' else 1,
+        remat=model.remat,
+        initial_run_rate=rate,
+    )
+
+
+def _recipe(config: ConfigDict) -> Recipe:
+    names, weights = config.loss.extra_terms, config.loss.extra_weights
+    if len(names) != len(weights):
+        raise InputError(
+            f'loss.extra_terms are {len(names)} and loss.extra_weights {len(weights)}: give a weight for each term.'
+        )
+    stages = {
+        name: StageRecipe(
+            config[name].epochs,
+            config[name].learning_rate,
+            config[name].warmup_epochs,
+            tuple(config[name].decay_epochs),
+            config[name].decay_factor,
+        )
+        for name in ('stage1', 'stage2')
+    }
+    optimizer = config.optimizer
+    return Recipe(
+        **stages,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        num_views=config.num_views,
+        accumulate_steps=config.accumulate_steps,
+        label_smoothing=config.loss.label_smoothing,
+        momentum=optimizer.momentum,
+        weight_decay=optimizer.weight_decay,
+        base_batch_size=optimizer.base_batch_size,
+        ema_decay=optimizer.ema_decay,
+        skip_nonfinite=optimizer.skip_nonfinite,
+        eval_batch_size=config.eval_batch_size,
+        eval_every_epochs=config.eval_every_epochs,
+        log_every_steps=config.log_every_steps,
+        checkpoint_every_steps=config.checkpoint_every_steps,
+        init_from=config.init_from,
+        extra_terms=dict(zip(names, weights, strict=True)),
+    )
+
+
+def _check_price(config: ConfigDict, method: Method, model: RoutedResNet) -> None:
+    """Refuses a wanted cost or an initial run rate that would be ignored."""
+    target, rate = method.target_cost, config.routing.initial_run_rate
+    if model.router is None:
+        if target is not None:
+            raise InputError('loss.target_cost is set, but a static network always costs the same: leave it out.')
+        return
+    floor = model.costs.fixed_macs / model.costs.static_macs
+    if target is not None and target < floor:
+        raise InputError(f'loss.target_cost is {target}, but an image that skips every block costs {floor:.3f}.')
+    if router_kind(model.router).bias is None:
+        for name, value, unset in (('loss.target_cost', target, None), ('routing.initial_run_rate', rate, 0.5)):
+            if value != unset:
+                raise InputError(
+                    f'{name} is {value}, but router {model.router!r} has no bias to meet it with: name one in its '
+                    f'RouterKind, or leave it at {unset}.'
+                )
+
+
+def _at_least(name: str, value: float, bound: float) -> None:
+    # Written so that NaN is refused as well.
+    if not bound <= value < math.inf:
+        raise InputError(f'{name} is {value}; it must be finite and at least {bound}.')
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise InputError(f'{name} is {value}; give a share in [0, 1).')
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        close = difflib.get_close_matches(value, list(known), n=1)
+        hint = f' Did you mean {close[0]}?' if close else ''
+        raise InputError(f'{name} is {value!r}; it must be one of {", ".join(known)}.{hint}')

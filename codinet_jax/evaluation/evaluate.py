@@ -1,0 +1,157 @@
+"""Exact evaluation, and the record of every route taken: each image counted once, whatever batch and devices are."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from codinet_jax.data import augment
+from codinet_jax.data.augmentations import AUGMENTATIONS
+from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.prefetch import prefetch
+from codinet_jax.data.split import Split
+from codinet_jax.evaluation.record import AugmentedRecord, Record
+from codinet_jax.evaluation.statistics import summarise
+from codinet_jax.models import execution
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.routing import paths, relaxation
+from codinet_jax.runtime import hosts, sharding
+
+
+class Answers(NamedTuple):
+    """What the network says to a batch: classes, gates v, decisions u, and every class's log probability."""
+
+    predictions_B: jax.Array
+    run_probability_Bxn: jax.Array
+    decisions_Bxn: jax.Array
+    log_probabilities_BxY: jax.Array
+
+
+Forward = Callable[[Any, jax.Array], Answers]
+
+
+def make_forward(model: RoutedResNet, spec: DataSpec, mesh: Mesh, threshold: float = 0.5) -> Forward:
+    """The jitted, noise-free inference of one batch, from variables and uint8 images."""
+    rolled, hard = model.clone(unroll=1), execution.masked(threshold)
+
+    def forward(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
+        normalised_BxHxWxC = augment.normalise(images_BxHxWxC, *spec.normalisation)
+        output: Any = rolled.apply(variables, normalised_BxHxWxC, hard, train=False)
+        v_Bxn, logits_BxY = output.run_probability_Bxn, output.logits_BxY
+        return Answers(
+            jnp.argmax(logits_BxY, axis=-1),
+            v_Bxn,
+            relaxation.hard_decision(v_Bxn, threshold),
+            jax.nn.log_softmax(logits_BxY.astype(jnp.float32)),
+        )
+
+    everywhere, rows = sharding.replicated(mesh), sharding.by_rows(mesh)
+    # The answers are small and every host records them all.
+    return jax.jit(forward, in_shardings=(everywhere, rows), out_shardings=everywhere)
+
+
+def _nothing() -> None:
+    pass
+
+
+def evaluate(
+    forward: Forward,
+    variables: Any,
+    split: Split,
+    batch_size: int,
+    mesh: Mesh,
+    before_batch: Callable[[], None] = _nothing,
+) -> Record:
+    """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted.
+
+    `before_batch` is called before each, and what it raises ends the evaluation.
+    """
+
+    def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
+        return (labels_B, *forward(variables, images_BxHxWxC)[:3])
+
+    return Record(*_of_every_image(of_batch, split, batch_size, mesh, before_batch))
+
+
+def evaluate_augmented(
+    forward: Forward,
+    variables: Any,
+    split: Split,
+    batch_size: int,
+    mesh: Mesh,
+    before_batch: Callable[[], None] = _nothing,
+) -> tuple[Record, AugmentedRecord]:
+    """Runs every image and its augmentations once, as `evaluate` does the images alone."""
+    rows = sharding.by_rows(mesh)
+    augmented = {name: jax.jit(function, out_shardings=rows) for name, function in AUGMENTATIONS.items()}
+    divergence = jax.jit(paths.divergence_B)
+
+    def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, positions_B: jax.Array) -> tuple[jax.Array, ...]:
+        *of_images, plain_BxY = forward(variables, images_BxHxWxC)
+        answers = [labels_B, *of_images]
+        for function in augmented.values():
+            *answer, log_probabilities_BxY = forward(variables, function(images_BxHxWxC, positions_B))
+            answers += [*answer, divergence(plain_BxY, log_probabilities_BxY)]
+        return tuple(answers)
+
+    columns = _of_every_image(of_batch, split, batch_size, mesh, before_batch)
+    of_images, of_augmentations = columns[:4], columns[4:]
+    stacked = (np.stack(of_augmentations[start::4]) for start in range(4))
+    return Record(*of_images), AugmentedRecord(np.array(list(augmented)), *stacked)
+
+
+def _of_every_image(
+    of_batch: Callable[..., tuple[jax.Array, ...]],
+    split: Split,
+    batch_size: int,
+    mesh: Mesh,
+    before_batch: Callable[[], None],
+) -> list[np.ndarray]:
+    """The columns that `of_batch` answers to every batch's images, labels and positions, in the split's order."""
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    batches = (sharding.put(mesh, *batch) for batch in split.evaluation_batches(batch_size, hosts.this()))
+    parts: list[Any] = []
+    unread: tuple[jax.Array, ...] | None = None
+    with contextlib.closing(prefetch(batches)) as ready:
+        for images_BxHxWxC, labels_B, positions_B in ready:
+            before_batch()
+            answers = of_batch(images_BxHxWxC, labels_B, positions_B)
+            # The answers of the batch before are read while the devices work on this one.
+            parts += [jax.device_get(unread)] if unread else []
+            unread = sharding.to_every_host(mesh)(positions_B, *answers)
+    parts += [jax.device_get(unread)] if unread else []
+    positions, *columns = map(np.concatenate, zip(*parts, strict=True))
+    in_order = np.argsort(positions, kind='stable')[np.sum(positions < 0) :]
+    return [column[in_order] for column in columns]
+
+
+class Evaluation(NamedTuple):
+    """All that is kept of a split: what the network did with the images and their augmentations, and the numbers."""
+
+    record: Record
+    augmented: AugmentedRecord
+    summary: dict[str, Any]
+
+
+def evaluate_weights(
+    model: RoutedResNet, spec: DataSpec, variables: Any, split: Split, *, batch_size: int = 500, threshold: float = 0.5
+) -> Evaluation:
+    """Evaluates a network with the given variables on a split and its augmentations, noise-free, on all devices.
+
+    Args:
+      model: the network.
+      spec: of the images.
+      variables: as the network's `apply` takes them.
+      split: a data set, as `ImageSet(images_NxHxWxC, labels_N)`.
+      batch_size: images at a time, over all devices.
+      threshold: a block runs where v reaches it.
+    """
+    mesh = sharding.data_mesh()
+    forward = make_forward(model, spec, mesh, threshold)
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+    record, augmented = evaluate_augmented(forward, variables, split, batch_size, mesh)
+    return Evaluation(record, augmented, summarise(record, model.costs))

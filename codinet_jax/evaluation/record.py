@@ -1,0 +1,93 @@
+"""What evaluation records of every image of a split: all that predicting it showed, and all that analysis reads."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
+
+
+class Record(NamedTuple):
+    """What the network did with every image, in the split's order.
+
+    `run_probability_Nxn` is the noise-free v of Eq. 6, `decisions_Nxn` the u of Eq. 13.
+    """
+
+    labels_N: np.ndarray
+    predictions_N: np.ndarray
+    run_probability_Nxn: np.ndarray
+    decisions_Nxn: np.ndarray
+
+
+class AugmentedRecord(NamedTuple):
+    """What it did with A augmentations of every image (section 4.4.1).
+
+    `divergences_AxN` is the KL divergence, in nats, from an image's class probabilities to its augmentation's.
+    """
+
+    augmentations_A: np.ndarray
+    augmented_predictions_AxN: np.ndarray
+    augmented_run_probability_AxNxn: np.ndarray
+    augmented_decisions_AxNxn: np.ndarray
+    divergences_AxN: np.ndarray
+
+
+# What NumPy calls the types of each: integers, floats, booleans, text.
+_KINDS = {
+    'labels_N': 'iu',
+    'predictions_N': 'iu',
+    'run_probability_Nxn': 'f',
+    'decisions_Nxn': 'b',
+    'augmentations_A': 'U',
+    'augmented_predictions_AxN': 'iu',
+    'augmented_run_probability_AxNxn': 'f',
+    'augmented_decisions_AxNxn': 'b',
+    'divergences_AxN': 'f',
+}
+
+
+def is_consistent(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether arrays of these names have types and shapes that can be of one split; the axes are in the names."""
+    sizes: dict[str, int] = {}
+    for field, kinds in _KINDS.items():
+        axes, array = field.rsplit('_', 1)[1].split('x'), arrays[field]
+        if array.dtype.kind not in kinds or array.ndim != len(axes):
+            return False
+        if any(sizes.setdefault(axis, size) != size for axis, size in zip(axes, array.shape, strict=True)):
+            return False
+    return True
+
+
+def write_routes(workdir: Workdir, name: str, record: Record, augmented: AugmentedRecord) -> None:
+    """Keeps what was recorded under a name: a split's, or a split's and an operating point's."""
+    workdir.write_arrays('routes', name, record._asdict() | augmented._asdict())
+
+
+def read_routes(workdir: Workdir, name: str) -> tuple[Record, AugmentedRecord]:
+    """What `write_routes` kept.
+
+    Raises:
+      InputError: nothing is kept under that name, or an older version wrote it, or it cannot be read.
+    """
+    arrays = workdir.read_arrays('routes', name, (*Record._fields, *AugmentedRecord._fields))
+    if not is_consistent(arrays):
+        path = workdir.path / 'routes' / f'{name}.npz'
+        raise InputError(f'{path} contradicts itself: evaluate again with codinet_jax.evaluate.')
+    augmented = AugmentedRecord(*(arrays[field] for field in AugmentedRecord._fields))
+    return Record(*(arrays[field] for field in Record._fields)), augmented
+
+
+def write_thumbnails(workdir: Workdir, split: str, thumbnails_SxhxwxC: np.ndarray) -> None:
+    """Keeps what images of a split look like."""
+    workdir.write_arrays('thumbnails', split, {'thumbnails_SxhxwxC': thumbnails_SxhxwxC})
+
+
+def read_thumbnails(workdir: Workdir, split: str) -> np.ndarray:
+    """What the first S images of the split look like: uint8 [S, h, w, C].
+
+    Raises:
+      InputError: an older version evaluated, or the file cannot be read.
+    """
+    return workdir.read_arrays('thumbnails', split, ('thumbnails_SxhxwxC',))['thumbnails_SxhxwxC']

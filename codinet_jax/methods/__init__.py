@@ -1,0 +1,20 @@
+"""One file a method of routing; see `method` for what a method is."""
+
+from codinet_jax.methods.baselines import Random, Static
+from codinet_jax.methods.codinet import CoDiNet
+from codinet_jax.methods.method import Method, Rules, Seen, Term, classification
+from codinet_jax.runtime.errors import InputError
+
+__all__ = ['METHODS', 'CoDiNet', 'Method', 'Random', 'Rules', 'Seen', 'Static', 'Term', 'classification', 'register']
+
+METHODS: dict[str, type[Method]] = {'codinet': CoDiNet, 'static': Static, 'random': Random}
+
+
+def register(name: str, method: type[Method]) -> None:
+    """Adds a method of one's own under a name that a config's `method` can be.
+
+    Raises:
+      InputError: another one has this name.
+    """
+    if METHODS.setdefault(name, method) is not method:
+        raise InputError(f'There is a method {name!r} already: register yours under another name.')

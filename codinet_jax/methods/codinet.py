@@ -1,0 +1,73 @@
+"""CoDiNet (the paper, section 3): the routes of an image's views are drawn together, those of different images are
+pushed apart, and compute has a price.
+
+Section 3.2: a router's two numbers become a relaxed decision v by Gumbel-Softmax (Eq. 6), and run and skip mix under it
+(Eq. 7). Section 3.3: consistency (Eq. 8), diversity (Eq. 9) and cost (Eq. 11) are added to cross-entropy (Eq. 12).
+Section 3.4: stage 1 trains everything so; in stage 2 routers are frozen and blocks learn, by cross-entropy alone, under
+the hard decisions of Eq. 13.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from codinet_jax.methods.method import Method, Rules, Seen, Term, classification
+from codinet_jax.models import execution
+from codinet_jax.routing import losses, relaxation
+from codinet_jax.runtime.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoDiNet(Method):
+    """The paper's method, at its values (section 4.1).
+
+    Attributes:
+      alpha: weight of consistency.
+      beta: weight of diversity.
+      consistency_margin: m_c of Eq. 8, a length in the routing space.
+      diversity_margin: m_d of Eq. 9.
+      noise_free: whether the routing losses are of v without noise, at temperature 1.
+      relaxation: a name in `relaxation.RELAXATIONS` (Table 9).
+      temperature: of the relaxation, above 0.
+    """
+
+    alpha: float = 0.2
+    beta: float = 0.2
+    consistency_margin: float = 0.2
+    diversity_margin: float = 0.5
+    noise_free: bool = False
+    relaxation: str = 'gumbel_softmax'
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(0, 'alpha', 'beta', 'consistency_margin', 'diversity_margin')
+        if self.relaxation not in relaxation.RELAXATIONS:
+            close = difflib.get_close_matches(self.relaxation, relaxation.RELAXATIONS, n=1)
+            hint = f' Did you mean {close[0]}?' if close else ''
+            known = ', '.join(relaxation.RELAXATIONS)
+            raise InputError(f'relaxation is {self.relaxation!r}; it must be one of {known}.{hint}')
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f'temperature is {self.temperature}; it must be above 0.')
+
+    def stages(self) -> Sequence[Rules]:
+        relax = relaxation.RELAXATIONS[self.relaxation]
+        return (
+            Rules(execution.relaxed(relax, self.temperature), self.objective),
+            Rules(execution.masked(), classification, frozen='routers'),
+        )
+
+    def objective(self, seen: Seen) -> dict[str, Term]:
+        """Eq. 12."""
+        v_Bxn = seen.output.run_probability_Bxn
+        if self.noise_free and seen.output.router_logits_Bxnx2 is not None:
+            v_Bxn = relaxation.run_probability(seen.output.router_logits_Bxnx2)
+        paths_LxMxn = v_Bxn.reshape(-1, seen.num_views, v_Bxn.shape[-1])
+        return classification(seen) | {
+            'consistency': Term(losses.consistency_loss(paths_LxMxn, self.consistency_margin), self.alpha),
+            'diversity': Term(losses.diversity_loss(paths_LxMxn, self.diversity_margin), self.beta),
+            'cost': Term(losses.cost_loss(v_Bxn, jnp.asarray(seen.costs.costs_n)), seen.gamma),
+        }

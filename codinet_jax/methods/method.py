@@ -1,0 +1,108 @@
+"""The seam between training and a method of routing: how gates are decided, what is minimised and what is frozen.
+
+A method is a `Method`, a frozen dataclass whose fields are its settings; those of the same names in a config's `loss`
+and `routing` fill them. Its `stages` say what each of the two stages of training asks of the network. One of one's own
+is added to `methods.METHODS` by `methods.register`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+import jax
+
+from codinet_jax.models.cost import CostTable
+from codinet_jax.models.execution import Execution
+from codinet_jax.models.network import RoutedOutput
+from codinet_jax.routing.controller import CostController
+from codinet_jax.runtime.errors import InputError
+
+
+class Seen(NamedTuple):
+    """What an objective is told of a batch of B rows, the `num_views` views of an image side by side.
+
+    `gamma` is the weight of compute, which a cost controller may move; `cross_entropy` is that of the output's logits,
+    a mean over rows.
+    """
+
+    output: RoutedOutput
+    labels_B: jax.Array
+    num_views: int
+    costs: CostTable
+    gamma: jax.Array
+    cross_entropy: jax.Array
+
+
+class Term(NamedTuple):
+    """A scalar to be minimised, times its weight."""
+
+    value: jax.Array
+    weight: float | jax.Array = 1.0
+
+
+Objective = Callable[[Seen], dict[str, Term]]
+
+
+class Rules(NamedTuple):
+    """What a stage of training asks: how gates are executed, what is minimised, and what stays as it is."""
+
+    execution: Execution
+    objective: Objective
+    frozen: Literal['routers'] | None = None
+
+
+def classification(seen: Seen) -> dict[str, Term]:
+    """Cross-entropy alone: stage 2 of section 3.4, and networks without routers."""
+    return {'cross_entropy': Term(seen.cross_entropy)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """What all methods share: the price of compute.
+
+    Attributes:
+      gamma: its weight; where it starts, if there is a target cost.
+      target_cost: wanted share of the static network's MACs; the cost controller moves gamma toward it.
+      gamma_gain, gamma_damping_steps, gamma_window, gamma_max: of the controller; see `CostController`.
+    """
+
+    is_routed: ClassVar[bool] = True
+    samples_in_evaluation: ClassVar[bool] = False
+
+    gamma: float = 0.0
+    target_cost: float | None = None
+    gamma_gain: float = 0.1
+    gamma_damping_steps: float = 100.0
+    gamma_window: float = 20.0
+    gamma_max: float = 10.0
+
+    def __post_init__(self) -> None:
+        self.check_at_least(0, 'gamma', 'gamma_gain', 'gamma_damping_steps')
+        self.check_at_least(1, 'gamma_window')
+        self.check_at_least(self.gamma, 'gamma_max')
+        if self.target_cost is not None and not 0 < self.target_cost <= 1:
+            raise InputError(f'target_cost is {self.target_cost}; give a share of the static cost in (0, 1].')
+
+    @property
+    def controller(self) -> CostController | None:
+        """What moves gamma; None where it stays."""
+        if self.target_cost is None:
+            return None
+        return CostController(
+            self.target_cost, self.gamma_gain, self.gamma_damping_steps, self.gamma_window, self.gamma_max
+        )
+
+    def stages(self) -> Sequence[Rules]:
+        """What the two stages ask, in order."""
+        raise NotImplementedError
+
+    def check_at_least(self, bound: float, *names: str) -> None:
+        """Refuses settings below a bound, infinite ones and NaN.
+
+        Raises:
+          InputError: the first such setting, by name.
+        """
+        for name in names:
+            if not bound <= getattr(self, name) < math.inf:
+                raise InputError(f'{name} is {getattr(self, name)}; it must be finite and at least {bound}.')

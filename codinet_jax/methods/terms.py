@@ -1,0 +1,43 @@
+"""Loss terms of one's own, added to a method's objective by name."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+
+from codinet_jax.methods.method import Objective, Seen, Term
+from codinet_jax.runtime.errors import InputError
+
+LossTerm = Callable[[Seen], jax.Array]
+TERMS: dict[str, LossTerm] = {}
+
+
+def register(name: str, term: LossTerm) -> None:
+    """Adds a loss, a float32 scalar of what was seen, under a name that a config's `loss.extra_terms` can list.
+
+    Raises:
+      InputError: another one has this name.
+    """
+    if TERMS.setdefault(name, term) is not term:
+        raise InputError(f'There is a loss term {name!r} already: register yours under another name.')
+
+
+def check(name: str) -> None:
+    """Refuses a name that is not registered.
+
+    Raises:
+      InputError: it is not.
+    """
+    if name not in TERMS:
+        known = f'it must be one of {", ".join(TERMS)}' if TERMS else 'none is registered'
+        raise InputError(f'There is no loss term {name!r}; {known}.')
+
+
+def extended(objective: Objective, weights: Mapping[str, float]) -> Objective:
+    """The objective with registered terms, by name and weight."""
+    if not weights:
+        return objective
+
+    def objective_and_more(seen: Seen) -> dict[str, Term]:
+        return objective(seen) | {name: Term(TERMS[name](seen), weight) for name, weight in weights.items()}
+
+    return objective_and_more

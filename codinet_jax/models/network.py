@@ -1,0 +1,225 @@
+"""The network: stem, stages of gated blocks, head; it returns the logits and every gate."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from codinet_jax.models.architecture import Architecture, Block, Stage
+from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut
+from codinet_jax.models.cost import CostTable, cost_table
+from codinet_jax.models.execution import Execution, masked
+from codinet_jax.models.norms import GroupedBatchNorm
+from codinet_jax.models.routers import router_kind, shifted
+
+EPSILON = 1e-5  # of batch norm
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class RoutedOutput(NamedTuple):
+    """What the network says of B images: class logits, every gate's v, and the router outputs behind it.
+
+    All are float32. A static network has v = 1 everywhere and no router outputs.
+    """
+
+    logits_BxY: jax.Array
+    run_probability_Bxn: jax.Array
+    router_logits_Bxnx2: jax.Array | None
+
+
+class GatedBlock(nn.Module):
+    """F, S and, unless the network is static, a router that decides between them (Eq. 2).
+
+    It is block `first` of the network; of a stack, where `k` is its index in that, `first` plus `k`.
+
+    Called with `weights`, the residual's variables, stacked over blocks where `k` is given, the residual is a pure
+    function that may be called under any control flow, and reads its weights only if it is. Without them it uses its
+    own, as initialisation and training must.
+    """
+
+    block: Block
+    router: str | None
+    execution: Execution
+    conv: ModuleDef
+    norm: ModuleDef
+    router_norm: ModuleDef
+    first: int
+
+    @nn.compact
+    def __call__(
+        self, state: tuple[jax.Array, Any], noise_Bx2: jax.Array | None, shared: Any, weights: Any, k: jax.Array | None
+    ) -> tuple[Any, Any]:
+        a_BxHxWxC, carry = state
+        residual: Any = Residual(self.block, self.conv, self.norm, name='residual')
+        shortcut_BxHxWxC = Shortcut(self.block, self.conv, self.norm, name='shortcut')(a_BxHxWxC)
+
+        def run(a: jax.Array, shortcut: jax.Array) -> jax.Array:
+            if weights is None:
+                return nn.relu(shortcut + residual(a))
+            own = (
+                weights if k is None else jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, k, 0, False), weights)
+            )
+            return nn.relu(shortcut + residual.clone(parent=None).apply(own, a))
+
+        def skip(a: jax.Array, shortcut: jax.Array) -> jax.Array:
+            return a if self.block.shortcut == 'identity' else nn.relu(shortcut)
+
+        if self.router is None:
+            return (run(a_BxHxWxC, shortcut_BxHxWxC), carry), None
+        conv = partial(self.conv, dtype=jnp.float32)
+        router = router_kind(self.router).router(block=self.block, conv=conv, norm=self.router_norm, name='router')
+        # A route must not hang on how an accelerator rounds: routers are small, and their float32 is whole.
+        with jax.default_matmul_precision('highest'):
+            router_logits_Bx2, carry = router(a_BxHxWxC, carry, shared, self.first + jnp.int32(0 if k is None else k))
+        v_B = self.execution.decide(router_logits_Bx2, noise_Bx2)
+        a_BxHxWxC = self.execution.combine(run, skip, (a_BxHxWxC, shortcut_BxHxWxC), v_B)
+        return (a_BxHxWxC, carry), (v_B, router_logits_Bx2)
+
+
+class RoutedResNet(nn.Module):
+    """A residual network whose blocks are run or skipped image by image; static where `router` is None.
+
+    Attributes:
+      architecture: the backbone.
+      router: a name in `routers.ROUTERS`, or None.
+      dtype: of convolutions and norms; parameters, routers, gates and logits are float32 whatever it is.
+      unroll: how many equal blocks of a stack a turn of the compiled loop runs. Their parameters are stacked either
+        way; more is faster to train on CPU and slower to compile.
+      norm_groups: equal parts of a training batch, each normalised by its own statistics.
+      remat: whether training computes a block again in the backward pass and keeps only its input.
+      initial_run_rate: how often a router runs its block before training, in (0, 1); None is as its kind has it.
+      routers_frozen: whether norms of routers use running averages in training too.
+      convolution: in place of `lax.conv_general_dilated`; None for that.
+      folded: whether batch norm is part of the convolutions, whose weights are then `inference.folding`'s.
+    """
+
+    architecture: Architecture
+    router: str | None = 'linear'
+    dtype: Any = jnp.float32
+    unroll: int = 1
+    norm_groups: int = 1
+    remat: bool = False
+    initial_run_rate: float | None = None
+    routers_frozen: bool = False
+    convolution: Callable[..., Any] | None = None
+    folded: bool = False
+
+    @property
+    def costs(self) -> CostTable:
+        """The MACs of every part."""
+        return cost_table(self.architecture, router_kind(self.router).macs if self.router else None)
+
+    @nn.compact
+    def __call__(
+        self, images_BxHxWxC: jax.Array, execution: Execution, noise_Bxnx2: jax.Array | None = None, *, train: bool
+    ) -> RoutedOutput:
+        """Classifies normalised images; `noise_Bxnx2` is Gumbel noise for an execution that wants it.
+
+        With `train`, norms use the batch's statistics and update their running ones.
+        """
+        conv: ModuleDef = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=he_normal)
+        if self.convolution:
+            conv = partial(conv, conv_general_dilated=self.convolution)
+        gated_block = nn.remat(GatedBlock) if self.remat and train else GatedBlock
+        norm = self._norm(train, self.dtype)
+        router_norm = self._norm(train and not self.routers_frozen, jnp.float32)
+        gated: dict[str, Any] = {
+            'router': self.router,
+            'execution': execution,
+            'conv': conv,
+            'norm': norm,
+            'router_norm': router_norm,
+        }
+
+        a_BxHxWxC = self._stem(images_BxHxWxC.astype(self.dtype), conv, norm)
+        start = router_kind(self.router).start if self.router else None
+        carry, shared = start(name='router_start')(a_BxHxWxC, images_BxHxWxC) if start else ((), ())
+        noise_nxBx2 = None if noise_Bxnx2 is None else jnp.swapaxes(noise_Bxnx2, 0, 1)
+
+        state, gates, k = (a_BxHxWxC, carry), [], 0
+        for i, stage in enumerate(self.architecture.stages, start=1):
+            if stage.transition:
+                noise_Bx2 = None if noise_nxBx2 is None else noise_nxBx2[k]
+                name = f'stage{i}_transition'
+                state, gate = gated_block(stage.transition, first=k, name=name, **gated)(
+                    state, noise_Bx2, shared, self._residuals(name, train), None
+                )
+                gates.append(jax.tree.map(lambda x: x[None], gate))
+                k += 1
+            if stage.repeats:
+                noise = None if noise_nxBx2 is None else noise_nxBx2[k : k + stage.repeats]
+                name = f'stage{i}_blocks'
+                state, gate = self._stack(gated_block, stage)(stage.block, first=k, name=name, **gated)(
+                    state, noise, shared, self._residuals(name, train), jnp.arange(stage.repeats)
+                )
+                gates.append(gate)
+                k += stage.repeats
+
+        z_BxC = jnp.mean(state[0], axis=(1, 2), dtype=jnp.float32)
+        logits_BxY = nn.Dense(self.architecture.num_classes, name='head')(z_BxC)
+        if self.router is None:
+            return RoutedOutput(logits_BxY, jnp.ones((logits_BxY.shape[0], k)), None)
+        v_nxB, router_logits_nxBx2 = jax.tree.map(lambda *parts: jnp.concatenate(parts), *gates)
+        return RoutedOutput(logits_BxY, v_nxB.T, jnp.swapaxes(router_logits_nxBx2, 0, 1))
+
+    def _stem(self, images_BxHxWxC: jax.Array, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
+        arch = self.architecture
+        kernel, stride = (3, 1) if arch.stem == 'cifar' else (7, 2)
+        x = conv(arch.stem_channels, (kernel, kernel), strides=stride, padding=kernel // 2, name='stem_conv')(
+            images_BxHxWxC
+        )
+        x = nn.relu(norm(name='stem_norm')(x))
+        if arch.stem == 'imagenet':
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return x
+
+    def _residuals(self, name: str, train: bool) -> Any:
+        """The residual variables of a block or a stack of them; None where they are being made or changed."""
+        if train or self.is_initializing():
+            return None
+        return {collection: tree[name]['residual'] for collection, tree in self.variables.items()}
+
+    def _norm(self, train: bool, dtype: Any) -> ModuleDef:
+        settings: dict[str, Any] = {'momentum': 0.9, 'epsilon': EPSILON, 'dtype': dtype}
+        if self.folded:
+            return _no_norm
+        # Under float32 there is nothing to gain, and a single group stays what it is everywhere else.
+        if train and (self.norm_groups > 1 or dtype != jnp.float32):
+            return partial(GroupedBatchNorm, groups=self.norm_groups, **settings)
+        return partial(nn.BatchNorm, use_running_average=not train, **settings)
+
+    def _stack(self, block: type[nn.Module], stage: Stage) -> ModuleDef:
+        """A stage's equal blocks, one after another, parameters stacked along a leading block axis."""
+        return nn.scan(
+            block,
+            variable_axes={'params': 0, 'batch_stats': 0},
+            split_rngs={'params': True},
+            in_axes=(0, nn.broadcast, nn.broadcast, 0),
+            length=stage.repeats,
+            unroll=self.unroll,  # more than there are, too: of one block and an unroll of one JAX makes a loop
+            # The check traces the body once more, effects and all (google/flax#5540); fresh weights are drawn under it.
+            check_constancy_invariants=self.is_initializing(),
+        )
+
+
+def fresh_variables(model: RoutedResNet, seed: int) -> dict[str, Any]:
+    """Untrained parameters and batch statistics; a pure function of its arguments, to be jitted."""
+    arch = model.architecture
+    images_1xHxWxC = jnp.zeros((1, arch.image_size, arch.image_size, arch.image_channels))
+    rolled = model.clone(unroll=1)  # the same parameters, in a fraction of the compile time
+    variables = dict(rolled.init(jax.random.key(seed), images_1xHxWxC, masked(), train=False))
+    if model.router and model.initial_run_rate is not None:
+        margin = math.log(model.initial_run_rate / (1 - model.initial_run_rate))
+        shift = margin - router_kind(model.router).initial_margin
+        if abs(shift) > 1e-9:  # more than the rounding of logarithms
+            variables['params'] = shifted(variables['params'], model.router, shift)
+    return variables
+
+
+def _no_norm(name: str) -> Callable[[jax.Array], jax.Array]:
+    del name
+    return lambda x: x

@@ -1,0 +1,71 @@
+"""Weights on disk: variables by path in one .npz, and the input that they were trained on."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from codinet_jax.runtime import files
+from codinet_jax.runtime.errors import InputError
+
+_INPUT = 'input/'  # before the names of a file's `WeightsInput`, beside params/ and batch_stats/
+
+
+class WeightsInput(NamedTuple):
+    """The input that a file's weights were trained on: per channel, of pixels in [0, 1], and of imported ones the file
+    they came from, by its name and its SHA-256 in hexadecimal."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str = ''
+    sha256: str = ''
+
+
+def write(path: pathlib.Path, variables: Mapping[str, Any], trained_on: WeightsInput | None = None) -> None:
+    """Writes variables by path, so that `read` and `numpy.load` can read them, and what they expect."""
+    flat: dict[str, Any] = {
+        key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()
+    }
+    if trained_on is not None:
+        flat |= {f'{_INPUT}{name}': np.asarray(value) for name, value in trained_on._asdict().items()}
+    files.write(path, lambda file: np.savez(file, **flat))
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Variables as the network's `apply` takes them, from a run's weights.npz or what `import_weights` wrote.
+
+    Raises:
+      InputError: the file cannot be read, or is none of these.
+    """
+    with _opened_weights(path) as arrays:
+        return traverse_util.unflatten_dict(
+            {key: arrays[key] for key in arrays.files if not key.startswith(_INPUT)}, sep='/'
+        )
+
+
+def read_input(path: str | os.PathLike[str]) -> WeightsInput | None:
+    """What the weights of such a file were trained on, if the file says so.
+
+    Raises:
+      InputError: the file cannot be read, or is none of these.
+    """
+    with _opened_weights(path) as arrays:
+        if f'{_INPUT}mean' not in arrays.files:
+            return None
+        mean, std = (tuple(map(float, arrays[f'{_INPUT}{name}'])) for name in ('mean', 'std'))
+        return WeightsInput(mean, std, *(str(arrays[f'{_INPUT}{name}']) for name in ('source', 'sha256')))
+
+
+@contextlib.contextmanager
+def _opened_weights(path: str | os.PathLike[str]) -> Iterator[Any]:
+    try:
+        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
+        raise InputError(
+            f'{path} cannot be read as weights ({error}): restore it, or train or import it again.'
+        ) from error

@@ -1,0 +1,117 @@
+"""What every command does before and around its own work: devices, and errors that are the user's to fix."""
+
+import io
+import itertools
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app, flags, logging
+
+from codinet_jax.runtime.errors import InputError
+
+
+def start_devices(batch_size: int = 0) -> None:
+    """Readies the devices of a process alone; to be called before anything touches one.
+
+    A machine without an accelerator gets one host device per core, as many as divide the batch if there is one size of
+    it, because XLA:CPU runs elementwise work inside loops on a single thread. JAX_NUM_CPU_DEVICES asks for another
+    number.
+    """
+    if 'JAX_NUM_CPU_DEVICES' not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        try:
+            jax.config.update('jax_num_cpu_devices', max(d for d in range(1, cores + 1) if batch_size % d == 0))
+        except RuntimeError as error:
+            raise InputError(
+                'A module of --import made a JAX array while it was imported: let it make arrays inside functions.'
+            ) from error
+
+
+def output_file(flag: flags.FlagHolder[str | None]) -> pathlib.Path | None:
+    """The file that a flag names, which can be written as far as one sees now; None if it names none.
+
+    Raises:
+      InputError: it is a directory, or in one that is not there.
+    """
+    if flag.value is None:
+        return None
+    path = pathlib.Path(flag.value).expanduser()
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f'{path} cannot be written: give --{flag.name} a file in a directory that is there.')
+    return path
+
+
+def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False) -> None:
+    """Runs a command's `main` under absl; an InputError becomes one sentence and exit status 2."""
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1 and not takes_arguments:
+            raise InputError(f'{argv[1]!r} is not a flag: write --name=value, and see --help.')
+        if not flags.FLAGS['verbosity'].present:
+            # Orbax logs a dozen lines of every checkpoint, and hundreds of one that could not be written, which is
+            # then reported in a sentence.
+            logging.set_verbosity(logging.FATAL)
+        return main(argv)
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='replace')  # no run is lost for a terminal that has no gamma
+    sys.argv[:] = _config_first(sys.argv)
+    try:
+        app.run(guarded, flags_parser=parse)
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # who was reading has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Sets flags from a command line, and returns what is left of it.
+
+    Raises:
+      InputError: a flag or a field is unknown, or cannot have that value.
+    """
+    try:
+        return values(argv)
+    except InputError:
+        raise
+    except SyntaxError as error:
+        raise InputError(
+            f'{error.filename}, line {error.lineno}: {error.msg}; --config takes a Python file.'
+        ) from error
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error.__context__, InputError):  # absl has put the flag and its value before the sentence
+            raise error.__context__ from None
+        raise InputError(_sentence(error)) from error
+
+
+def _config_first(argv: Sequence[str]) -> list[str]:
+    """A command line with its last --config before all fields: ml_collections, which reads sys.argv, wants it so."""
+    config, others, rest = [], [], iter(argv[1:])
+    for argument in rest:
+        if argument == '--':
+            others += [argument, *rest]
+        elif argument in ('--config', '-config'):
+            config = [argument, *itertools.islice(rest, 1)]
+        elif argument.startswith(('--config=', '-config=')):
+            config = [argument]
+        else:
+            others.append(argument)
+    return [argv[0], *config, *others]
+
+
+def _sentence(error: Exception) -> str:
+    """What a flag's error says to a person."""
+    text: object = error
+    while isinstance(text, Exception) and text.args:  # ml_collections wraps a KeyError in an AttributeError
+        text = text.args[0]
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    if isinstance(error, AttributeError | KeyError):
+        return f'The config has no such field: {" ".join(lines)}'
+    return ' '.join([*lines, 'See --help.'])

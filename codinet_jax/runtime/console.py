@@ -1,0 +1,18 @@
+"""Lines for the person who started a program."""
+
+import jax
+
+
+def log(text: str) -> None:
+    """A line on the console, once however many hosts there are."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 45s, 3m07s, 2h05m."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f'{hours}h{minutes:02d}m'
+    return f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'

@@ -1,0 +1,109 @@
+"""What every command shares: one name for all of them, the config that it is given, and what a terminal can show."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import codinet_jax
+import helpers
+from codinet_jax import __main__ as all_commands
+
+PACKAGE = Path(codinet_jax.__file__).parent
+COMMANDS = sorted(path.stem for path in PACKAGE.glob('*.py') if 'command.run(main' in path.read_text())
+
+SHOWS_CONFIG = """
+from codinet_jax.config import flags as config_flag
+from codinet_jax.runtime import command
+CONFIG = config_flag.define_config('What to show.')
+command.run(lambda argv: print(config_flag.read(CONFIG).model.depth, CONFIG.value.seed, CONFIG.value.loss.alpha))
+"""
+
+
+def run(*arguments: str, cwd: Path = helpers.REPOSITORY, **variables: str) -> subprocess.CompletedProcess[str]:
+    variables = {'PYTHONPATH': str(helpers.REPOSITORY)} | variables
+    environment = helpers.environment(**variables)
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, text=True, capture_output=True)
+
+
+def test_a_terminal_without_greek_is_no_reason_to_stop() -> None:
+    program = 'from codinet_jax.runtime import command; command.run(lambda argv: print("γ 0.5 ■□"))'
+    result = run('-c', program, PYTHONIOENCODING='ascii', PYTHONUTF8='0')
+    assert (result.returncode, result.stdout, result.stderr) == (0, '? 0.5 ??\n', '')
+
+
+def test_all_commands_are_listed_with_what_they_do() -> None:
+    assert sorted(all_commands.COMMANDS) == COMMANDS
+    for flags in (['--help'], ['-h'], []):
+        result = run('-m', 'codinet_jax', *flags)
+        assert (result.returncode, result.stderr) == (0, '')
+        listed = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line.startswith('  '))
+        assert sorted(listed) == COMMANDS
+        for name, does in listed.items():
+            docstring = ast.get_docstring(ast.parse((PACKAGE / f'{name}.py').read_text()))
+            assert docstring and docstring.startswith(does), name
+
+
+def test_it_names_its_version() -> None:
+    assert run('-m', 'codinet_jax', '--version').stdout == f'codinet_jax {codinet_jax.__version__}\n'
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones() -> None:
+    result = run('-m', 'codinet_jax', 'evalaute', '--workdir=runs')
+    assert (result.returncode, result.stdout) == (2, '')
+    assert result.stderr.startswith("error: There is no command 'evalaute'") and result.stderr.count('\n') == 1
+    assert all(name in result.stderr for name in COMMANDS) and result.stderr.endswith('Did you mean evaluate?\n')
+
+
+@pytest.mark.parametrize('name', ['main', 'train', 'evaluate'])
+def test_a_command_by_its_short_name_is_the_command(name: str) -> None:
+    result = run('-m', 'codinet_jax', name)
+    wanted = 'which run: --workdir=' if name == 'evaluate' else 'what to train: --config='
+    assert (result.returncode, result.stdout) == (2, '') and wanted in result.stderr
+    shown = run('-m', 'codinet_jax', name, '--help')
+    assert '--import' in shown.stdout and '--workdir' in shown.stdout and shown.stderr == ''
+
+
+# All are digits_r14, of depth 14 and alpha 0.2, unless a field says otherwise.
+GIVEN = {
+    'name': (['--config=digits_r14'], '14 0 0.2'),
+    'two arguments': (['--config', 'digits_r14:vanilla', '--config.seed', '3'], '14 3 0.0'),
+    'fields first': (['--config.seed=3', '--config.loss.alpha=0.5', '--config=digits_r14'], '14 3 0.5'),
+    'a field in two arguments first': (['--config.seed', '3', '-config', 'digits_r14'], '14 3 0.2'),
+    'the last one wins': (['--config=digits_r14', '--config.seed=3', '--config=cifar10_r20'], '20 3 0.2'),
+    'another directory': ([f'--config={helpers.REPOSITORY}/configs/digits_r14.py'], '14 0 0.2'),
+    'a file of one': (['--config=mine.py:deep', '--config.seed=3'], '110 3 0.2'),
+    'a file of one, without a variant': (['--config=./mine.py'], '8 0 0.2'),
+}
+
+
+@pytest.fixture(scope='module')
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that has its own idea of what names mean."""
+    directory = tmp_path_factory.mktemp('elsewhere')
+    for name in ('digits_r14.py', 'digits_r14', 'configs.py', 'experiments.py'):
+        (directory / name).write_text('raise SystemExit("the wrong file is read")\n')
+    (directory / 'shows_config.py').write_text(SHOWS_CONFIG)
+    (directory / 'mine.py').write_text(
+        'from codinet_jax.config import default\n'
+        'def get_config(variant="small"):\n'
+        '    config = default.get_config()\n'
+        '    config.model.depth = {"small": 8, "deep": 110}[variant]\n'
+        '    return config\n'
+    )
+    return directory
+
+
+@pytest.mark.parametrize('case', GIVEN)
+def test_a_config_is_found_by_name_or_path_and_fields_come_in_any_order(elsewhere: Path, case: str) -> None:
+    flags, shown = GIVEN[case]
+    result = run('shows_config.py', *flags, cwd=elsewhere)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f'{shown}\n', '')
+
+
+def test_a_field_that_is_wrong_is_refused_wherever_it_stands(elsewhere: Path) -> None:
+    for flags in (['--config.sed=3', '--config=digits_r14'], ['--config=digits_r14', '--config.sed=3']):
+        result = run('shows_config.py', *flags, cwd=elsewhere)
+        assert (result.returncode, result.stdout) == (2, '') and "'sed'" in result.stderr

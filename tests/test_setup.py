@@ -1,0 +1,221 @@
+"""Every config file starts in every variant, and a bad setting is refused by name."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import configs
+from codinet_jax.config import default, setup
+from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.runtime.errors import InputError
+
+NAMES = sorted(path.stem for path in Path(configs.__path__[0]).glob('[!_]*.py'))
+EVERY_CONFIG = pytest.mark.parametrize('name', NAMES)
+
+BAD = [
+    ('method', 'codinets'),
+    ('method', 'static'),  # with routers
+    ('model.router', 'static'),  # with the method that skips
+    ('loss.extra_terms', ('rates',)),  # without a weight
+    ('loss.extra_weights', (1.0,)),
+    ('dataset', 'cifar11'),
+    ('model.backbone', 'vgg'),
+    ('model.depth', 21),
+    ('train_images', 0),
+    ('mean', (0.5, 0.5, 0.5)),  # without a std
+    ('std', (0.5, 0.5, 0.5)),
+    ('model.shortcut', 'identity'),
+    ('model.router', 'lineer'),
+    ('model.dtype', 'float64'),
+    ('model.unroll', 0),
+    ('routing.relaxation', 'gumbel'),
+    ('routing.temperature', 0.0),
+    ('routing.temperature', float('nan')),
+    ('routing.initial_run_rate', 0.0),
+    ('routing.initial_run_rate', 1.0),
+    ('loss.alpha', -0.1),
+    ('loss.alpha', float('nan')),
+    ('loss.beta', -1.0),
+    ('loss.gamma', -0.01),
+    ('loss.consistency_margin', -0.2),
+    ('loss.diversity_margin', -0.5),
+    ('loss.target_cost', 0.0),
+    ('loss.target_cost', 1.5),
+    ('loss.target_cost', float('nan')),
+    ('loss.target_cost', 0.001),  # less than a network costs that skips every block
+    ('batch_size', 0),
+    ('num_views', 0),
+    ('eval_batch_size', 0),
+    ('log_every_steps', 0),
+    ('checkpoint_every_steps', 0),
+    ('eval_every_epochs', -1.0),
+    ('seed', -1),
+    ('val_split', 1.0),
+    ('val_split', -0.1),
+    ('accumulate_steps', 0),
+    ('model.batch_norm', 'local'),
+    ('model.convolution', 'cudnn'),
+    ('model.convolution', 'cuda'),  # in float32
+    ('loss.gamma_window', 0.5),
+    ('loss.gamma_damping_steps', -1.0),
+    ('loss.gamma_max', -1.0),
+    ('loss.label_smoothing', 1.0),
+    ('optimizer.ema_decay', 1.0),
+    ('optimizer.base_batch_size', 0),
+    ('optimizer.momentum', -0.9),
+    ('optimizer.weight_decay', float('nan')),
+    ('stage1.epochs', -1.0),
+    ('stage1.decay_epochs', (200.0, 150.0)),
+    ('stage2.learning_rate', -0.1),
+    ('stage2.decay_epochs', (30.0, 10.0)),
+]
+
+
+def load(name: str, variant: str = 'codinet') -> ConfigDict:
+    config: ConfigDict = importlib.import_module(f'configs.{name}').get_config(variant)
+    return config
+
+
+def changed(name: str = 'default', **fields: Any) -> ConfigDict:
+    """A config with fields overridden as from the command line; a double underscore stands for the dot."""
+    config = load(name)
+    config.update_from_flattened_dict({field.replace('__', '.'): value for field, value in fields.items()})
+    return config
+
+
+@EVERY_CONFIG
+@pytest.mark.parametrize('variant', default.VARIANTS)
+def test_every_config_can_start_in_every_variant(name: str, variant: str) -> None:
+    found = setup.read(load(name, variant))
+    assert found.model.architecture.num_blocks == found.costs.num_blocks
+    assert found.data.image_shape[0] == found.model.architecture.image_size
+    assert found.data.spec.num_classes == found.model.architecture.num_classes
+    assert found.method.is_routed == (found.model.router is not None) == (variant != 'static')
+    assert (sum(found.costs.routers_n) == 0) == (variant in ('static', 'random'))
+
+
+def test_there_are_configs_and_they_build_what_their_names_say() -> None:
+    for name in set(NAMES) - {'default'}:
+        dataset, depth = re.fullmatch(r'([a-z0-9]+)_r(\d+)', name).groups()  # type: ignore[union-attr]
+        config = load(name)
+        assert config.dataset.startswith(dataset)
+        assert config.model.depth == int(depth)
+    assert {'cifar10_r110', 'digits_r14', 'imagenet_r50'} < set(NAMES)
+
+
+@EVERY_CONFIG
+def test_a_variant_has_the_last_word_and_changes_nothing_else(name: str) -> None:
+    whole = load(name)
+    assert min(whole.loss.alpha, whole.loss.beta) > 0  # or its ablations would ablate nothing
+    assert whole.model.router == 'linear'
+    ablations = {
+        'vanilla': {'loss.alpha': 0.0, 'loss.beta': 0.0},
+        'consistency': {'loss.beta': 0.0},
+        'static': {'method': 'static', 'model.router': 'static', 'loss.target_cost': None},
+        'random': {
+            'method': 'random',
+            'model.router': 'random',
+            'routing.initial_run_rate': 0.9,
+            'loss.alpha': 0.0,
+            'loss.beta': 0.0,
+            'loss.gamma_damping_steps': 200.0,
+        },
+        'codinet': {},
+    }
+    assert set(ablations) == set(default.VARIANTS)
+    for variant, fields in ablations.items():
+        wanted = load(name)
+        wanted.update_from_flattened_dict(fields)
+        assert load(name, variant).to_dict() == wanted.to_dict()
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'vanila'.*codinet, vanilla, consistency, static, random"):
+        load('digits_r14', 'vanila')
+
+
+@pytest.mark.parametrize(('field', 'value'), BAD)
+def test_a_bad_setting_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InputError, match=field.replace('.', r'\.').replace('dataset', 'Data set')):
+        setup.read(changed(**{field.replace('.', '__'): value}))
+
+
+@pytest.mark.parametrize(('field', 'value'), [('model.depth', 20), ('model.stride_on', '7x7')])
+def test_a_bad_bottleneck_setting_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(field)):
+        setup.read(changed('imagenet_r50', **{field.replace('.', '__'): value}))
+
+
+def test_a_term_that_nobody_registered_is_refused() -> None:
+    with pytest.raises(InputError, match=r"no loss term 'rates'"):
+        setup.read(changed(loss__extra_terms=('rates',), loss__extra_weights=(1.0,)))
+
+
+def test_a_static_network_cannot_be_asked_for_a_cost() -> None:
+    with pytest.raises(InputError, match=r'loss\.target_cost'):
+        setup.read(changed(method='static', model__router='static', loss__target_cost=0.5))
+
+
+def test_what_is_recorded_is_the_config(tmp_path: Path) -> None:
+    config = changed('digits_r14', loss__beta=0.5, data_dir=str(tmp_path))
+    record = setup.read(config).record
+    assert default.of_record(record).to_dict() == ConfigDict(json.loads(config.to_json())).to_dict()
+    assert setup.read(default.of_record(record)).record == record
+
+
+def test_a_near_miss_is_answered_with_what_was_meant() -> None:
+    with pytest.raises(InputError, match=r'Did you mean linear\?'):
+        setup.read(changed(model__router='lineer'))
+    with pytest.raises(InputError, match=r'model\.depth is 21.*: try 20\.'):
+        setup.read(changed(model__depth=21))
+
+
+def test_a_target_must_lie_above_what_skipping_everything_costs() -> None:
+    table = setup.read(load('cifar10_r20')).costs
+    floor = table.fixed_macs / table.static_macs
+    setup.read(changed('cifar10_r20', loss__target_cost=floor * 1.01))
+    with pytest.raises(InputError, match=rf'loss\.target_cost .* costs {floor:.3f}\.'):
+        setup.read(changed('cifar10_r20', loss__target_cost=floor * 0.99))
+
+
+def test_values_at_the_edge_of_what_is_allowed_pass() -> None:
+    edge = {'loss__alpha': 0.0, 'loss__beta': 0.0, 'loss__consistency_margin': 0.0, 'val_split': 0.0, 'num_views': 1}
+    setup.read(changed(**edge, stage1__decay_epochs=(), stage2__epochs=0.0, loss__target_cost=1.0))
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'num_devices', 'num_parts', 'near'), [(64, 3, 1, 63), (2, 8, 1, 8), (100, 8, 1, 96), (64, 4, 3, 60)]
+)
+def test_a_batch_that_cannot_be_spread_is_refused(batch_size: int, num_devices: int, num_parts: int, near: int) -> None:
+    parts = {'accumulate_steps': num_parts}
+    with pytest.raises(InputError, match=rf'batch_size {batch_size} .*batch_size={near}\.'):
+        setup.read(changed(batch_size=batch_size, **parts)).recipe.check_devices(num_devices)
+    setup.read(changed(batch_size=near, **parts)).recipe.check_devices(num_devices)
+
+
+def test_train_images_are_the_first_of_train_and_leave_the_test_split_whole(tmp_path: Path) -> None:
+    config = default.get_config()
+    config.update({'dataset': 'digits', 'data_dir': str(tmp_path)})
+    data = setup.read(config).data
+    everything, test = data.open('train'), data.open('test')
+    config.train_images = 100
+    first = setup.read(config).data
+    few = first.open('train')
+    assert isinstance(everything, ImageSet) and isinstance(few, ImageSet) and few.num_images == 100
+    np.testing.assert_array_equal(few.images_NxHxWxC, everything.images_NxHxWxC[:100])
+    np.testing.assert_array_equal(few.labels_N, everything.labels_N[:100])
+    assert first.open('test').num_images == test.num_images == 355
+
+
+def test_blocks_are_unrolled_but_on_tpus_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, unroll in (('cpu', 6), ('gpu', 6), ('tpu', 1)):
+        monkeypatch.setattr(jax, 'default_backend', lambda platform=platform: platform)
+        assert setup.read(load('digits_r14')).model.unroll == unroll
+        assert setup.read(changed('digits_r14', model__unroll=2)).model.unroll == 2

@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
         split,
         batch_size=recipe.eval_batch_size,
         threshold=threshold,
+        is_sampled=named.method.samples_in_evaluation,
     )
     summary |= {'split': SPLIT.value, 'threshold': threshold} | {'seed': recipe.seed} | provenance.machine()
     name = '_'.join(filter(None, (SPLIT.value, OPERATING_POINT.value)))

@@ -244,22 +244,31 @@ class OutputDirectory:
 def begin(config: ConfigDict, workdir: Workdir) -> Setup:
     """The setup of a run in a workdir, new or gone on with, the same on every host.
 
-    What the config leaves open, the normalisation, is what a run that was begun here recorded, or what the weights to
-    start from were trained under.
+    What the config leaves open is what a run that was begun here recorded: the normalisation, which is at first that
+    of the weights to start from, and the groups of batch norm, at first as many as there are devices.
 
     Raises:
       InputError: the config cannot be used, on one host or on all.
     """
 
-    def left_open() -> tuple[Any, Any]:
+    def left_open() -> tuple[Any, ...]:
         found = setup.read(config)
         found.recipe.check_devices(jax.device_count())
         # A network drive goes on hiding for a while what a host has once looked for in vain: the others look later.
-        return _normalisation(config, workdir, found) if jax.process_index() == 0 else (None, None)
+        if jax.process_index() > 0:
+            return ()
+        return *_normalisation(config, workdir, found), _norm_groups(config, workdir, found)
 
     changed = copy.deepcopy(config)
-    changed.mean, changed.std = hosts.sent_by_first(hosts.together(left_open))
+    changed.mean, changed.std, changed.model.norm_groups = hosts.sent_by_first(hosts.together(left_open))
     return setup.read(changed)
+
+
+def _norm_groups(config: ConfigDict, workdir: Workdir, found: Setup) -> int | None:
+    if config.model.batch_norm == 'global' or config.model.norm_groups is not None:
+        return config.model.norm_groups
+    recorded = workdir.read_config().model.norm_groups if workdir.holds_run else None
+    return recorded or found.model.norm_groups
 
 
 def _normalisation(config: ConfigDict, workdir: Workdir, found: Setup) -> tuple[Any, Any]:

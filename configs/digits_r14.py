@@ -21,6 +21,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.stage2.epochs = 6.0
     config.stage2.decay_epochs = (4.0,)
     config.eval_every_epochs = 5.0
+    config.match_every_epochs = 5.0
     config.log_every_steps = 50
     config.checkpoint_every_steps = 250
     return default.with_variant(config, variant)

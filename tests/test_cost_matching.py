@@ -130,7 +130,9 @@ def test_a_run_stays_at_the_cost_that_was_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, target: float
 ) -> None:
     monkeypatch.setattr(cost_matching, 'NUM_IMAGES', 200)
-    config = helpers.tiny_config(**{'loss.target_cost': target, 'eval_every_epochs': 4 * 16 / 1442})
+    config = helpers.tiny_config(
+        **{'loss.target_cost': target, 'eval_every_epochs': 4 * 16 / 1442, 'match_every_epochs': 4 * 16 / 1442}
+    )
     helpers.train(config, Workdir(tmp_path))
     variables = Workdir(tmp_path).read_weights()
     named = setup.read(config)

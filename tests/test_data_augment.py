@@ -124,3 +124,25 @@ def test_normalise_takes_one_number_for_all_channels() -> None:
 def test_normalise_refuses_the_statistics_of_other_channels() -> None:
     with pytest.raises(ValueError, match='3 channels'):
         normalise(jnp.zeros((2, 2, 3), jnp.uint8), (0.5, 0.5), (0.5, 0.5))
+
+
+def test_half_of_the_views_are_mirrored() -> None:
+    images_LxHxWxC = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 2, 1).repeat(5000, axis=0)
+    views = np.asarray(make_views(images_LxHxWxC, jax.random.key(3), 4, 0, True))
+    is_mirrored = views[..., 0, 0, 0] == 1
+    assert is_mirrored.mean() == pytest.approx(0.5, abs=0.02)  # four standard errors of 20,000 draws are 0.014
+
+
+def test_windows_and_mirrors_come_from_keys_of_their_own_and_rows_are_rows() -> None:
+    images_LxHxWxC, padding = np.arange(1, 1 + 40 * 6 * 6, dtype=np.uint8).reshape(40, 6, 6, 1), 2
+    key = jax.random.key(7)
+    views = np.asarray(make_views(jnp.asarray(images_LxHxWxC), key, 3, padding, True))
+    crop_key, flip_key = jax.random.split(key)
+    corners_LxMx2 = np.asarray(jax.random.randint(crop_key, (40, 3, 2), 0, 2 * padding + 1))
+    is_mirrored_LxM = np.asarray(jax.random.bernoulli(flip_key, 0.5, (40, 3)))
+    padded = np.pad(images_LxHxWxC, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    for image, view in np.ndindex(40, 3):
+        down, right = corners_LxMx2[image, view]
+        window = padded[image, down : down + 6, right : right + 6]
+        expected = window[:, ::-1] if is_mirrored_LxM[image, view] else window
+        np.testing.assert_array_equal(views[image, view], expected)

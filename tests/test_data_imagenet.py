@@ -232,29 +232,35 @@ def test_the_box_is_the_first_that_fits_and_else_the_largest_in_the_centre() -> 
     uniform_AxMx4 = np.full((crops.ATTEMPTS, 1, 4), 0.5)
     uniform_AxMx4[0, 0] = [0.999, 0.999, 0.0, 0.0]  # too wide for a square image
     uniform_AxMx4[1, 0] = [17 / 92, 0.5, 0.999, 0.0]  # a quarter of the area
-    assert crops.boxes(np, uniform_AxMx4, 100, 100).tolist() == [[50, 0, 50, 50]]
+    assert crops.boxes(uniform_AxMx4, 100, 100).tolist() == [[50, 0, 50, 50]]
     for height, width, expected in [(30, 900, [0, 430, 30, 40]), (900, 30, [430, 0, 40, 30]), (1, 1, [0, 0, 1, 1])]:
         uniform_AxMx4 = crops.uniform(3, seed=0, position=0)
-        assert crops.boxes(np, uniform_AxMx4, height, width).tolist() == [expected] * 3
+        assert crops.boxes(uniform_AxMx4, height, width).tolist() == [expected] * 3
 
 
 def test_boxes_never_leave_the_image() -> None:
     for position, (height, width) in enumerate(itertools.product([2, 3, 10, 375], [2, 5, 500])):
-        top, left, box_height, box_width = crops.boxes(np, crops.uniform(500, 0, position), height, width).T
+        top, left, box_height, box_width = crops.boxes(crops.uniform(500, 0, position), height, width).T
         assert top.min() >= 0 and left.min() >= 0 and box_height.min() >= 1 and box_width.min() >= 1
         assert (top + box_height).max() <= height and (left + box_width).max() <= width
 
 
 @pytest.mark.tensorflow
-def test_the_box_rule_is_one_for_numpy_and_tensorflow() -> None:
-    import tensorflow as tf
-
-    for position, (height, width) in enumerate([(375.0, 500.0), (500.0, 90.0), (30.0, 900.0)]):
-        uniform_AxMx4 = crops.uniform(100, 0, position).astype(np.float32)
-        boxes = crops.boxes(tf, tf.constant(uniform_AxMx4), tf.constant(height), tf.constant(width))
-        expected = crops.boxes(np, uniform_AxMx4, np.float32(height), np.float32(width))
-        # Exponentials may round apart, and with them a box by a pixel.
-        assert np.abs(boxes.numpy() - expected).max() <= 1 and np.mean(boxes.numpy() == expected) > 0.98
+def test_both_formats_train_on_the_same_pixels_of_the_same_windows(data_dirs: Callable[[str], Path]) -> None:
+    tfrecord, array_record = (
+        imagenet.open_split('imagenet2012', 'train', data_dirs(name), SIZE, 0.875, (0, 1))
+        for name in ('tfrecord', 'array_record')
+    )
+    assert isinstance(array_record, imagenet._ArrayRecords)
+    records = array_record._records(np.arange(NUM_TRAIN))
+    for index in range(2):
+        views, labels = next(tfrecord.train_batches(4, 12, 3, 5, Host(index, 2)))
+        assert views.shape == (6, 3, SIZE, SIZE, 3)
+        for row, label in enumerate(labels):
+            ((position, image),) = ((i, image) for i, (image, other) in enumerate(records) if other == label)
+            expected = np.empty_like(views[row])
+            array_record._write_views(expected, position, image, 5, 2 * (4 * 6 + row) + index)
+            np.testing.assert_array_equal(views[row], expected)
 
 
 def test_the_drawn_numbers_are_pinned() -> None:

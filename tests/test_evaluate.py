@@ -16,6 +16,8 @@ from codinet_jax.evaluation import evaluate
 from codinet_jax.evaluation.evaluate import Answers
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.evaluation.statistics import summarise
+from codinet_jax.methods import CoDiNet
+from codinet_jax.routing import relaxation
 from codinet_jax.runtime import sharding
 
 NUM_IMAGES = 355
@@ -32,7 +34,7 @@ def numbered_images() -> ImageSet:
 
 
 @jax.jit
-def read_numbers(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
+def read_numbers(variables: Any, images_BxHxWxC: jax.Array, *_: Any) -> Answers:
     """Stands in for the network: predicts an image's number, and runs the blocks whose bits are set in it.
 
     The brighter a pixel of its first row, the likelier the class.
@@ -199,7 +201,7 @@ def test_an_augmentation_is_recorded_as_its_images_are_evaluated(name: str) -> N
     np.testing.assert_array_equal(augmented.augmented_run_probability_AxNxn[a], changed.run_probability_Nxn)
     assert (changed.decisions_Nxn != reference().decisions_Nxn).any(), 'it changes no route'
     logs = [
-        np.asarray(forward(variables, jnp.asarray(pixels[:352])).log_probabilities_BxY, np.float64)
+        np.asarray(forward(variables, jnp.asarray(pixels[:352]), jnp.arange(352), 0).log_probabilities_BxY, np.float64)
         for pixels in (images.images_NxHxWxC, changed_NxHxWxC)
     ]
     expected_N = np.sum(np.exp(logs[0]) * (logs[0] - logs[1]), axis=1)
@@ -216,8 +218,29 @@ def test_augmented_routes_do_not_depend_on_the_batch_or_the_devices(batch_size: 
 
 def test_the_network_says_how_likely_it_finds_every_class() -> None:
     forward, variables, _ = forward_and_variables(8)
-    answers = forward(variables, jnp.asarray(helpers.noise_images(64).images_NxHxWxC))
+    answers = forward(variables, jnp.asarray(helpers.noise_images(64).images_NxHxWxC), jnp.arange(64), 0)
     probabilities_BxY = np.exp(np.asarray(answers.log_probabilities_BxY))
     assert probabilities_BxY.shape == (64, 10) and answers.log_probabilities_BxY.dtype == jnp.float32
     np.testing.assert_allclose(probabilities_BxY.sum(axis=1), np.ones(64), rtol=1e-5)
     np.testing.assert_array_equal(probabilities_BxY.argmax(axis=1), answers.predictions_B)
+
+
+def test_sampled_decisions_are_drawn_once_for_an_image_at_the_rate_of_its_gates() -> None:
+    model, images = helpers.tiny_network(), helpers.noise_images(400)
+    variables, spec = helpers.random_variables(model), datasets.find('digits').spec
+    first, _, summary = evaluate.evaluate_weights(model, spec, variables, images, batch_size=64, is_sampled=True)
+    other = evaluate.evaluate_weights(model, spec, variables, images, batch_size=80, is_sampled=True).record
+    hard = evaluate.evaluate_weights(model, spec, variables, images, batch_size=64).record
+    np.testing.assert_array_equal(first.decisions_Nxn, other.decisions_Nxn)
+    assert np.any(first.decisions_Nxn != (first.run_probability_Nxn >= 0.5))
+    # The first block's gates do not depend on what is drawn.
+    v_N = first.run_probability_Nxn[:, 0]
+    np.testing.assert_allclose(v_N, hard.run_probability_Nxn[:, 0], atol=1e-5)
+    spread = np.sqrt(np.sum(v_N * (1 - v_N))) / len(v_N)
+    assert spread > 0.01 and first.decisions_Nxn[:, 0].mean() == pytest.approx(v_N.mean(), abs=float(4 * spread))
+    assert summary['run_rate_per_block'][0] == pytest.approx(first.decisions_Nxn[:, 0].mean())
+
+
+def test_only_the_sampling_row_of_table_9_samples_in_evaluation() -> None:
+    for name in relaxation.RELAXATIONS:
+        assert CoDiNet(relaxation=name).samples_in_evaluation == (name == 'sampling')

@@ -18,6 +18,7 @@ from codinet_jax.models import execution
 from codinet_jax.models.architecture import Architecture, Block, Conv, Stage
 from codinet_jax.models.execution import Execution, Threshold
 from codinet_jax.models.network import RoutedOutput, RoutedResNet
+from codinet_jax.routing import relaxation
 from helpers import quick_jit, random_images, random_variables
 from reference_network import Tree
 
@@ -448,3 +449,31 @@ def test_each_device_computes_what_its_own_rows_run(network: str, strategy: str,
         assert_alike(answers(output, 0.5), expected)
         runs = expected.u_Bxn.reshape(num_devices, -1, num_blocks).sum(axis=1)
         assert [len(rows) for rows in calls] == [tile] * np.sum(-(-runs // tile))
+
+
+@pytest.mark.parametrize(('platform', 'tiles'), [('cpu', (1, 32)), ('default', (1, 16, 256))])
+def test_an_exported_program_works_in_the_smallest_tile_that_holds_its_batch(
+    monkeypatch: pytest.MonkeyPatch, platform: str, tiles: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(jax.lax, 'platform_dependent', lambda **branches: branches[platform]())
+
+    def rows_at_a_time(a_BxHxWxC: jax.Array) -> jax.Array:
+        return jnp.full_like(a_BxHxWxC, a_BxHxWxC.shape[0])  # a static number, which tells the tile
+
+    def program(a_BxHxWxC: jax.Array, v_B: jax.Array) -> jax.Array:
+        return execution.compacted().combine(rows_at_a_time, lambda a: a, (a_BxHxWxC,), v_B)
+
+    b = jax.export.symbolic_shape('b')[0]
+    shapes = jax.ShapeDtypeStruct((b, 4, 4, 2), jnp.float32), jax.ShapeDtypeStruct((b,), jnp.float32)
+    exported = jax.export.export(jax.jit(program))(*shapes)
+    for num_rows in (1, 2, 16, 17, 31, 40, 300):
+        expected = next((tile for tile in tiles if tile >= num_rows), tiles[-1])
+        output = exported.call(jnp.zeros((num_rows, 4, 4, 2)), jnp.ones(num_rows))
+        np.testing.assert_array_equal(output, expected, err_msg=str(num_rows))
+
+
+def test_in_bfloat16_a_gate_near_one_still_lets_the_skipped_branch_through() -> None:
+    one = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+    relaxed = execution.relaxed(relaxation.softmax, 1.0)
+    mixed = relaxed.combine(lambda a: 0 * a, lambda a: 1000 * a, (one,), jnp.array([0.999]))
+    assert mixed.dtype == jnp.bfloat16 and float(mixed[0, 0, 0, 0]) == pytest.approx(1.0, rel=0.01)

@@ -19,7 +19,13 @@ from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.workdir import Workdir
 from experiments.measure.sameness import differences, rows
 
-OFTEN = {'eval_every_epochs': 4 * 16 / 1442, 'log_every_steps': 3, 'loss.target_cost': None}
+EVERY_4_STEPS = 4 * 16 / 1442
+OFTEN = {
+    'eval_every_epochs': EVERY_4_STEPS,
+    'match_every_epochs': EVERY_4_STEPS,
+    'log_every_steps': 3,
+    'loss.target_cost': None,
+}
 MATCHED = {'eval_batch_size': 64, 'loss.target_cost': 0.6}  # in stage 2 the cost is made good before each evaluation
 NUM_TEST_IMAGES = 355
 

@@ -121,6 +121,7 @@ def test_the_package_is_imported_from_the_wheel_and_nothing_generic_is(installed
     assert rest[0] == rest[1] and rest[2:] == ['None', 'None']
 
 
+@pytest.mark.smoke
 def test_a_run_by_name_beside_files_of_the_same_names(installed: Path, elsewhere: Path) -> None:
     flags = [f'--config.{name}={value}' for name, value in helpers.TINY.items()]
     run(

@@ -219,3 +219,16 @@ def test_blocks_are_unrolled_but_on_tpus_unless_told_otherwise(monkeypatch: pyte
         monkeypatch.setattr(jax, 'default_backend', lambda platform=platform: platform)
         assert setup.read(load('digits_r14')).model.unroll == unroll
         assert setup.read(changed('digits_r14', model__unroll=2)).model.unroll == 2
+
+
+@pytest.mark.parametrize(
+    ('changes', 'sentence'),
+    [
+        ({'method': 'random', 'loss__target_cost': None}, r'method=random is of model\.router=random'),
+        ({'routing__relaxation': 'drawn'}, r'^routing\.relaxation is drawn, which has no gradient'),
+        ({'loss__extra_terms': ('a', 'a'), 'loss__extra_weights': (1.0, 1.0)}, 'name each term once'),
+    ],
+)
+def test_what_would_be_trained_under_a_false_name_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        setup.read(changed(**changes))

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh
 
@@ -17,7 +18,7 @@ import helpers
 from codinet_jax.config import setup
 from codinet_jax.data import augment, datasets
 from codinet_jax.evaluation.evaluate import Answers
-from codinet_jax.methods import CoDiNet
+from codinet_jax.methods import CoDiNet, Term
 from codinet_jax.models.network import RoutedOutput
 from codinet_jax.runtime import sharding
 from codinet_jax.training import loop, optimizer, progress
@@ -258,7 +259,7 @@ def test_no_step_waits_for_the_metrics_of_those_before(
     helpers.hide_tensorflow(monkeypatch)
     monkeypatch.setattr(loop, 'compiled', lambda *_: dispatch)
     monkeypatch.setattr(jax, 'device_get', device_get)
-    monkeypatch.setattr(loop, 'make_forward', lambda *_: no_routes)
+    monkeypatch.setattr(loop, 'make_forward', lambda *_, **__: no_routes)
     state = jax.device_get(helpers.scattered_state(stages()[0], sharding.data_mesh(1)))
     monkeypatch.setattr(stage_plans.Stage, 'placed_state', lambda *_: state)
     monkeypatch.setattr(datasets.DataSource, 'open', lambda *_: helpers.noise_images(80))
@@ -270,7 +271,7 @@ def test_no_step_waits_for_the_metrics_of_those_before(
     assert events == in_step(stage_1, most_unread) + in_step(stage_2, most_unread)
 
 
-def no_routes(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
+def no_routes(variables: Any, images_BxHxWxC: jax.Array, *_: Any) -> Answers:
     del variables
     B = len(images_BxHxWxC)
     return Answers(jnp.zeros(B, int), jnp.zeros((B, 4)), jnp.zeros((B, 4), bool), jnp.zeros((B, 10)))
@@ -286,3 +287,85 @@ def in_step(steps: range, most_unread: int) -> list[tuple[str, int]]:
             unread = []
         unread.append(step)
     return events + [('read', each) for each in unread]
+
+
+def poisoned(objective: Any, *, loss: bool) -> Any:
+    """An objective whose loss is not finite, or whose gradient alone is not."""
+
+    def with_poison(seen: Any) -> dict[str, Term]:
+        zero = 0.0 * jnp.sum(seen.output.logits_BxY)
+        return objective(seen) | {'poison': Term(zero + jnp.inf if loss else jnp.sqrt(zero))}
+
+    return with_poison
+
+
+@pytest.mark.parametrize('loss', [True, False], ids=['loss', 'gradient'])
+def test_a_step_that_is_skipped_changes_nothing_but_counts_for_the_learning_rate(loss: bool) -> None:
+    mesh = sharding.data_mesh(1)
+    changes: dict[str, Any] = {'optimizer.skip_nonfinite': True, 'stage1.decay_epochs': (L / 1442,)}
+    changed = config(**changes, **{'loss.target_cost': 0.7})
+    changed.optimizer.weight_decay = 0.0
+    stage = helpers.tiny_stages(changed)[0]
+    bad = dataclasses.replace(stage.step, objective=poisoned(stage.step.objective, loss=loss))
+    before = helpers.scattered_state(stage, mesh)
+    old = jax.device_get(before)
+    skipped, metrics = stage_plans.compiled(bad, mesh)(before, *batch(mesh, 0))
+    assert metrics['skipped'] == 1 and bool(jnp.isfinite(metrics['loss'])) != loss
+    assert skipped.step == 1 and optax.tree.get(skipped.opt_state, 'count') == 1
+    for path, leaf in helpers.by_path((skipped.params, skipped.batch_stats, skipped.controller)).items():
+        np.testing.assert_array_equal(
+            leaf, helpers.by_path((old.params, old.batch_stats, old.controller))[path], err_msg=path
+        )
+    after, metrics = stage_plans.compiled(stage.step, mesh)(jax.tree.map(jnp.copy, skipped), *batch(mesh, 0))
+    moved = jax.tree.map(jnp.subtract, after.params, old.params)
+    # The momentum was empty, so the first step is the gradient times the rate.
+    assert metrics['skipped'] == 0
+    assert optax.tree.norm(moved) == pytest.approx(float(metrics['learning_rate'] * metrics['gradient_norm']), rel=1e-3)
+    assert float(metrics['learning_rate']) == pytest.approx(0.01), 'it fell while the step was skipped'
+
+
+def test_the_learning_rate_of_stage_2_counts_from_its_start() -> None:
+    mesh = sharding.data_mesh(1)
+    changes: dict[str, Any] = {'stage2.learning_rate': 0.5, 'stage2.decay_epochs': (2 * L / 1442,)}
+    stage = helpers.tiny_stages(config(**changes))[1]
+    assert stage.start > 0
+    rates = []
+    for step in range(stage.start, stage.start + 4):
+        state = dataclasses.replace(helpers.scattered_state(stage, mesh), step=jnp.int32(step))
+        step_fn = jax.jit(lambda state: stage.step.schedule(state.step - stage.step.start))
+        rates.append(float(step_fn(state)))
+    assert rates == pytest.approx([0.5, 0.5, 0.05, 0.05])
+    state = dataclasses.replace(helpers.scattered_state(stage, mesh), step=jax.device_put(jnp.int32(stage.start + 1)))
+    assert stage_plans.compiled(stage.step, mesh)(state, *batch(mesh, 0))[1]['learning_rate'] == pytest.approx(0.5)
+
+
+def test_views_and_noise_are_drawn_from_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, seen = stages()[0].step, {}
+    state = dataclasses.replace(helpers.scattered_state(stages()[0], sharding.data_mesh(1)), step=jnp.int32(5))
+
+    class Enough(Exception):
+        pass
+
+    def gradient(self: Any, state: Any, views: jax.Array, labels_L: jax.Array, noise: jax.Array) -> Any:
+        seen.update(views=views, noise=noise)
+        raise Enough
+
+    monkeypatch.setattr(type(step), 'gradient', gradient)
+    images, labels_L = IMAGES.images_NxHxWxC[:L], IMAGES.labels_N[:L]
+    with pytest.raises(Enough):
+        step(state, jnp.asarray(images), jnp.asarray(labels_L))
+    view_key, noise_key = jax.random.split(jax.random.fold_in(step.key, 5))
+    np.testing.assert_array_equal(seen['noise'], jax.random.gumbel(noise_key, (L, M, 4, 2)))
+    np.testing.assert_array_equal(seen['views'], augment.make_views(jnp.asarray(images), view_key, M, 1, False))
+
+
+def test_an_average_of_what_does_not_change_is_that_to_the_bit() -> None:
+    step = dataclasses.replace(stages()[0].step, ema_decay=0.997)
+    values = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
+    average = jax.jit(step.average)
+    kept = values
+    for number in range(50):
+        kept = average(kept, values, jnp.int32(number))
+    np.testing.assert_array_equal(kept, values)
+    moved = average(values, values + 1, jnp.int32(10_000))
+    np.testing.assert_allclose(moved, values + 0.003, atol=1e-5)

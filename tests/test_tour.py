@@ -7,6 +7,7 @@ from nbclient import NotebookClient
 import helpers
 
 
+@pytest.mark.smoke
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_the_tour_runs_from_start_to_end() -> None:
     notebook = nbformat.read(helpers.REPOSITORY / 'experiments' / 'tour.ipynb', as_version=4)

@@ -30,7 +30,7 @@ def study(runs: Sequence[Run], log: Log) -> Study:
     positions = lay_out(runs, log)
     if any(points is None and not run.is_static for run, points in zip(runs, positions, strict=True)):
         remarked.append(
-            'Fewer than four images, or three different relaxed routes, cannot be laid out: there is no map.'
+            'Fewer than four images, or three different relaxed routes, cannot be drawn on a plane: there is no map.'
         )
     log('drawing')
     light, dark = (figures.draw(runs, positions, is_dark=is_dark) for is_dark in (False, True))

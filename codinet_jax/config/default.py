@@ -43,13 +43,14 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
     config.model.router = 'linear'  # conv, recurrent; random: of method random; static: of method static, all run
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
-    config.model.batch_norm = 'global'  # statistics of the whole batch; device: of each device's own rows
+    config.model.batch_norm = 'global'  # statistics of the whole batch; device: of as many groups as there are devices
+    config.model.norm_groups = placeholder(int)  # those; unset: of the devices that a run begins on, and recorded
     config.model.convolution = 'xla'  # cuda: kernels of our own for 3x3 convolutions, on one GPU and in bfloat16
     config.model.remat = False  # blocks computed again in the backward pass, to need less memory
     config.model.unroll = placeholder(int)  # equal blocks unrolled at a time; unset: one on TPU, all elsewhere
 
     config.routing = ConfigDict()
-    config.routing.relaxation = 'gumbel_softmax'  # softmax, sampling, gumbel_straight_through, rounded, drawn
+    config.routing.relaxation = 'gumbel_softmax'  # softmax, sampling, gumbel_straight_through, rounded
     config.routing.temperature = 1.0
     config.routing.initial_run_rate = 0.5  # how likely an untrained router runs its block; near 1: blocks learn first
 
@@ -92,6 +93,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
 
     config.eval_batch_size = 500
     config.eval_every_epochs = 10.0  # 0: only at the end of each stage
+    config.match_every_epochs = 10.0  # of stage 2, where there is a target cost; 0: only at its start and end
     config.log_every_steps = 100
     config.checkpoint_every_steps = 1000
     config.lock()  # so that a config file cannot set a field that is not here
@@ -132,6 +134,8 @@ def of_record(record: Mapping[str, Any]) -> ConfigDict:
     """The config that a run recorded; what the version that wrote it did not know is as it was then."""
     written = traverse_util.flatten_dict(dict(record), sep='.')
     written = {RENAMED.get(name, name): value for name, value in written.items()}
+    # Evaluating was matching the cost.
+    written.setdefault('match_every_epochs', written.get('eval_every_epochs', get_config().eval_every_epochs))
     router = written.get('model.router')
     if 'method' not in written and router in ('static', 'random'):
         written['method'] = router

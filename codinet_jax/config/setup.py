@@ -61,6 +61,7 @@ class Recipe:
     skip_nonfinite: bool = False
     eval_batch_size: int = 500
     eval_every_epochs: float = 10.0
+    match_every_epochs: float = 10.0
     log_every_steps: int = 100
     checkpoint_every_steps: int = 1000
     init_from: str | None = None
@@ -76,13 +77,14 @@ class Recipe:
             'checkpoint_every_steps',
         ):
             _at_least(name, getattr(self, name), 1)
-        for name in ('momentum', 'weight_decay'):
-            _at_least(f'optimizer.{name}', getattr(self, name), 0)
+        _share('optimizer.momentum', self.momentum)
+        _at_least('optimizer.weight_decay', self.weight_decay, 0)
         if self.base_batch_size is not None:
             _at_least('optimizer.base_batch_size', self.base_batch_size, 1)
         _share('optimizer.ema_decay', self.ema_decay)
         _share('loss.label_smoothing', self.label_smoothing)
-        _at_least('eval_every_epochs', self.eval_every_epochs, 0)
+        for name in ('eval_every_epochs', 'match_every_epochs'):
+            _at_least(name, getattr(self, name), 0)
         if not 0 <= self.seed < 2**32:
             raise InputError(f'seed is {self.seed}; give a number from 0 to {2**32 - 1}.')
         for stage, recipe in (('stage1', self.stage1), ('stage2', self.stage2)):
@@ -97,6 +99,20 @@ class Recipe:
             terms.check(name)
             if not math.isfinite(weight):
                 raise InputError(f'The weight of {name} is {weight}; it must be finite.')
+
+    def check_images(self, num_images: int) -> None:
+        """Refuses intervals that would never fall due.
+
+        Raises:
+          InputError: one is less than a step of so many training images.
+        """
+        for name in ('eval_every_epochs', 'match_every_epochs'):
+            every = getattr(self, name)
+            if every > 0 and round(every * num_images / self.batch_size) == 0:
+                raise InputError(
+                    f'{name} is {every}, which is less than a step of {self.batch_size} images: give at least '
+                    f'{self.batch_size / num_images:.2g}, or 0 for never.'
+                )
 
     def check_devices(self, num_devices: int) -> None:
         """Refuses a batch that cannot be spread evenly.
@@ -127,6 +143,16 @@ class Setup:
     recipe: Recipe
     record: dict[str, Any]
     convolution: str = 'xla'
+
+    def __post_init__(self) -> None:
+        num_images = self.recipe.batch_size // self.recipe.accumulate_steps
+        if num_images < self.method.least_images:
+            raise InputError(
+                f'A batch of {self.recipe.batch_size} in {self.recipe.accumulate_steps} parts leaves {num_images} '
+                f'image(s) to each, and {type(self.method).__name__} compares {self.method.least_images}: give a '
+                'larger batch_size or fewer accumulate_steps.'
+            )
+        _check_price(self.method, self.model)
 
     @property
     def costs(self) -> CostTable:
@@ -167,7 +193,6 @@ def read(config: ConfigDict) -> Setup:
     data = _data(config)
     model = _network(config, data, method)
     recipe = _recipe(config)
-    _check_price(config, method, model)
     record = json.loads(config.to_json())
     _one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
     if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':
@@ -229,15 +254,28 @@ def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResN
     _one_of('model.dtype', model.dtype, DTYPES)
     _one_of('model.batch_norm', model.batch_norm, ('global', 'device'))
     _one_of('model.router', model.router, (*ROUTERS, STATIC))
+    if method.router not in (None, model.router):
+        raise InputError(
+            f'method={config.method} is of model.router={method.router}, and that is {model.router}: name the variant, '
+            f'as in --config=digits_r14:{config.method}.'
+        )
     if method.is_routed != (model.router != STATIC):
         raise InputError(
             f'method is {config.method} and model.router {model.router}, and only one of them skips blocks: name the '
             'variant, as in --config=digits_r14:static.'
         )
-    if not 0 < rate < 1:
-        raise InputError(f'routing.initial_run_rate is {rate}; give a share in (0, 1).')
     if model.unroll is not None:
         _at_least('model.unroll', model.unroll, 1)
+    if model.batch_norm == 'global' and model.norm_groups is not None:
+        raise InputError('model.norm_groups is of model.batch_norm=device: set that as well, or leave it out.')
+    if model.norm_groups is not None:
+        _at_least('model.norm_groups', model.norm_groups, 1)
+    num_groups = model.norm_groups or (jax.device_count() if model.batch_norm == 'device' else 1)
+    if (config.batch_size // max(1, config.accumulate_steps)) % num_groups:
+        raise InputError(
+            f'batch_size {config.batch_size} in {config.accumulate_steps} part(s) cannot be divided evenly into '
+            f'{num_groups} groups of model.batch_norm=device: give another batch_size or model.norm_groups.'
+        )
     architecture = _architecture(config, data)
     # XLA:CPU runs the backward pass of a convolution inside a loop about thirty times slower than outside one. On an
     # H100 a step of ResNet-110 takes 14.8 ms without loops and 25.3 with them, for launches and what loops store.
@@ -247,7 +285,7 @@ def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResN
         None if model.router == STATIC else model.router,
         DTYPES[model.dtype],
         unroll,
-        norm_groups=jax.device_count() if model.batch_norm == 'device' else 1,
+        norm_groups=num_groups,
         remat=model.remat,
         initial_run_rate=rate,
     )
@@ -255,6 +293,8 @@ def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResN
 
 def _recipe(config: ConfigDict) -> Recipe:
     names, weights = config.loss.extra_terms, config.loss.extra_weights
+    if len(set(names)) != len(names):
+        raise InputError(f'loss.extra_terms are {tuple(names)}: name each term once.')
     if len(names) != len(weights):
         raise InputError(
             f'loss.extra_terms are {len(names)} and loss.extra_weights {len(weights)}: give a weight for each term.'
@@ -284,6 +324,7 @@ def _recipe(config: ConfigDict) -> Recipe:
         skip_nonfinite=optimizer.skip_nonfinite,
         eval_batch_size=config.eval_batch_size,
         eval_every_epochs=config.eval_every_epochs,
+        match_every_epochs=config.match_every_epochs,
         log_every_steps=config.log_every_steps,
         checkpoint_every_steps=config.checkpoint_every_steps,
         init_from=config.init_from,
@@ -291,9 +332,11 @@ def _recipe(config: ConfigDict) -> Recipe:
     )
 
 
-def _check_price(config: ConfigDict, method: Method, model: RoutedResNet) -> None:
-    """Refuses a wanted cost or an initial run rate that would be ignored."""
-    target, rate = method.target_cost, config.routing.initial_run_rate
+def _check_price(method: Method, model: RoutedResNet) -> None:
+    """Refuses a wanted cost or an initial run rate that cannot be met, or would be ignored."""
+    target, rate = method.target_cost, model.initial_run_rate
+    if rate is not None and not 0 < rate < 1:
+        raise InputError(f'routing.initial_run_rate is {rate}; give a share in (0, 1).')
     if model.router is None:
         if target is not None:
             raise InputError('loss.target_cost is set, but a static network always costs the same: leave it out.')
@@ -302,11 +345,14 @@ def _check_price(config: ConfigDict, method: Method, model: RoutedResNet) -> Non
     if target is not None and target < floor:
         raise InputError(f'loss.target_cost is {target}, but an image that skips every block costs {floor:.3f}.')
     if router_kind(model.router).bias is None:
-        for name, value, unset in (('loss.target_cost', target, None), ('routing.initial_run_rate', rate, 0.5)):
-            if value != unset:
+        for name, value, unset in (
+            ('loss.target_cost', target, (None,)),
+            ('routing.initial_run_rate', rate, (None, 0.5)),
+        ):
+            if value not in unset:
                 raise InputError(
                     f'{name} is {value}, but router {model.router!r} has no bias to meet it with: name one in its '
-                    f'RouterKind, or leave it at {unset}.'
+                    f'RouterKind, or leave it at {unset[-1]}.'
                 )
 
 

@@ -89,8 +89,8 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
         raise InputError(f'{name} has {limit}: save it smaller.') from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and many others
         reason = str(error).rstrip('.') or type(error).__name__
-        mend = 'fetch it again if it was cut short, or save it as PNG or JPEG'
-        raise InputError(f'{name} cannot be decoded ({reason}): {mend}.') from error
+        fix = 'fetch it again if it was cut short, or save it as PNG or JPEG'
+        raise InputError(f'{name} cannot be decoded ({reason}): {fix}.') from error
 
 
 def _in_bytes(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:

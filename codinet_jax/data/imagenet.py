@@ -118,6 +118,14 @@ class _Photographs(ABC):
             squares, labels, _ = map(np.concatenate, zip(*parts, strict=True))
         return ImageSet(squares[:num_images], labels[:num_images])
 
+    def _write_views(self, views_MxSxSx3: np.ndarray, position: int, encoded: bytes, seed: int, place: int) -> None:
+        """Crops of a photograph, by Pillow whatever the file format, drawn from its place in the training stream."""
+        image = self._decode(position, encoded)
+        boxes_Mx4 = crops.boxes(crops.uniform(len(views_MxSxSx3), seed, place), image.height, image.width)
+        for view_SxSx3, (top, left, height, width) in zip(views_MxSxSx3, boxes_Mx4.tolist(), strict=True):
+            box = (left, top, left + width, top + height)
+            view_SxSx3[:] = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR, box)
+
     def _write_square(self, square_SxSx3: np.ndarray, position: int, encoded: bytes) -> None:
         square_SxSx3[:] = image_files.central_square(self._decode(position, encoded), self.image_size, self.center_crop)
 
@@ -195,13 +203,6 @@ class _ArrayRecords(_Photographs):
             raise self.prepared.damaged(error) from error
         return [(example['image'], int(example['label'])) for example in examples]
 
-    def _write_views(self, views_MxSxSx3: np.ndarray, position: int, encoded: bytes, seed: int, place: int) -> None:
-        image = self._decode(position, encoded)
-        boxes_Mx4 = crops.boxes(np, crops.uniform(len(views_MxSxSx3), seed, place), image.height, image.width)
-        for view_SxSx3, (top, left, height, width) in zip(views_MxSxSx3, boxes_Mx4.tolist(), strict=True):
-            box = (left, top, left + width, top + height)
-            view_SxSx3[:] = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR, box)
-
 
 class _Tfrecords(_Photographs):
     """tfrecord files, which are read from front to back: every host reads a part of its own, as large as the others."""
@@ -213,22 +214,29 @@ class _Tfrecords(_Photographs):
         tf = optional_tensorflow.load()
         rows = batch_size // host.count
 
-        def views(place: Any, record: tuple[Any, Any]) -> tuple[Any, Any]:
-            encoded, label = _parse(record[1])
-            # No two images of the hosts' streams share a key, and none has that of an epoch.
-            key = [seed, place * host.count + host.index]
-            return _random_views(_decode_tensor(encoded), num_views, self.image_size, key), label
+        def parsed(place: Any, record: tuple[Any, Any]) -> tuple[Any, ...]:
+            return place, record[0], *_parse(record[1])
 
-        stream = self._training_stream(first_step * rows, seed, host)
-        batches = stream.map(views, num_parallel_calls=tf.data.AUTOTUNE).batch(rows).prefetch(BATCHES_AHEAD)
-        step = first_step
-        try:
-            for batch in batches.as_numpy_iterator():
-                yield batch
-                step += 1
-        except tf.errors.OpError as error:
-            suspects = self._training_stream(step * rows, seed, host).take(rows)
-            raise self._damage(error, (record for _, record in suspects)) from error
+        def started() -> Iterator[tuple[TrainingBatch, Tasks]]:
+            stream = self._training_stream(first_step * rows, seed, host).map(parsed, tf.data.AUTOTUNE)
+            try:
+                for places, positions, encoded, labels in (
+                    stream.batch(rows).prefetch(BATCHES_AHEAD).as_numpy_iterator()
+                ):
+                    views = np.empty((rows, num_views, self.image_size, self.image_size, 3), np.uint8)
+                    # No two images of the hosts' streams share a place.
+                    images = zip(views, positions, encoded, places * host.count + host.index, strict=True)
+                    yield (
+                        (views, labels),
+                        [
+                            partial(self._write_views, row, int(position), image, seed, int(place))
+                            for row, position, image, place in images
+                        ],
+                    )
+            except tf.errors.OpError as error:
+                raise self._damage(error) from error
+
+        return _done_ahead(started())
 
     def _training_stream(self, place: int, seed: int, host: Host) -> Any:
         """One host's epochs laid end to end, from a place on, still encoded: (place, (position, record))."""
@@ -266,7 +274,7 @@ class _Tfrecords(_Photographs):
                 yield np.where(positions < end, positions, -1), list(itertools.islice(whole, rows))
             next(whole, None)  # that there are no more is only noticed by asking
         except tf.errors.OpError as error:
-            raise self._damage(error, ()) from error
+            raise self._damage(error) from error
 
     def _part(self, host: Host) -> tuple[int, int]:
         if self.num_images < host.count:
@@ -283,16 +291,7 @@ class _Tfrecords(_Photographs):
         takes = np.where([file.takes_all for file in files], -1, counts)
         return [str(file.filename) for file in files], skips, takes, first + np.cumsum(counts) - counts
 
-    def _damage(self, error: Any, suspects: Iterable[tuple[Any, Any]]) -> InputError:
-        """What to raise for TensorFlow's error, which does not say in which of the images it was met."""
-        tf = optional_tensorflow.load()
-        with contextlib.suppress(tf.errors.OpError):
-            for position, record in suspects:
-                encoded, _ = _parse(record)
-                try:
-                    _decode_tensor(encoded)
-                except tf.errors.OpError:
-                    return self._undecodable(int(position))
+    def _damage(self, error: Any) -> InputError:
         return self.prepared.damaged(re.sub(r'\{\{.*?\}\} *|\[Op:.*', '', error.message).strip())
 
 
@@ -312,24 +311,3 @@ def _parse(record: Any) -> tuple[Any, Any]:
     features = {name: tf.io.FixedLenFeature([], dtype) for name, dtype in (('image', tf.string), ('label', tf.int64))}
     example = tf.io.parse_single_example(record, features)
     return example['image'], tf.cast(example['label'], tf.int32)
-
-
-def _decode_tensor(encoded: Any) -> Any:
-    # Reads PNG and CMYK too, of which ImageNet has some; EXIF orientations, which Pillow heeds, it cannot see.
-    # Decoding no more than the window around all crops was no faster, nor was the fast inverse DCT.
-    return _tensorflow().io.decode_jpeg(encoded, channels=3)
-
-
-def _random_views(image_HxWx3: Any, num_views: int, image_size: int, key: Any) -> Any:
-    tf = _tensorflow()
-    height, width = tf.unstack(tf.cast(tf.shape(image_HxWx3)[:2], tf.float32))
-    uniform_AxMx4 = tf.random.stateless_uniform([crops.ATTEMPTS, num_views, 4], key)
-    boxes_Mx4 = tf.cast(crops.boxes(tf, uniform_AxMx4, height, width), tf.int32)
-    views = []
-    for top, left, box_height, box_width in (tf.unstack(box) for box in tf.unstack(boxes_Mx4)):
-        # Floating, because TensorFlow resizes that in two thirds of the time, and to the same bits.
-        window = tf.cast(tf.slice(image_HxWx3, [top, left, 0], [box_height, box_width, 3]), tf.float32)
-        # Without antialiasing, which takes four times as long: few windows of ImageNet's photographs shrink to half.
-        view = tf.raw_ops.ResizeBilinear(images=window[None], size=[image_size] * 2, half_pixel_centers=True)
-        views.append(tf.cast(view + 0.5, tf.uint8))
-    return tf.concat(views, axis=0)

@@ -18,13 +18,13 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """A split on disk, its description checked; `mend` says what to do if its N images are not as described."""
+    """A split on disk, its description checked; `fix` says what to do if its N images are not as described."""
 
     builder: Any
     name: str
     num_images: int
     directory: Path
-    mend: str
+    fix: str
 
     @property
     def file_format(self) -> str:
@@ -32,7 +32,7 @@ class PreparedSplit:
 
     def damaged(self, reason: Exception | str) -> InputError:
         """To be raised when the files do not hold what they promise."""
-        return InputError(f'Split {self.name} of {self.directory} is damaged ({_summary(reason)}): {self.mend}.')
+        return InputError(f'Split {self.name} of {self.directory} is damaged ({_summary(reason)}): {self.fix}.')
 
 
 def open_split(
@@ -57,15 +57,15 @@ def open_split(
 
         digits.prepare(root)
     directory = _newest_version(tfds_name, root)
-    mend = f'delete it and run {_preparation(tfds_name, root)}'
+    fix = f'delete it and run {_preparation(tfds_name, root)}'
     try:
         builder = tfds.builder_from_directory(directory)
         features, num_images = dict(builder.info.features), builder.info.splits[split].num_examples
     except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
-        raise InputError(f'{directory} is half-written ({_summary(error)}): {mend}.') from error
+        raise InputError(f'{directory} is half-written ({_summary(error)}): {fix}.') from error
     _check_features(features, image_shape, directory)
     _check_readable(builder.info.file_format.value, tfds_name, directory)
-    return PreparedSplit(builder, split, num_images, directory, mend)
+    return PreparedSplit(builder, split, num_images, directory, fix)
 
 
 def _check_features(features: dict[str, Any], image_shape: tuple[int | None, int | None, int], directory: Path) -> None:

@@ -31,27 +31,42 @@ class Answers(NamedTuple):
     log_probabilities_BxY: jax.Array
 
 
-Forward = Callable[[Any, jax.Array], Answers]
+Forward = Callable[..., Answers]
 
 
-def make_forward(model: RoutedResNet, spec: DataSpec, mesh: Mesh, threshold: float = 0.5) -> Forward:
-    """The jitted, noise-free inference of one batch, from variables and uint8 images."""
+def make_forward(
+    model: RoutedResNet, spec: DataSpec, mesh: Mesh, threshold: float = 0.5, *, is_sampled: bool = False
+) -> Forward:
+    """The jitted inference of one batch, from variables, uint8 images, their positions in the split, and a stream.
+
+    Positions and stream, a number, seed the draws where decisions are sampled (4.5.1); else nothing is random.
+    """
     rolled, hard = model.clone(unroll=1), execution.masked(threshold)
+    n = model.architecture.num_blocks
+    if is_sampled:
+        hard = execution.with_noise(hard)
 
-    def forward(variables: Any, images_BxHxWxC: jax.Array) -> Answers:
+    def forward(variables: Any, images_BxHxWxC: jax.Array, positions_B: jax.Array, stream: int) -> Answers:
         normalised_BxHxWxC = augment.normalise(images_BxHxWxC, *spec.normalisation)
-        output: Any = rolled.apply(variables, normalised_BxHxWxC, hard, train=False)
+        noise_Bxnx2 = _noise_Bxnx2(positions_B, stream, n) if is_sampled else None
+        output: Any = rolled.apply(variables, normalised_BxHxWxC, hard, noise_Bxnx2, train=False)
         v_Bxn, logits_BxY = output.run_probability_Bxn, output.logits_BxY
         return Answers(
             jnp.argmax(logits_BxY, axis=-1),
-            v_Bxn,
+            relaxation.run_probability(output.router_logits_Bxnx2) if is_sampled else v_Bxn,
             relaxation.hard_decision(v_Bxn, threshold),
             jax.nn.log_softmax(logits_BxY.astype(jnp.float32)),
         )
 
     everywhere, rows = sharding.replicated(mesh), sharding.by_rows(mesh)
     # The answers are small and every host records them all.
-    return jax.jit(forward, in_shardings=(everywhere, rows), out_shardings=everywhere)
+    return jax.jit(forward, static_argnums=3, in_shardings=(everywhere, rows, rows), out_shardings=everywhere)
+
+
+def _noise_Bxnx2(positions_B: jax.Array, stream: int, n: int) -> jax.Array:
+    """Gumbel noise that is an image's own, whatever batch it is in."""
+    key = jax.random.fold_in(jax.random.key(2), stream)
+    return jax.vmap(lambda position: jax.random.gumbel(jax.random.fold_in(key, position), (n, 2)))(positions_B)
 
 
 def _nothing() -> None:
@@ -71,8 +86,8 @@ def evaluate(
     `before_batch` is called before each, and what it raises ends the evaluation.
     """
 
-    def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
-        return (labels_B, *forward(variables, images_BxHxWxC)[:3])
+    def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, positions_B: jax.Array) -> tuple[jax.Array, ...]:
+        return (labels_B, *forward(variables, images_BxHxWxC, positions_B, 0)[:3])
 
     return Record(*_of_every_image(of_batch, split, batch_size, mesh, before_batch))
 
@@ -91,10 +106,11 @@ def evaluate_augmented(
     divergence = jax.jit(paths.divergence_B)
 
     def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, positions_B: jax.Array) -> tuple[jax.Array, ...]:
-        *of_images, plain_BxY = forward(variables, images_BxHxWxC)
+        *of_images, plain_BxY = forward(variables, images_BxHxWxC, positions_B, 0)
         answers = [labels_B, *of_images]
-        for function in augmented.values():
-            *answer, log_probabilities_BxY = forward(variables, function(images_BxHxWxC, positions_B))
+        for stream, function in enumerate(augmented.values(), start=1):
+            altered_BxHxWxC = function(images_BxHxWxC, positions_B)
+            *answer, log_probabilities_BxY = forward(variables, altered_BxHxWxC, positions_B, stream)
             answers += [*answer, divergence(plain_BxY, log_probabilities_BxY)]
         return tuple(answers)
 
@@ -138,9 +154,16 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_weights(
-    model: RoutedResNet, spec: DataSpec, variables: Any, split: Split, *, batch_size: int = 500, threshold: float = 0.5
+    model: RoutedResNet,
+    spec: DataSpec,
+    variables: Any,
+    split: Split,
+    *,
+    batch_size: int = 500,
+    threshold: float = 0.5,
+    is_sampled: bool = False,
 ) -> Evaluation:
-    """Evaluates a network with the given variables on a split and its augmentations, noise-free, on all devices.
+    """Evaluates a network with the given variables on a split and its augmentations, on all devices.
 
     Args:
       model: the network.
@@ -149,9 +172,10 @@ def evaluate_weights(
       split: a data set, as `ImageSet(images_NxHxWxC, labels_N)`.
       batch_size: images at a time, over all devices.
       threshold: a block runs where v reaches it.
+      is_sampled: whether it runs with probability v instead; see `Method.samples_in_evaluation`.
     """
     mesh = sharding.data_mesh()
-    forward = make_forward(model, spec, mesh, threshold)
+    forward = make_forward(model, spec, mesh, threshold, is_sampled=is_sampled)
     variables = jax.device_put(variables, sharding.replicated(mesh))
     record, augmented = evaluate_augmented(forward, variables, split, batch_size, mesh)
     return Evaluation(record, augmented, summarise(record, model.costs))

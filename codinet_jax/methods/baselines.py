@@ -1,7 +1,6 @@
 """What a method of routing must beat: the static network, and skipping at random."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ class Static(Method):
 
     is_routed: ClassVar[bool] = False
 
-    def stages(self) -> Sequence[Rules]:
+    def stages(self) -> tuple[Rules, Rules]:
         return Rules(execution.masked(), classification), Rules(execution.masked(), classification, frozen='routers')
 
 
@@ -25,10 +24,12 @@ class Static(Method):
 class Random(Method):
     """Blocks skipped at random at a wanted cost, by router 'random': only the price of compute is learnt from."""
 
+    router: ClassVar[str | None] = 'random'
+
     # The run rate moves for as long as gamma pushes: it must brake early.
     gamma_damping_steps: float = 200.0
 
-    def stages(self) -> Sequence[Rules]:
+    def stages(self) -> tuple[Rules, Rules]:
         relax = execution.relaxed(relaxation.gumbel_softmax, 1.0)
         return Rules(relax, self.objective), Rules(execution.masked(), classification, frozen='routers')
 

@@ -10,7 +10,6 @@ the hard decisions of Eq. 13.
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -50,10 +49,20 @@ class CoDiNet(Method):
             hint = f' Did you mean {close[0]}?' if close else ''
             known = ', '.join(relaxation.RELAXATIONS)
             raise InputError(f'relaxation is {self.relaxation!r}; it must be one of {known}.{hint}')
+        if self.relaxation == 'drawn' and not self.noise_free:
+            raise InputError('relaxation is drawn, which has no gradient: routers would learn nothing by it.')
         if not 0 < self.temperature < math.inf:
             raise InputError(f'temperature is {self.temperature}; it must be above 0.')
 
-    def stages(self) -> Sequence[Rules]:
+    @property
+    def samples_in_evaluation(self) -> bool:
+        return self.relaxation == 'sampling'  # section 4.5.1, and Table 9 alone
+
+    @property
+    def least_images(self) -> int:
+        return 2 if self.beta > 0 else 1  # diversity is of pairs
+
+    def stages(self) -> tuple[Rules, Rules]:
         relax = relaxation.RELAXATIONS[self.relaxation]
         return (
             Rules(execution.relaxed(relax, self.temperature), self.objective),

@@ -1,13 +1,14 @@
 """The seam between training and a method of routing: how gates are decided, what is minimised and what is frozen.
 
 A method is a `Method`, a frozen dataclass whose fields are its settings; those of the same names in a config's `loss`
-and `routing` fill them. Its `stages` say what each of the two stages of training asks of the network. One of one's own
-is added to `methods.METHODS` by `methods.register`.
+and `routing` fill them, and a config file of one's own may add to these after `config.unlock()`. Its `stages` say what
+each of the two stages of training asks of the network. One of one's own is added to `methods.METHODS` by
+`methods.register`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import jax
@@ -45,7 +46,10 @@ Objective = Callable[[Seen], dict[str, Term]]
 
 
 class Rules(NamedTuple):
-    """What a stage of training asks: how gates are executed, what is minimised, and what stays as it is."""
+    """What a stage of training asks: how gates are executed, what is minimised, and what stays as it is.
+
+    Where routers are frozen the cost controller rests, for gamma would move nothing, and extra loss terms are left out.
+    """
 
     execution: Execution
     objective: Objective
@@ -68,7 +72,7 @@ class Method:
     """
 
     is_routed: ClassVar[bool] = True
-    samples_in_evaluation: ClassVar[bool] = False
+    router: ClassVar[str | None] = None  # the only one that it can be had with, if there is but one
 
     gamma: float = 0.0
     target_cost: float | None = None
@@ -85,6 +89,16 @@ class Method:
             raise InputError(f'target_cost is {self.target_cost}; give a share of the static cost in (0, 1].')
 
     @property
+    def samples_in_evaluation(self) -> bool:
+        """Whether evaluation draws decisions by chance, as training does, and does not take the likelier ones."""
+        return False
+
+    @property
+    def least_images(self) -> int:
+        """How many images a part of a batch must have for the objective to say anything."""
+        return 1
+
+    @property
     def controller(self) -> CostController | None:
         """What moves gamma; None where it stays."""
         if self.target_cost is None:
@@ -93,7 +107,7 @@ class Method:
             self.target_cost, self.gamma_gain, self.gamma_damping_steps, self.gamma_window, self.gamma_max
         )
 
-    def stages(self) -> Sequence[Rules]:
+    def stages(self) -> tuple[Rules, Rules]:
         """What the two stages ask, in order."""
         raise NotImplementedError
 

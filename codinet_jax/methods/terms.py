@@ -38,6 +38,9 @@ def extended(objective: Objective, weights: Mapping[str, float]) -> Objective:
         return objective
 
     def objective_and_more(seen: Seen) -> dict[str, Term]:
-        return objective(seen) | {name: Term(TERMS[name](seen), weight) for name, weight in weights.items()}
+        own = objective(seen)
+        if taken := own.keys() & weights.keys():
+            raise InputError(f'The method has a loss term {min(taken)!r} already: register yours under another name.')
+        return own | {name: Term(TERMS[name](seen), weight) for name, weight in weights.items()}
 
     return objective_and_more

@@ -22,7 +22,7 @@ Threshold = float | jax.Array
 # Rows at a time, by codinet_jax.benchmark: a CPU core is as fast on one row as on many, once it has so many numbers.
 CPU_TILE_NUMBERS = 1024
 NUM_PREFIXES = 8  # of the batch that an accelerator chooses from: one read on the host a block, however many rows run
-TILE_ELSEWHERE = 256  # where the batch is not known when compiling
+TILES_ELSEWHERE = (1, 16, 256)  # where the batch is not known when compiling
 
 
 class Execution(NamedTuple):
@@ -40,8 +40,10 @@ def relaxed(relax: relaxation.Relaxation, temperature: float) -> Execution:
 
     def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
         run_BxHxWxC, skip_BxHxWxC = run(*operands), skip(*operands)
-        v_Bx1x1x1 = v_B[:, None, None, None].astype(run_BxHxWxC.dtype)
-        return v_Bx1x1x1 * run_BxHxWxC + (1 - v_Bx1x1x1) * skip_BxHxWxC
+        v_Bx1x1x1 = v_B[:, None, None, None]
+        dtype = run_BxHxWxC.dtype
+        # 1 - v before the cast: of a v near one bfloat16 leaves nothing.
+        return v_Bx1x1x1.astype(dtype) * run_BxHxWxC + (1 - v_Bx1x1x1).astype(dtype) * skip_BxHxWxC
 
     return Execution(decide, combine)
 
@@ -87,7 +89,15 @@ def compacted(threshold: Threshold = 0.5, tile: int | None = None) -> Execution:
         in_tiles = partial(_run_in_tiles, run, skip, operands, u_B)
         cpu = max(1, CPU_TILE_NUMBERS // math.prod(operands[0].shape[1:]))
         if not isinstance(u_B.shape[0], int):  # the symbolic batch of an export
-            return jax.lax.platform_dependent(cpu=partial(in_tiles, cpu), default=partial(in_tiles, TILE_ELSEWHERE))
+
+            def by_batch(*tiles: int) -> jax.Array:
+                """In the smallest tile that holds the batch, or in the largest there is."""
+                num_rows, smaller = jnp.asarray(u_B.shape[0], jnp.int32), jnp.asarray(tiles[:-1], jnp.int32)
+                choice = jnp.count_nonzero(num_rows > smaller)
+                return jax.lax.switch(choice, [partial(in_tiles, each) for each in tiles])
+
+            on_cpu = partial(by_batch, *dict.fromkeys((1, cpu)))
+            return jax.lax.platform_dependent(cpu=on_cpu, default=partial(by_batch, *TILES_ELSEWHERE))
         in_one_piece = partial(_run_a_prefix, run, skip, operands, u_B)
         return jax.lax.platform_dependent(cpu=partial(in_tiles, min(cpu, u_B.shape[0])), default=in_one_piece)
 

@@ -1,4 +1,4 @@
-"""What is the user's to mend."""
+"""What is the user's to fix."""
 
 
 class InputError(ValueError):

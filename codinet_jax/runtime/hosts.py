@@ -123,7 +123,7 @@ def this() -> Host:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Does something on every host and waits for all; what is the user's to mend on one of them is raised on all."""
+    """Does something on every host and waits for all; what is the user's to fix on one of them is raised on all."""
     if jax.process_count() == 1:
         return work()
     result, sentence = None, ''

@@ -4,6 +4,7 @@ With every checkpoint lies a digest of what was saved, so that one bit that is n
 checkpoint before it taken.
 """
 
+import gc
 import hashlib
 import json
 import pathlib
@@ -24,17 +25,6 @@ from codinet_jax.runtime.errors import InputError
 from codinet_jax.training.state import TrainState
 
 Progress = dict[str, Any]
-
-_tell = sys.unraisablehook
-
-
-def _tell_unless_abandoned(unraisable: Any) -> None:
-    """Orbax abandons its other writes when one fails, and each of them would print a traceback of its own."""
-    if str(unraisable.exc_value) != 'Event loop is closed':
-        _tell(unraisable)
-
-
-sys.unraisablehook = _tell_unless_abandoned
 
 
 @flax.struct.dataclass
@@ -74,16 +64,26 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def __enter__(self) -> Self:
+        self._report = sys.unraisablehook
+        sys.unraisablehook = self._report_unless_abandoned
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if self._manager is None:
-            return
         try:
-            self._manager.close()
+            if self._manager is not None:
+                self._manager.close()
         except Exception as error:
             if failure is None:  # or what came first is what there is to report
                 raise self._reported(error) from error
+        finally:
+            if failure is not None:
+                gc.collect()  # what was abandoned says so when it is collected
+            sys.unraisablehook = self._report
+
+    def _report_unless_abandoned(self, unraisable: Any) -> None:
+        """Orbax abandons its other writes when one fails, and each of them would print a traceback of its own."""
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            self._report(unraisable)
 
     @property
     def newest_step(self) -> int | None:

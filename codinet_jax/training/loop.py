@@ -46,7 +46,9 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
     """Trains, or goes on with, the run of a workdir and returns its results, on the first host alone.
 
     Raises:
-      InputError: the setup, the data or the workdir cannot be used; nothing has been written then.
+      InputError: the setup, the data or the workdir cannot be used, and nothing has been written then; or, later, the
+        disk refuses a file, and the checkpoints before are whole.
+      Diverged: a loss or gradient is not finite; the checkpoint before it is kept.
       Stopped: a signal came; the state is saved.
     """
     is_first_host = jax.process_index() == 0
@@ -62,6 +64,7 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
         log(f'{workdir} holds a finished run.')
         return finished
     train_set, test_set = hosts.together(lambda: (setup.data.open('train'), setup.data.open(setup.test_split)))
+    hosts.together(lambda: setup.recipe.check_images(train_set.num_images))
     # A run that has a checkpoint goes on, though the weights it once started from are gone.
     is_begun = hosts.of_first(is_first_host and workdir.has_checkpoints)
     variables = None if is_begun else hosts.together(lambda: _started_from(setup))
@@ -102,7 +105,9 @@ class Run:
         self.setup, self.recipe, self.costs = setup, setup.recipe, setup.costs
         self.mesh, self.train_set, self.test_set = sharding.data_mesh(), train_set, test_set
         self.stages = plan(setup, train_set.num_images)
-        self.forward = make_forward(setup.model, setup.data.spec, self.mesh)
+        self.forward = make_forward(
+            setup.model, setup.data.spec, self.mesh, is_sampled=setup.method.samples_in_evaluation
+        )
         self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints if workdir else None))
         saved = self.checkpoints.newest(self._abstract)
         if saved is None:
@@ -125,6 +130,7 @@ class Run:
         for stage in self.stages[progress.stage - 1 :]:
             if stage.number > progress.stage:
                 progress.stage = stage.number
+                self.state = self.state.with_averaged_routers()
                 self._match_cost()
                 self.state = dataclasses.replace(self.state, opt_state=stage.step.optimizer.init(self.state.params))
             self._train(stage)
@@ -149,29 +155,41 @@ class Run:
         recipe, steps, step_fn = self.recipe, self.steps, compiled(stage.step, self.mesh)
         steps.begin(stage.number, stage.end, self.stages[-1].end)
         if self.progress.is_evaluation_due:
-            self._evaluate_on_the_way()
-        evaluate_every = round(recipe.eval_every_epochs * self.train_set.num_images / recipe.batch_size)
+            self._pause(stage, self.progress.step)
         for done in range(self.progress.step + 1, stage.end + 1):
             self.state, metrics = step_fn(self.state, *next(self.batches))
             steps.add(metrics)
             is_stopping = bool(self.signals) or self.checkpoints.is_preempted(done)
-            is_evaluated = evaluate_every and done % evaluate_every == 0 and done < stage.end
+            is_pausing = self._is_matched(stage, done) or self._is_evaluated(stage, done)
             is_saved = done % recipe.checkpoint_every_steps == 0 or done == stage.end or is_stopping
-            if is_evaluated or is_saved:
+            if is_pausing or is_saved:
                 steps.read_all()
-            if is_evaluated:
-                self._evaluate_on_the_way()
+            if is_pausing:
+                self._pause(stage, done)
             if is_saved:
                 self._save()
             if is_stopping:
                 raise Stopped(done, self.signals[0] if self.signals else signal.SIGTERM)
 
-    def _evaluate_on_the_way(self) -> None:
+    def _is_matched(self, stage: Stage, step: int) -> bool:
+        """Whether the cost is matched within stage 2: the blocks go on changing what the routers see."""
+        return stage.number == 2 and self._is_due(self.recipe.match_every_epochs, stage, step)
+
+    def _is_evaluated(self, stage: Stage, step: int) -> bool:
+        return self._is_due(self.recipe.eval_every_epochs, stage, step)
+
+    def _is_due(self, every_epochs: float, stage: Stage, step: int) -> bool:
+        every = round(every_epochs * self.train_set.num_images / self.recipe.batch_size)
+        return bool(every) and step % every == 0 and step < stage.end
+
+    def _pause(self, stage: Stage, step: int) -> None:
+        """What is due between two steps, so that a stop within it loses nothing."""
         before, self.progress.is_evaluation_due = self.state, True
         try:
-            if self.progress.stage == 2:
-                self._match_cost()  # the blocks go on changing what the routers see
-            self._evaluate()
+            if self._is_matched(stage, step):
+                self._match_cost()
+            if self._is_evaluated(stage, step):
+                self._evaluate()
         except Stopped:
             self.state = before
             self._save()

@@ -32,7 +32,7 @@ class Progress:
     metrics_bytes: int = 0
     num_skipped: int = 0
     skipped_in_a_row: int = 0
-    is_evaluation_due: bool = False  # a signal ended the one of this step
+    is_evaluation_due: bool = False  # a signal ended what was due after this step, cost matching among it
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -158,7 +158,7 @@ class ProgressLines:
         self.images_per_second: float | None = None
 
     def update(self, step: int, metrics: Mapping[str, Any], timed_steps: int, timed_seconds: float) -> None:
-        """Says how far the run is, if it has not said so for a while; `metrics` are the last step's.
+        """Reports how far the run is, if it has not for a while; `metrics` are the last step's.
 
         The run has spent `timed_seconds` on `timed_steps`: evaluations, checkpoints and compiling are not among them.
         """

@@ -1,5 +1,6 @@
 """The train state: everything a step changes."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from codinet_jax.models.routers import is_router
 from codinet_jax.routing import controller
 from codinet_jax.routing.controller import ControllerState
 
@@ -25,6 +27,21 @@ class TrainState:
     opt_state: Any
     controller: ControllerState
     averages: dict[str, Any] | None = None
+
+    def with_averaged_routers(self) -> 'TrainState':
+        """The state whose routers are the averaged ones, where there are any, as evaluation has them.
+
+        To be frozen so: blocks then learn under the decisions that count.
+        """
+        if self.averages is None:
+            return self
+
+        def averaged(path: tuple[Any, ...], own: Any, average: Any) -> Any:
+            return average if is_router([key.key for key in path]) else own
+
+        own = {'params': self.params, 'batch_stats': self.batch_stats}
+        chosen = jax.tree_util.tree_map_with_path(averaged, own, self.averages)
+        return dataclasses.replace(self, **chosen)
 
     @property
     def variables(self) -> dict[str, Any]:

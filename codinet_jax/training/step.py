@@ -28,7 +28,7 @@ class Step:
     `controller`, if there is one, moves gamma. `schedule`, the optimiser's own, is only logged here; it counts from
     `start`, the stage's first step. The batch is worked through in `accumulate_steps` parts, whose gradients are
     averaged; each part has its own batch statistics and its own pairs of images. With `skip_nonfinite` a step whose
-    loss or gradient is not finite changes nothing but the step's number.
+    loss or gradient is not finite changes nothing but the step's number, by which the learning rate goes.
     """
 
     model: RoutedResNet
@@ -78,7 +78,9 @@ class Step:
         )
         if self.skip_nonfinite:
             is_finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
-            before = dataclasses.replace(state, step=after.step)
+            # The schedule's own count goes on with the step, or the rate that is logged would not be the one applied.
+            counted = optax.tree.set(state.opt_state, count=optax.tree.get(after.opt_state, 'count'))
+            before = dataclasses.replace(state, step=after.step, opt_state=counted)
             after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
             metrics['skipped'] = 1.0 - is_finite
         return after, metrics
@@ -142,7 +144,8 @@ class Step:
     def average(self, averages: Any, variables: Any, step: jax.Array) -> Any:
         """The exponential moving average; over few steps it forgets faster, or it would hold on to the first ones."""
         decay = jnp.minimum(self.ema_decay, (1 + step) / (10 + step))
-        return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, averages, variables)
+        # In this form what no longer changes stays as it is, to the bit: the routers of stage 2.
+        return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), averages, variables)
 
     def route_metrics(self, router_logits_Bxnx2: jax.Array) -> Metrics:
         """What the noise-free decisions of this batch say; `macs_share` is a share of the static network's MACs.

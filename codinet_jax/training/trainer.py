@@ -76,6 +76,7 @@ class Trainer:
         )
         setup = self._setup(epochs)
         setup.recipe.check_devices(jax.device_count())
+        setup.recipe.check_images(train.num_images)
         if variables is not None:
             fresh = jax.jit(lambda: fresh_variables(self.network, setup.recipe.seed))()
             variables = pretrained.into(jax.device_get(fresh), variables, 'The given variables')

@@ -102,16 +102,19 @@ def _encoded_images() -> Any:
 
 
 def _a_decode_a_view(num_views: int) -> Callable[[Any, Any], Any]:
-    """The plain way to the same views: header, windows, and a decode of each and the pipeline's resize."""
+    """The plain way to the same views: header, windows, and a decode of each and a resize of TensorFlow's."""
     from codinet_jax.data import crops
 
     tf = optional_tensorflow.load()
 
+    def boxes(index: int, height: int, width: int) -> np.ndarray:
+        return crops.boxes(crops.uniform(num_views, SEED.value, int(index)), height, width).astype(np.int32)
+
     def views(index: Any, image: Any) -> Any:
-        height, width = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(image)[:2], tf.float32))
-        uniform_AxMx4 = tf.random.stateless_uniform([crops.ATTEMPTS, num_views, 4], [SEED.value, index])
+        height, width = tf.unstack(tf.io.extract_jpeg_shape(image)[:2])
+        boxes_Mx4 = tf.numpy_function(boxes, [index, height, width], tf.int32)
         resized = []
-        for box in tf.unstack(tf.cast(crops.boxes(tf, uniform_AxMx4, height, width), tf.int32)):
+        for box in tf.unstack(tf.ensure_shape(boxes_Mx4, (num_views, 4))):
             window = tf.cast(tf.io.decode_and_crop_jpeg(image, box, channels=3), tf.float32)
             view = tf.raw_ops.ResizeBilinear(images=window[None], size=[IMAGE_SIZE.value] * 2, half_pixel_centers=True)
             resized.append(tf.cast(view + 0.5, tf.uint8))

@@ -39,7 +39,8 @@ COMMAND = (
     *('--config.batch_size=16', '--config.num_views=2', '--config.loss.target_cost=0.6'),
     *('--config.stage1.epochs=0.5', '--config.stage1.decay_epochs=(0.25,)'),
     *('--config.stage2.epochs=0.5', '--config.stage2.decay_epochs=(0.25,)'),
-    *('--config.eval_every_epochs=0.2', '--config.checkpoint_every_steps=10', '--config.log_every_steps=3'),
+    *('--config.eval_every_epochs=0.2', '--config.match_every_epochs=0.2', '--config.checkpoint_every_steps=10'),
+    '--config.log_every_steps=3',
 )
 
 

@@ -39,7 +39,13 @@ SCALES = {
         is_result=True,
         depths={32: 8, 74: 14, 110: 20},
         epochs=(3, 1),
-        changes={'batch_size': 32, 'num_views': 2, 'train_images': 20_000, 'eval_every_epochs': 1.0},
+        changes={
+            'batch_size': 32,
+            'num_views': 2,
+            'train_images': 20_000,
+            'eval_every_epochs': 1.0,
+            'match_every_epochs': 1.0,
+        },
     ),
     'smoke': Scale(
         'SMOKE: eighteen steps of ResNet-8 on digits, which shows that the command runs and nothing else',

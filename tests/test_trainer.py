@@ -1,0 +1,79 @@
+"""Training from Python: arrays in, a state out, as the loop of commands trains; and what does not fit is refused."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import codinet_jax as cj
+import helpers
+from codinet_jax.methods import terms
+from codinet_jax.methods.method import Seen, Term
+from codinet_jax.models import routers
+from codinet_jax.models.routers import RouterKind
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.training import cost_matching
+
+SPEC = cj.DataSpec(classes=10, mean=0.3, std=0.4, crop_padding=1)
+IMAGES = helpers.noise_images(64)
+SMALL: dict[str, Any] = {'batch_size': 16, 'num_views': 2}
+
+
+def trainer(method: Any = None, router: str | None = 'linear', **recipe: Any) -> cj.Trainer:
+    return cj.Trainer(
+        helpers.tiny_network(router), SPEC, method or cj.methods.CoDiNet(), learning_rate=0.05, **SMALL | recipe
+    )
+
+
+def test_a_network_is_trained_by_both_stages_to_the_cost_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_matching, 'NUM_IMAGES', 64)
+    state = trainer(cj.methods.CoDiNet(target_cost=0.6)).fit(IMAGES, epochs=(1, 1))
+    assert state.step == 8
+    network = helpers.tiny_network()
+    record, augmented, summary = cj.evaluate_weights(network, SPEC, state.variables, IMAGES, batch_size=64)
+    assert summary['macs_share'] == pytest.approx(0.6, abs=0.02)
+    answers = cj.predictor(network, SPEC, state.variables).in_batches(IMAGES.images_NxHxWxC, 64)
+    assert np.mean(answers.decisions_Bxn == record.decisions_Nxn) > 0.99
+    assert augmented.augmented_decisions_AxNxn.shape == (4, 64, 4)
+
+
+def test_training_starts_from_given_variables() -> None:
+    static = helpers.random_variables(helpers.tiny_network(None))
+    state = trainer(seed=3).fit(IMAGES, epochs=(0, 0), variables=static)
+    found, given = helpers.by_path(state.variables), helpers.by_path(static)
+    assert given.keys() < found.keys()
+    for path, leaf in given.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+
+
+def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r'^CoDiNet trains networks with routers; this one has router None'):
+        trainer(router=None)
+    with pytest.raises(InputError, match=r'^The network has 10 classes and the data 3'):
+        cj.Trainer(helpers.tiny_network(), cj.DataSpec(3, 0.3, 0.4), cj.methods.CoDiNet())
+    with pytest.raises(InputError, match='an image that skips every block costs'):
+        trainer(cj.methods.CoDiNet(target_cost=0.001)).fit(IMAGES)
+    monkeypatch.setitem(routers.ROUTERS, 'unbiased', RouterKind(routers.LinearRouter, lambda block: 0, bias=None))
+    with pytest.raises(InputError, match=r"target_cost is 0\.6, but router 'unbiased' has no bias to meet it with"):
+        trainer(cj.methods.CoDiNet(target_cost=0.6), 'unbiased').fit(IMAGES)
+    with pytest.raises(InputError, match=r'^Images are uint8 \[64, 4, 8, 1\]: give uint8 \[N, 8, 8, 1\]'):
+        trainer().fit(cj.ImageSet(IMAGES.images_NxHxWxC[:, ::2], IMAGES.labels_N))
+    with pytest.raises(InputError, match='Labels go from 0 to 10, and there are 10 classes'):
+        trainer().fit(cj.ImageSet(IMAGES.images_NxHxWxC, np.arange(64) % 11))
+
+
+def test_a_loss_term_may_not_take_the_place_of_the_methods_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(terms.TERMS, 'consistency', lambda seen: jnp.zeros(()))
+    both = terms.extended(lambda seen: {'consistency': Term(seen.cross_entropy)}, {'consistency': 1.0})
+    seen: Any = Seen(None, jnp.zeros(1), 1, None, jnp.zeros(()), jnp.ones(()))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="has a loss term 'consistency' already"):
+        both(seen)
+
+
+def test_the_face_of_the_library_is_all_there() -> None:
+    assert all(getattr(cj, name) is not None for name in cj.__all__) and set(cj.__all__) <= set(dir(cj))
+    with pytest.raises(AttributeError, match='no attribute'):
+        cj.nothing  # noqa: B018
+    assert jax.tree.leaves(cj.methods.METHODS)

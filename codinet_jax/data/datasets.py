@@ -227,13 +227,15 @@ class DataSource:
             dataset.image_size,
             self.spec.center_crop,
             shares.get(split, (0.0, 1.0)),
+            dataset.spec.classes,
         )
 
     def _in_memory(self, split: str) -> ImageSet:
         dataset = self.dataset
         if dataset.read is None:
             tfds_split = dataset.test_split if split == 'test' else 'train'
-            return ImageSet(*tfds_files.read(dataset.tfds_name, tfds_split, dataset.image_shape, self._root))
+            classes = dataset.spec.classes
+            return ImageSet(*tfds_files.read(dataset.tfds_name, tfds_split, dataset.image_shape, self._root, classes))
         data_dir = None if self.data_dir is None else os.fspath(self.data_dir)
         images, labels = dataset.read(split, data_dir)
         return ImageSet.checked(images, labels, dataset.image_shape, self.spec.num_classes)

@@ -43,7 +43,13 @@ Tasks = Sequence[Callable[[], None]]
 
 
 def open_split(
-    tfds_name: str, split: str, root: Path, image_size: int, center_crop: float, shares: tuple[float, float]
+    tfds_name: str,
+    split: str,
+    root: Path,
+    image_size: int,
+    center_crop: float,
+    shares: tuple[float, float],
+    classes: tuple[str, ...] | int | None = None,
 ) -> Split:
     """Opens a part of one split of a prepared set of photographs, in either file format.
 
@@ -54,12 +60,13 @@ def open_split(
       image_size: S, pixels a side of every view and of evaluation's square.
       center_crop: share of the shorter side that evaluation sees, in (0, 1].
       shares: of the split's N images in file order, those from round(N * shares[0]) to round(N * shares[1]).
+      classes: their names in order, or how many there are; None is any.
 
     Raises:
       InputError: the set is missing, half-written, damaged, not one of photographs or in a format that cannot be read
         here, or the shares leave no image.
     """
-    prepared = tfds_files.open_split(tfds_name, split, (None, None, 3), root)
+    prepared = tfds_files.open_split(tfds_name, split, (None, None, 3), root, classes)
     first, end = (round(prepared.num_images * share) for share in shares)
     if first >= end:
         percent = ' to '.join(f'{100 * share:g} %' for share in shares)
@@ -201,6 +208,7 @@ class _ArrayRecords(_Photographs):
             examples = self._source.__getitems__(positions.tolist())
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             raise self.prepared.damaged(error) from error
+        self.prepared.check_labels(np.array([example['label'] for example in examples]))
         return [(example['image'], int(example['label'])) for example in examples]
 
 
@@ -223,6 +231,7 @@ class _Tfrecords(_Photographs):
                 for places, positions, encoded, labels in (
                     stream.batch(rows).prefetch(BATCHES_AHEAD).as_numpy_iterator()
                 ):
+                    self.prepared.check_labels(labels)
                     views = np.empty((rows, num_views, self.image_size, self.image_size, 3), np.uint8)
                     # No two images of the hosts' streams share a place.
                     images = zip(views, positions, encoded, places * host.count + host.index, strict=True)

@@ -1,6 +1,10 @@
 """Splits that TFDS prepared on disk: opened, or read whole; what is missing or damaged is said in a sentence."""
 
+import contextlib
+import errno
+import os
 import re
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +18,20 @@ from codinet_jax.runtime.errors import InputError
 READ_BATCH = 1000
 
 Batch = tuple[np.ndarray, np.ndarray]
+
+# What a machine refuses, though the data may be whole, and what to do. Libraries tell of it by number or in words.
+REFUSALS = {
+    errno.EMFILE: 'raise the limit of open files, as with `ulimit -n 4096`, or prepare the set in fewer shards',
+    errno.ENFILE: 'close other programs, or raise the limit of open files of the machine',
+    errno.EACCES: 'see to it that you may read it',
+    errno.EPERM: 'see to it that you may read it',
+    errno.ENOSPC: 'make room',
+    errno.EIO: 'see whether the disk or network drive is well, and try again',
+    errno.ESTALE: 'see whether the network drive is there, and try again',
+    errno.ENOTCONN: 'see whether the network drive is there, and try again',
+    errno.EHOSTDOWN: 'see whether the network drive is there, and try again',
+    errno.ETIMEDOUT: 'see whether the network drive is there, and try again',
+}
 
 
 @dataclass(frozen=True)
@@ -31,12 +49,30 @@ class PreparedSplit:
         return self.builder.info.file_format.value
 
     def damaged(self, reason: Exception | str) -> InputError:
-        """To be raised when the files do not hold what they promise."""
-        return InputError(f'Split {self.name} of {self.directory} is damaged ({_summary(reason)}): {self.fix}.')
+        """To be raised when the files do not hold what they promise, or the machine does not let them be read."""
+        what = f'Split {self.name} of {self.directory}'
+        return _refused(what, reason) or InputError(f'{what} is damaged ({_summary(reason)}): {self.fix}.')
+
+    def check_labels(self, labels_N: np.ndarray) -> None:
+        """Refuses labels that are none of the set's classes.
+
+        Raises:
+          InputError: there are such.
+        """
+        low, high, num_classes = labels_N.min(), labels_N.max(), self.builder.info.features['label'].num_classes
+        if low < 0 or high >= num_classes:
+            raise InputError(
+                f'Split {self.name} of {self.directory} has labels from {low} to {high}, and its classes are 0 to '
+                f'{num_classes - 1}: prepare it again with labels of these.'
+            )
 
 
 def open_split(
-    tfds_name: str, split: str, image_shape: tuple[int | None, int | None, int], root: Path
+    tfds_name: str,
+    split: str,
+    image_shape: tuple[int | None, int | None, int],
+    root: Path,
+    classes: tuple[str, ...] | int | None = None,
 ) -> PreparedSplit:
     """Finds a prepared set and checks that it is one of labelled images, and in files that can be read here.
 
@@ -45,9 +81,10 @@ def open_split(
       split: its name in TFDS.
       image_shape: [H, W, C] of every image; None is any size.
       root: the directory that TFDS prepared it in.
+      classes: their names in order, or how many there are; None is any.
 
     Raises:
-      InputError: the set is missing, half-written, of other images, or in a format that cannot be read here.
+      InputError: the set is missing, half-written, of other images or classes, or in a format that cannot be read here.
     """
     # Here and not above, because importing TFDS takes longer than anything the table is read for.
     import tensorflow_datasets as tfds
@@ -56,14 +93,17 @@ def open_split(
         from codinet_jax.data import digits
 
         digits.prepare(root)
+    _allow_open_files()
     directory = _newest_version(tfds_name, root)
     fix = f'delete it and run {_preparation(tfds_name, root)}'
     try:
         builder = tfds.builder_from_directory(directory)
         features, num_images = dict(builder.info.features), builder.info.splits[split].num_examples
     except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
-        raise InputError(f'{directory} is half-written ({_summary(error)}): {fix}.') from error
+        half_written = InputError(f'{directory} is half-written ({_summary(error)}): {fix}.')
+        raise _refused(str(directory), error) or half_written from error
     _check_features(features, image_shape, directory)
+    _check_classes(features['label'], classes, directory)
     _check_readable(builder.info.file_format.value, tfds_name, directory)
     return PreparedSplit(builder, split, num_images, directory, fix)
 
@@ -76,13 +116,37 @@ def _check_features(features: dict[str, Any], image_shape: tuple[int | None, int
         raise InputError(f'{directory} holds images of shape {shape}: only {image_shape} can be read.')
 
 
-def read(tfds_name: str, split: str, image_shape: tuple[int, int, int], root: Path) -> Batch:
+def _check_classes(label: Any, classes: tuple[str, ...] | int | None, directory: Path) -> None:
+    if classes is None:
+        return
+    num_classes = classes if isinstance(classes, int) else len(classes)
+    if label.num_classes != num_classes:
+        raise InputError(
+            f'{directory} holds images of {label.num_classes} classes, and there are to be {num_classes}: name a set '
+            'of so many.'
+        )
+    unnamed = [str(number) for number in range(num_classes)]
+    if not isinstance(classes, int) and list(label.names) not in (unnamed, list(classes)):
+        other = next(i for i, (there, here) in enumerate(zip(label.names, classes, strict=True)) if there != here)
+        raise InputError(
+            f'{directory} calls class {other} {label.names[other]!r}, which is {classes[other]!r} here: prepare the '
+            'set with its classes in this order.'
+        )
+
+
+def read(
+    tfds_name: str,
+    split: str,
+    image_shape: tuple[int, int, int],
+    root: Path,
+    classes: tuple[str, ...] | int | None = None,
+) -> Batch:
     """One split of a prepared set, in the order of its files: uint8 [N, H, W, C] and int32 [N].
 
     Raises:
       InputError: as `open_split`, or the files are damaged.
     """
-    prepared = open_split(tfds_name, split, image_shape, root)
+    prepared = open_split(tfds_name, split, image_shape, root, classes)
     read_batches = _read_array_record if prepared.file_format == 'array_record' else _read_tfrecord
     try:
         images, labels = zip(*read_batches(prepared.builder, split), strict=True)
@@ -91,6 +155,7 @@ def read(tfds_name: str, split: str, image_shape: tuple[int, int, int], root: Pa
     images_NxHxWxC, labels_N = np.concatenate(images), np.concatenate(labels).astype(np.int32)
     if len(labels_N) != prepared.num_images:
         raise prepared.damaged(f'it holds {len(labels_N)} images, not {prepared.num_images}')
+    prepared.check_labels(labels_N)
     return images_NxHxWxC, labels_N
 
 
@@ -168,3 +233,24 @@ def _preparation(tfds_name: str, root: Path) -> str:
 
 def _summary(error: Exception | str) -> str:
     return str(error).strip().split('\n')[0].rstrip('.') or type(error).__name__
+
+
+def _refused(what: str, reason: Exception | str) -> InputError | None:
+    """What to raise where the machine, not the data, is at fault; None where it is not."""
+    causes: list[Any] = [reason]
+    while isinstance(causes[-1], BaseException) and (causes[-1].__cause__ or causes[-1].__context__):
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    for cause in causes:
+        for number, advice in REFUSALS.items():
+            text = os.strerror(number)
+            if getattr(cause, 'errno', None) == number or text.lower() in str(cause).lower():
+                return InputError(f'{what} cannot be read ({text}): {advice}.')
+    return None
+
+
+def _allow_open_files() -> None:
+    """A set may lie in hundreds of files, and all of them are open at once: as many as the machine allows may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

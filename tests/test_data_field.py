@@ -1,0 +1,142 @@
+"""What a machine refuses is not called damage, and labels are those of the data set: whole sets, small and real."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+import helpers
+from codinet_jax.data import datasets, tfds_files
+from codinet_jax.runtime.errors import InputError
+
+NUM_IMAGES = 40
+
+
+class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Images in the form of cifar10, of other classes or labels."""
+
+    VERSION = tfds.core.Version('3.0.2')
+    label: Any = None
+    labels: tuple[int, ...] = ()
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(32, 32, 3), encoding_format='png')
+        features = tfds.features.FeaturesDict({'image': image, 'label': self.label})
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {'train': self._generate_examples(), 'test': self._generate_examples()}
+
+    def _generate_examples(self) -> Any:
+        for i in range(NUM_IMAGES):
+            yield i, {'image': Image.new('RGB', (32, 32), (i, 0, 0)), 'label': self.labels[i % len(self.labels)]}
+
+
+def prepared(directory: Path, label: Any, labels: tuple[int, ...] = tuple(range(10)), shards: int = 2) -> Path:
+    kind = type('Cifar10', (Cifar10,), {'label': label, 'labels': labels}, skip_registration=True)
+    download = tfds.download.DownloadConfig(num_shards=shards)
+    kind(data_dir=directory, file_format='array_record').download_and_prepare(download_config=download)
+    return directory
+
+
+def names(*order: str) -> Any:
+    return tfds.features.ClassLabel(names=list(order))
+
+
+@pytest.mark.parametrize(
+    ('label', 'sentence'),
+    [
+        (tfds.features.ClassLabel(num_classes=12), 'holds images of 12 classes, and there are to be 10'),
+        (names(*reversed(datasets.THINGS)), "calls class 0 'truck', which is 'airplane' here"),
+    ],
+    ids=['twelve', 'another order'],
+)
+def test_classes_that_are_not_the_sets_are_refused_on_opening(tmp_path: Path, label: Any, sentence: str) -> None:
+    source = datasets.source('cifar10', prepared(tmp_path, label))
+    with pytest.raises(InputError, match=sentence):
+        source.open('train')
+
+
+@pytest.mark.parametrize('label', [names(*datasets.THINGS), tfds.features.ClassLabel(num_classes=10)])
+def test_the_sets_own_names_or_none_are_read(tmp_path: Path, label: Any) -> None:
+    images: Any = datasets.source('cifar10', prepared(tmp_path, label)).open('train')
+    assert images.labels_N.tolist() == [i % 10 for i in range(NUM_IMAGES)]
+
+
+def test_labels_of_no_class_are_refused(tmp_path: Path) -> None:
+    unlabelled = prepared(tmp_path, tfds.features.ClassLabel(num_classes=10), labels=(0, -1, 9))
+    with pytest.raises(InputError, match=r'has labels from -1 to 9, and its classes are 0 to 9'):
+        datasets.source('cifar10', unlabelled).open('train')
+
+
+def opened(directory: Path, limit: str) -> subprocess.CompletedProcess[str]:
+    """Reading a set in a process that may have so many files open."""
+    program = f"""if True:
+        from codinet_jax.data import datasets
+        from codinet_jax.runtime.errors import InputError
+        try:
+            print(datasets.source('cifar10', {str(directory)!r}).open('train').num_images)
+        except InputError as error:
+            print(error)
+    """
+    command = f'ulimit {limit}; exec {sys.executable} -c "$PROGRAM"'
+    return subprocess.run(
+        ['bash', '-c', command],
+        cwd=helpers.REPOSITORY,
+        env=helpers.environment(PROGRAM=program),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_low_limit_of_open_files_is_raised_or_named_and_no_damage_is_seen(tmp_path: Path) -> None:
+    many = prepared(tmp_path, tfds.features.ClassLabel(num_classes=10), shards=NUM_IMAGES)
+    assert len(list(many.rglob('*train*array_record*'))) == NUM_IMAGES
+    raised = opened(many, '-Sn 36')
+    assert raised.stdout == f'{NUM_IMAGES}\n', raised
+    named = opened(many, '-n 36')
+    assert 'Too many open files' in named.stdout and 'ulimit -n' in named.stdout, named
+    assert 'damaged' not in named.stdout and 'delete' not in named.stdout
+
+
+@pytest.mark.parametrize(
+    ('error', 'advice'),
+    [
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), 'see to it that you may read it'),
+        (RuntimeError('INTERNAL: open() failed: Permission denied'), 'see to it that you may read it'),
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), 'see whether the network drive is there'),
+        (ValueError('pread: Input/output error'), 'see whether the disk or network drive is well'),
+    ],
+)
+@pytest.mark.parametrize('what', ['features', 'records'])
+def test_what_the_machine_refuses_is_said_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, advice: str, what: str
+) -> None:
+    source = datasets.source('cifar10', prepared(tmp_path, tfds.features.ClassLabel(num_classes=10)))
+
+    def refuse(*_: Any) -> Any:
+        raise error
+
+    if what == 'features':
+        monkeypatch.setattr(tfds, 'builder_from_directory', refuse)
+    else:
+        monkeypatch.setattr(tfds_files, '_read_array_record', refuse)
+    with pytest.raises(InputError, match=advice) as found:
+        source.open('train')
+    assert 'delete' not in str(found.value) and 'damaged' not in str(found.value)
+
+
+def test_real_damage_is_still_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = datasets.source('cifar10', prepared(tmp_path, tfds.features.ClassLabel(num_classes=10)))
+    for path in tmp_path.rglob('*train*array_record*'):
+        path.write_bytes(np.random.default_rng(0).bytes(200))
+    with pytest.raises(InputError, match=r'is damaged .*: delete it and run'):
+        source.open('train')

@@ -1,21 +1,41 @@
 """Ordinary image files, read as the network wants them; NumPy and Pillow are all this needs."""
 
+import functools
 import os
 import warnings
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from codinet_jax.runtime.errors import InputError
 
 _MODES = {1: 'L', 3: 'RGB'}
 
+# Pillow knows more, and for some of them starts other programs, as Ghostscript for what only looks like a photograph.
+FORMATS = (
+    *('AVIF', 'BMP', 'DDS', 'DIB', 'GIF', 'ICNS', 'ICO', 'JPEG', 'JPEG2000', 'PCX', 'PNG', 'PPM', 'QOI', 'SGI'),
+    *('TGA', 'TIFF', 'WEBP', 'XBM', 'XPM'),
+)
+_ORIENTATION = 0x0112  # in EXIF: what undoes it
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# A PNG's grey of few bits is scaled to 8 when it is read, and the level of it that is transparent is not.
+_LEVELS = {'L;2': 85, 'L;4': 17}
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # in TIFF
+
 
 def read_image(
     path: str | os.PathLike[str], image_size: int, num_channels: int, crop_fraction: float = 1.0
 ) -> np.ndarray:
-    """Reads one image of any format, mode and size that Pillow knows, and cuts the network's square out of it.
+    """Reads one image of any mode and size, of a format in `FORMATS`, and cuts the network's square out of it.
 
     The image is turned upright by its EXIF orientation and laid over white where it is transparent; an animation is
     its first frame. It is then resized, bicubic with antialiasing and its aspect ratio kept, until its shorter side
@@ -24,8 +44,8 @@ def read_image(
     the right size keeps every bit; below 1 it is enlarged and cut like any other.
 
     8 bits a channel are kept as they are, and so is the upper byte of 16 in colour. Grey integers of more than 8 bits
-    are scaled from [0, 65535], grey floats from [0, 1]. Colour becomes grey by the weights of ITU-R 601, and colour
-    profiles are ignored.
+    are scaled from [0, 65535], or from as many bits as a TIFF file says they have, and grey floats from [0, 1]. Colour
+    becomes grey by the weights of ITU-R 601, and colour profiles are ignored.
 
     Python's warning filters are set meanwhile, and they belong to all threads: read in one thread at a time.
 
@@ -78,12 +98,21 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
       InputError: it is no image, cut short or damaged, too large, or its pixels are out of range.
     """
     try:
-        upright = ImageOps.exif_transpose(Image.open(file))
-        return _on_white(_in_bytes(upright, name), _MODES[num_channels])
+        image = Image.open(file, formats=_formats_here())
+        stored = image.tile[0].args if image.format == 'PNG' and image.tile else None
+        image.load()  # which turns a TIFF upright, and no other
+        if stored in _LEVELS and isinstance(image.info.get('transparency'), int):
+            image.info['transparency'] *= _LEVELS[stored]
+        is_see_through = _see_through(image, file) if stored == 'RGB;16B' else None
+        image = _in_bytes(image, name)
+        if is_see_through is not None:
+            image.paste('white', mask=Image.fromarray(is_see_through))
+            del image.info['transparency']
+        return _on_white(_turned_upright(image), _MODES[num_channels])
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f'{name} is not an image that Pillow can read: save it as PNG or JPEG.') from error
+        raise InputError(f'{name} is not an image that can be read here: save it as PNG or JPEG.') from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f'more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be safe to read'
         raise InputError(f'{name} has {limit}: save it smaller.') from error
@@ -93,17 +122,54 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
         raise InputError(f'{name} cannot be decoded ({reason}): {fix}.') from error
 
 
+@functools.cache
+def _formats_here() -> tuple[str, ...]:
+    """Those that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _turned_upright(image: Image.Image) -> Image.Image:
+    """By EXIF's orientation alone: whatever else is odd in that block costs no image."""
+    try:
+        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # Pillow's reader raises whatever it stumbles over
+        method = None
+    return image if method is None else image.transpose(method)
+
+
+def _see_through(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
+    """Where a PNG of 16 bits a colour is transparent, bool [H, W]; None where no colour is.
+
+    Of its pixels Pillow keeps the upper bytes; the lower ones are read as if their order were the other one.
+    """
+    colour = image.info.get('transparency')
+    if not isinstance(colour, tuple):
+        return None
+    file.seek(0)
+    lower = Image.open(file, formats=('PNG',))
+    lower.tile = [tile._replace(args='RGB;16L') for tile in lower.tile]
+    is_colour_HxW: np.ndarray = (256 * np.asarray(image, np.int32) + np.asarray(lower, np.int32) == colour).all(axis=-1)
+    return is_colour_HxW
+
+
 def _in_bytes(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
     # Pillow's own conversion to 8 bits clips at 255.
     if image.mode != 'F' and not image.mode.startswith('I'):
         return image
-    white = 1 if image.mode == 'F' else 65535
+    tags = getattr(image, 'tag_v2', {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    white = 1 if image.mode == 'F' else 2 ** min(bits, 16) - 1
     values_HxW = np.asarray(image)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values_HxW = white - values_HxW.astype(np.float64 if image.mode == 'F' else np.int64)
     if not ((values_HxW >= 0) & (values_HxW <= white)).all():
         raise InputError(f'{path} has pixels that are NaN or outside [0, {white}]: scale them, or save it in 8 bits.')
     if 'transparency' in image.info:
         values_HxW = np.where(values_HxW == image.info['transparency'], white, values_HxW)
-    return Image.fromarray(np.rint(values_HxW * np.float32(255 / white)).astype(np.uint8))
+    in_bytes = Image.fromarray(np.rint(values_HxW * np.float32(255 / white)).astype(np.uint8))
+    in_bytes.info = {name: value for name, value in image.info.items() if name == 'exif'}
+    return in_bytes
 
 
 def _on_white(image: Image.Image, mode: str) -> Image.Image:

@@ -14,7 +14,7 @@ from absl import flags
 
 from codinet_jax.analysis import check_drawing
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command, console
+from codinet_jax.runtime import command, console, files
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import OutputDirectory, Workdir
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     workdirs = _labelled(argv[1:])
     if OUTPUT.value is None:
         raise InputError('Say where to write: --output=DIRECTORY.')
-    path = pathlib.Path(OUTPUT.value).expanduser()
+    path = files.expanded(OUTPUT.value)
     check_drawing()
     jax.config.update('jax_platforms', 'cpu')
 

@@ -8,14 +8,13 @@ pytorch_resnet_cifar10, as .safetensors, .pth, .pt or .th; PyTorch is not needed
 """
 
 import hashlib
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
 from absl import flags
 
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, files
 from codinet_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError('Say which weights: --source=FILE.safetensors, or a .pth or .th.')
     if OUTPUT.value is None:
         raise InputError('Say where to: --output=FILE.npz.')
-    source, output = (pathlib.Path(path).expanduser() for path in (SOURCE.value, OUTPUT.value))
+    source, output = (files.expanded(path) for path in (SOURCE.value, OUTPUT.value))
     if output.exists():
         raise InputError(f'{output} is there already: give another --output.')
 

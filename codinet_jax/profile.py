@@ -8,13 +8,12 @@ The trace opens in https://ui.perfetto.dev (perfetto_trace.json.gz) and in Tenso
 """
 
 import json
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, files
 from codinet_jax.runtime.errors import InputError
 
 CONFIG = config_flag.define_config('Whose step: cifar10_r110[:variant], another name, or a file.')
@@ -32,7 +31,7 @@ OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers t
 def main(argv: Sequence[str]) -> None:
     del argv
     config = config_flag.read(CONFIG, 'what to profile: ')
-    output, trace = command.output_file(OUTPUT), pathlib.Path(TRACE.value).expanduser() if TRACE.value else None
+    output, trace = command.output_file(OUTPUT), files.expanded(TRACE.value) if TRACE.value else None
     if trace and trace.exists() and not trace.is_dir():
         raise InputError(f'{trace} is a file: give --trace a directory.')
     command.start_devices(config.batch_size // max(1, config.accumulate_steps))

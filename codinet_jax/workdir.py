@@ -44,7 +44,7 @@ class Workdir:
     def __init__(self, path: str | os.PathLike[str]):
         if '://' in os.fspath(path):
             raise InputError(f'{path} is not a directory here: mount the bucket, and give --workdir its path.')
-        self.path = pathlib.Path(path).expanduser().absolute()
+        self.path = files.expanded(path).absolute()
         self._config = self.path / 'config.json'
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'

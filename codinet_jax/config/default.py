@@ -100,6 +100,12 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     return with_variant(config, variant)
 
 
+def missing(config: ConfigDict) -> list[str]:
+    """Settings that a config does not have, by name."""
+    has = _flat(config)
+    return [name for name in _flat(get_config()) if name not in has]
+
+
 def check_types(config: ConfigDict, where: str = '') -> None:
     """Refuses a value of another type than the setting's here; only what is unset here may be unset.
 

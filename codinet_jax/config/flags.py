@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from codinet_jax.config import default as settings
 from codinet_jax.config import plugins
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 flags.disclaim_key_flags()  # flags defined here are those of the command that asks for them
@@ -23,15 +24,37 @@ flags.disclaim_key_flags()  # flags defined here are those of the command that a
 class _ConfigParser(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         name, colon, variant = argument.partition(':')
-        path = _shipped(name) if re.fullmatch(r'\w+', name) else pathlib.Path(name).expanduser()
+        path = _shipped(name) if re.fullmatch(r'\w+', name) else files.expanded(name)
         if not path.is_file():
             raise InputError(f'{path} is no file: give --config one that is there, or a name, as digits_r14.')
+        config = _run(path, [variant] if colon else [])
+        config.lock()  # so that no field can be set that is not there
+        return config
+
+
+def _run(path: pathlib.Path, variants: list[str]) -> ConfigDict:
+    """What a config file's get_config returns."""
+    try:
         get_config = runpy.run_path(str(path), run_name='config').get('get_config')
         if get_config is None:
             raise InputError(f'{path} has no get_config: write a function of that name that returns a config.')
-        config: ConfigDict = get_config(variant) if colon else get_config()
-        config.lock()  # so that no field can be set that is not there
-        return config
+        config = get_config(*variants)
+    except (InputError, SyntaxError):
+        raise
+    except Exception as error:  # it is the user's program
+        raise InputError(f'{path} fails with {type(error).__name__}: {error}; --config runs its get_config.') from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f'get_config of {path} returns a {type(config).__name__}: return a changed '
+            'codinet_jax.config.default.get_config().'
+        )
+    missing = settings.missing(config)
+    if missing:
+        raise InputError(
+            f'get_config of {path} returns a config without {missing[0]}: begin with '
+            'codinet_jax.config.default.get_config() and change that.'
+        )
+    return config
 
 
 class _ModuleParser(flags.ArgumentParser):

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 
@@ -23,7 +24,7 @@ def load(names: Iterable[str]) -> None:
     """
     for name in names:
         module = _module(name)
-        path = pathlib.Path(name).expanduser().absolute() if _is_file(name) else None
+        path = files.expanded(name).absolute() if _is_file(name) else None
         directory = str(path.parent if path else pathlib.Path.cwd())
         if directory not in sys.path:
             sys.path.append(directory)

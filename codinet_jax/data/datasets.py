@@ -14,6 +14,7 @@ from etils import epath  # TFDS's own paths, so that gs:// is a data_dir too
 from codinet_jax.data import tfds_files
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.split import Split
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 
@@ -251,7 +252,9 @@ class DataSource:
 
     @property
     def _root(self) -> Path:
-        return epath.Path(self.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+        root = self.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+        # TFDS's own paths for buckets, which gs:// names.
+        return epath.Path(root) if '://' in os.fspath(root) else files.expanded(root)
 
 
 def source(

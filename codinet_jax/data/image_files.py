@@ -98,8 +98,9 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
       InputError: it is no image, cut short or damaged, too large, or its pixels are out of range.
     """
     try:
-        image = Image.open(file, formats=_formats_here())
-        stored = image.tile[0].args if image.format == 'PNG' and image.tile else None
+        opened = Image.open(file, formats=_formats_here())
+        stored = opened.tile[0].args if opened.format == 'PNG' and opened.tile else None
+        image: Image.Image = opened
         image.load()  # which turns a TIFF upright, and no other
         if stored in _LEVELS and isinstance(image.info.get('transparency'), int):
             image.info['transparency'] *= _LEVELS[stored]
@@ -132,7 +133,7 @@ def _formats_here() -> tuple[str, ...]:
 def _turned_upright(image: Image.Image) -> Image.Image:
     """By EXIF's orientation alone: whatever else is odd in that block costs no image."""
     try:
-        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow's reader raises whatever it stumbles over
         method = None
     return image if method is None else image.transpose(method)

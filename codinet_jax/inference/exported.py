@@ -22,7 +22,7 @@ import numpy as np
 from jax import export
 
 from codinet_jax.inference.predictor import NetworkSpec, Predictor
-from codinet_jax.runtime import sharding
+from codinet_jax.runtime import files, sharding
 from codinet_jax.runtime.errors import InputError
 
 FORMAT = 1
@@ -53,7 +53,7 @@ def write(
     Raises:
       InputError: the directory holds something, or cannot be written.
     """
-    directory = pathlib.Path(directory).expanduser().absolute()
+    directory = files.expanded(directory).absolute()
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise InputError(f'{directory} is there already: give --output a new or an empty directory.')
     batch = export.symbolic_shape('batch')[0]
@@ -96,7 +96,7 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
     Raises:
       InputError: it is not there, is not whole, was altered, or was written by a newer version.
     """
-    directory = pathlib.Path(directory).expanduser()
+    directory = files.expanded(directory)
     manifest = _read_manifest(directory)
     known = (FORMAT, export.maximum_supported_calling_convention_version)
     if any(has > knows for has, knows in zip((manifest['format'], manifest['calling_convention']), known, strict=True)):
@@ -128,7 +128,7 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
 
 def size(directory: str | os.PathLike[str]) -> int:
     """Bytes of all its files."""
-    return sum(path.stat().st_size for path in pathlib.Path(directory).expanduser().iterdir())
+    return sum(path.stat().st_size for path in files.expanded(directory).iterdir())
 
 
 def _read_manifest(directory: pathlib.Path) -> dict[str, Any]:

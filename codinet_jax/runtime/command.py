@@ -1,16 +1,22 @@
 """What every command does before and around its own work: devices, and errors that are the user's to fix."""
 
+import errno
+import functools
 import io
 import itertools
 import os
 import pathlib
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 
@@ -39,7 +45,7 @@ def output_file(flag: flags.FlagHolder[str | None]) -> pathlib.Path | None:
     """
     if flag.value is None:
         return None
-    path = pathlib.Path(flag.value).expanduser()
+    path = files.expanded(flag.value)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f'{path} cannot be written: give --{flag.name} a file in a directory that is there.')
     return path
@@ -55,7 +61,9 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
             # Orbax logs a dozen lines of every checkpoint, and hundreds of one that could not be written, which is
             # then reported in a sentence.
             logging.set_verbosity(logging.FATAL)
-        return main(argv)
+        status = main(argv)
+        sys.stdout.flush()  # what cannot be written is met here, and not when nothing can be reported any more
+        return status
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -64,11 +72,34 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
     try:
         app.run(guarded, flags_parser=parse)
     except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
     except BrokenPipeError:  # who was reading has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f'What this command prints cannot be written ({error.strerror}): make room where it goes.')
+    except (RuntimeError, AssertionError) as error:
+        if not _is_of_a_backend(error):
+            raise
+        reason = (str(error).splitlines() or ['none'])[0].rstrip('.')
+        _fail(
+            f'JAX finds no device of JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")} ({reason}): unset it, or '
+            'install the JAX that has them, as `pip install "jax[cuda13]"`.'
+        )
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f'error: {sentence}', file=sys.stderr)
+    sys.exit(2)
+
+
+def _is_of_a_backend(error: BaseException) -> bool:
+    """Whether JAX raised it while it looked for devices that JAX_PLATFORMS asks for."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(os.environ.get('JAX_PLATFORMS')) and any(frame.name == 'backends' for frame in frames)
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -77,8 +108,12 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     Raises:
       InputError: a flag or a field is unknown, or cannot have that value.
     """
+    given, unset = _without_unset(argv)
     try:
-        return values(argv)
+        rest = values(given)
+        for name in unset:
+            _unset(values, name)
+        return rest
     except InputError:
         raise
     except SyntaxError as error:
@@ -89,6 +124,25 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
         if isinstance(error.__context__, InputError):  # absl has put the flag and its value before the sentence
             raise error.__context__ from None
         raise InputError(_sentence(error)) from error
+
+
+def _without_unset(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line without its `--config.x=None`, and the names of these fields: None is no text and no number."""
+    matches = [re.fullmatch(r'--?config\.([\w.]+)=None', argument) for argument in argv]
+    given = [argument for argument, match in zip(argv, matches, strict=True) if not match]
+    return given, [match.group(1) for match in matches if match]
+
+
+def _unset(values: flags.FlagValues, name: str) -> None:
+    section, _, field = name.rpartition('.')
+    config = values['config'].value
+    if config is None:
+        raise InputError(f'--config.{name}=None has no config to change: give --config as well.')
+    owner = functools.reduce(lambda found, part: found[part], section.split('.') if section else [], config)
+    if field not in owner:
+        raise KeyError(field)
+    with owner.ignore_type():
+        owner[field] = None
 
 
 def _config_first(argv: Sequence[str]) -> list[str]:

@@ -10,6 +10,19 @@ from typing import Any, BinaryIO
 from codinet_jax.runtime.errors import InputError
 
 
+def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path with ~ and ~NAME written out.
+
+    Raises:
+      InputError: there is no such user.
+    """
+    try:
+        found = pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f'{path} names the home of a user who is not here: write the path out.') from error
+    return found
+
+
 def write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     """Through a temporary file and a rename, so that a reader sees the old file or the new one.
 

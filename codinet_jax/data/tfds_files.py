@@ -59,11 +59,11 @@ class PreparedSplit:
         Raises:
           InputError: there are such.
         """
-        low, high, num_classes = labels_N.min(), labels_N.max(), self.builder.info.features['label'].num_classes
-        if low < 0 or high >= num_classes:
+        num_classes = self.builder.info.features['label'].num_classes
+        if ((labels_N < 0) | (labels_N >= num_classes)).any():
             raise InputError(
-                f'Split {self.name} of {self.directory} has labels from {low} to {high}, and its classes are 0 to '
-                f'{num_classes - 1}: prepare it again with labels of these.'
+                f'Split {self.name} of {self.directory} has labels from {labels_N.min()} to {labels_N.max()}, and its '
+                f'classes are 0 to {num_classes - 1}: prepare it again with labels of these.'
             )
 
 

@@ -14,6 +14,7 @@ from codinet_jax.analysis import study as analysis
 from codinet_jax.analysis.run import Run, read_run
 from codinet_jax.analysis.tables import Table, text
 from codinet_jax.evaluation.record import Record
+from codinet_jax.methods import Static
 from codinet_jax.workdir import Workdir
 
 FIGURES = {
@@ -120,7 +121,7 @@ def decided(run: Run, v_n: np.ndarray) -> Run:
 
 
 def static(run: Run) -> Run:
-    setup = dataclasses.replace(run.setup, model=run.setup.model.clone(router=None))
+    setup = dataclasses.replace(run.setup, model=run.setup.model.clone(router=None), method=Static())
     return dataclasses.replace(decided(run, np.ones(run.num_blocks, np.float32)), setup=setup)
 
 

@@ -61,8 +61,9 @@ def test_the_cost_is_matched_on_training_images(tmp_path: Path, monkeypatch: pyt
     assert len(others) > 2 and all(image.tobytes() in train for split in others for image in split.images_NxHxWxC)
 
 
+@pytest.mark.parametrize('target', [0.6, None])
 def test_stage_2_trains_under_the_averaged_routers_that_are_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: float | None
 ) -> None:
     seen: list[Any] = []
     compiled = loop.compiled
@@ -77,7 +78,8 @@ def test_stage_2_trains_under_the_averaged_routers_that_are_evaluated(
         return call
 
     monkeypatch.setattr(loop, 'compiled', watched)
-    weights(tmp_path / 'run', **{'optimizer.ema_decay': 0.9, 'stage1.learning_rate': 0.5})
+    changes = {'optimizer.ema_decay': 0.9, 'stage1.learning_rate': 0.5, 'loss.target_cost': target}
+    weights(tmp_path / 'run', **changes)
     in_stage_1, *_, last = (state for state in seen)
     (begun,) = (state for state in seen if state.step == 9)
     for state in (begun, last):

@@ -37,7 +37,8 @@ class TrainState:
             return self
 
         def averaged(path: tuple[Any, ...], own: Any, average: Any) -> Any:
-            return average if is_router([key.key for key in path]) else own
+            # A copy, for the state is given up to the next step, and no buffer can be given up twice.
+            return jnp.copy(average) if is_router([key.key for key in path]) else own
 
         own = {'params': self.params, 'batch_stats': self.batch_stats}
         chosen = jax.tree_util.tree_map_with_path(averaged, own, self.averages)

@@ -70,10 +70,17 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.loss.extra_terms = ()  # names of loss terms that a module of --import registers, added in stage 1
     config.loss.extra_weights = ()  # one for each
 
+    config.distillation = ConfigDict()  # in both stages, from the weights of init_from with every block run
+    config.distillation.weight = 0.0  # of T^2 times the divergence from those, beside cross-entropy; 0: none
+    config.distillation.temperature = 2.0  # T
+
     config.optimizer = ConfigDict()
     config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
     config.optimizer.weight_decay = 1e-4
     config.optimizer.base_batch_size = placeholder(int)  # batch the learning rates are meant for; unset: batch_size
+    config.optimizer.router_factor = 1.0  # times the learning rate: of routers
+    config.optimizer.block_factor = 1.0  # times the learning rate: of stem and blocks; a head that starts fresh wants 1
     config.optimizer.ema_decay = 0.0  # above 0: weights averaged over steps are evaluated and kept
     config.optimizer.skip_nonfinite = False  # leave out steps of infinite loss or gradient, where else a run stops
 
@@ -81,6 +88,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.stage1.epochs = 250.0
     config.stage1.learning_rate = 0.1
     config.stage1.warmup_epochs = 0.0
+    config.stage1.decay = 'steps'  # at decay_epochs, by decay_factor; cosine, linear: to zero at the end of the stage
     config.stage1.decay_epochs = (150.0, 200.0)
     config.stage1.decay_factor = 0.1
 
@@ -88,6 +96,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.stage2.epochs = 50.0
     config.stage2.learning_rate = 0.01
     config.stage2.warmup_epochs = 0.0
+    config.stage2.decay = 'steps'
     config.stage2.decay_epochs = (25.0,)
     config.stage2.decay_factor = 0.1
 

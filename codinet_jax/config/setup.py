@@ -24,17 +24,19 @@ from codinet_jax.models.routers import ROUTERS, router_kind
 from codinet_jax.runtime.errors import InputError
 
 STATIC = 'static'
+DECAYS = ('steps', 'cosine', 'linear')
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _OF_METHOD = ('loss', 'routing')  # sections of a config
 
 
 @dataclasses.dataclass(frozen=True)
 class StageRecipe:
-    """How long a stage is, in passes over the images, and its learning rate: by SGD, warmed up and falling in steps."""
+    """How long a stage is, in passes over the images, and its learning rate: by SGD, warmed up and falling."""
 
     epochs: float
     learning_rate: float
     warmup_epochs: float = 0.0
+    decay: str = 'steps'
     decay_epochs: tuple[float, ...] = ()
     decay_factor: float = 0.1
 
@@ -54,9 +56,14 @@ class Recipe:
     num_views: int = 4
     accumulate_steps: int = 1
     label_smoothing: float = 0.0
+    distillation_weight: float = 0.0
+    distillation_temperature: float = 2.0
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 1e-4
     base_batch_size: int | None = None
+    router_factor: float = 1.0
+    block_factor: float = 1.0
     ema_decay: float = 0.0
     skip_nonfinite: bool = False
     eval_batch_size: int = 500
@@ -78,7 +85,12 @@ class Recipe:
         ):
             _at_least(name, getattr(self, name), 1)
         _share('optimizer.momentum', self.momentum)
-        _at_least('optimizer.weight_decay', self.weight_decay, 0)
+        for name in ('weight_decay', 'router_factor', 'block_factor'):
+            _at_least(f'optimizer.{name}', getattr(self, name), 0)
+        if self.nesterov and not self.momentum:
+            raise InputError('optimizer.nesterov is of a momentum, and optimizer.momentum is 0: leave one out.')
+        _at_least('distillation.weight', self.distillation_weight, 0)
+        _at_least('distillation.temperature', self.distillation_temperature, 1e-3)
         if self.base_batch_size is not None:
             _at_least('optimizer.base_batch_size', self.base_batch_size, 1)
         _share('optimizer.ema_decay', self.ema_decay)
@@ -90,6 +102,7 @@ class Recipe:
         for stage, recipe in (('stage1', self.stage1), ('stage2', self.stage2)):
             for name in ('epochs', 'learning_rate', 'warmup_epochs', 'decay_factor'):
                 _at_least(f'{stage}.{name}', getattr(recipe, name), 0)
+            _one_of(f'{stage}.decay', recipe.decay, DECAYS)
             epochs = recipe.decay_epochs
             if not all(isinstance(epoch, int | float) for epoch in epochs) or not all(
                 early < late for early, late in itertools.pairwise((0, *epochs, math.inf))
@@ -304,12 +317,15 @@ def _recipe(config: ConfigDict) -> Recipe:
             config[name].epochs,
             config[name].learning_rate,
             config[name].warmup_epochs,
+            config[name].decay,
             tuple(config[name].decay_epochs),
             config[name].decay_factor,
         )
         for name in ('stage1', 'stage2')
     }
     optimizer = config.optimizer
+    if config.distillation.weight and config.init_from is None:
+        raise InputError('distillation.weight is set, and the weights of init_from are what teaches: give them too.')
     return Recipe(
         **stages,
         seed=config.seed,
@@ -317,9 +333,14 @@ def _recipe(config: ConfigDict) -> Recipe:
         num_views=config.num_views,
         accumulate_steps=config.accumulate_steps,
         label_smoothing=config.loss.label_smoothing,
+        distillation_weight=config.distillation.weight,
+        distillation_temperature=config.distillation.temperature,
         momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
         weight_decay=optimizer.weight_decay,
         base_batch_size=optimizer.base_batch_size,
+        router_factor=optimizer.router_factor,
+        block_factor=optimizer.block_factor,
         ema_decay=optimizer.ema_decay,
         skip_nonfinite=optimizer.skip_nonfinite,
         eval_batch_size=config.eval_batch_size,

@@ -24,7 +24,7 @@ class Seen(NamedTuple):
     """What an objective is told of a batch of B rows, the `num_views` views of an image side by side.
 
     `gamma` is the weight of compute, which a cost controller may move; `cross_entropy` is that of the output's logits,
-    a mean over rows.
+    a mean over rows; `teacher_logits_BxY` are those of the network that is distilled, None without one.
     """
 
     output: RoutedOutput
@@ -33,6 +33,7 @@ class Seen(NamedTuple):
     costs: CostTable
     gamma: jax.Array
     cross_entropy: jax.Array
+    teacher_logits_BxY: jax.Array | None = None
 
 
 class Term(NamedTuple):

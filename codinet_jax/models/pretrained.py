@@ -137,6 +137,22 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
     return traverse_util.unflatten_dict(ours | given)
 
 
+def teacher(model: RoutedResNet, imported: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The file's weights as the variables of a network's static twin, to be distilled.
+
+    Raises:
+      InputError: they are not of this network, or their head is of other classes.
+    """
+    static = model.clone(router=None)
+    shapes = jax.eval_shape(lambda: fresh_variables(static, 0))
+    if classes := other_classes(shapes, imported):
+        raise InputError(
+            f'{source} tells {classes} classes apart, and has nothing to teach a network of '
+            f'{model.architecture.num_classes}: train it on these first (method=static), or set distillation.weight=0.'
+        )
+    return into(shapes, imported, source)
+
+
 def other_classes(variables: Mapping[str, Any], imported: Mapping[str, Any]) -> int | None:
     """How many classes the file's head tells apart, if it differs from the network's in that and in nothing else."""
     ours, theirs = _head_shape(variables), _head_shape(imported)

@@ -42,9 +42,8 @@ class _Saved:
     def of(cls, state: TrainState) -> '_Saved':
         return cls(state.step, state.params, state.batch_stats, state.opt_state, state.controller, state.averages)
 
-    @property
-    def state(self) -> TrainState:
-        return TrainState(self.step, self.params, self.batch_stats, self.opt_state, self.budget, self.averages)
+    def state(self, teacher: Any) -> TrainState:
+        return TrainState(self.step, self.params, self.batch_stats, self.opt_state, self.budget, self.averages, teacher)
 
 
 class Checkpoints:
@@ -99,9 +98,12 @@ class Checkpoints:
         if self._manager is None or step == self.newest_step:
             return
         # Not device arrays, of which Orbax would have every device write a slice, each cut by a program of its own.
-        on_host = _Saved.of(jax.device_get(state))
-        note = {'progress': progress, 'digest': _digest(on_host, progress)}
+        state = jax.device_get(state)
+        on_host = _Saved.of(state)
+        note = {'progress': progress, 'digest': _digest(on_host, state.teacher, progress)}
         items = {'state': ocp.args.StandardSave(on_host), 'progress': ocp.args.JsonSave(note)}
+        if state.teacher is not None:  # an item of its own, for checkpoints had none at first
+            items['teacher'] = ocp.args.StandardSave(state.teacher)
         try:
             self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:  # the writing of the one before comes out here too, as whatever it is
@@ -181,17 +183,23 @@ def _whole(
 ) -> tuple[Progress, TrainState]:
     items = {'progress': ocp.args.JsonRestore()}
     note = manager.restore(step, args=ocp.args.Composite(**items))['progress']
-    items = {'state': ocp.args.StandardRestore(_Saved.of(abstract(note['progress'])))}
-    saved: _Saved = manager.restore(step, args=ocp.args.Composite(**items))['state']
-    if _digest(jax.device_get(saved), note['progress']) != note['digest']:
+    wanted = abstract(note['progress'])
+    items = {'state': ocp.args.StandardRestore(_Saved.of(wanted))}
+    if wanted.teacher is not None:
+        items['teacher'] = ocp.args.StandardRestore(wanted.teacher)
+    found = manager.restore(step, args=ocp.args.Composite(**items))
+    saved: _Saved = found['state']
+    teacher = found['teacher'] if 'teacher' in items else None
+    if _digest(jax.device_get(saved), jax.device_get(teacher), note['progress']) != note['digest']:
         raise ValueError('it does not hold what was saved')
-    return note['progress'], saved.state
+    return note['progress'], saved.state(teacher)
 
 
-def _digest(state: _Saved, progress: Progress) -> str:
+def _digest(state: _Saved, teacher: Any, progress: Progress) -> str:
     """SHA-256 of every number of a state on the host, where it stands in it, and of the progress."""
     digest = hashlib.sha256(json.dumps(progress, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    leaves = jax.tree_util.tree_leaves_with_path(state) + jax.tree_util.tree_leaves_with_path(teacher)
+    for path, leaf in leaves:
         array = np.asarray(leaf)
         digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
         digest.update(np.ascontiguousarray(array).data if array.size else b'')

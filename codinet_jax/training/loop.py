@@ -67,12 +67,12 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
     hosts.together(lambda: setup.recipe.check_images(train_set.num_images))
     # A run that has a checkpoint goes on, though the weights it once started from are gone.
     is_begun = hosts.of_first(is_first_host and workdir.has_checkpoints)
-    variables = None if is_begun else hosts.together(lambda: _started_from(setup))
+    variables, teacher = (None, None) if is_begun else hosts.together(lambda: _started_from(setup))
     with contextlib.ExitStack() as open_files:
         hosts.together(lambda: open_files.enter_context(workdir.claimed(setup.record)) if is_first_host else None)
         hosts.together(lambda: _check_claimed(workdir, setup))
         with hosts.none_alone(Stopped, Diverged):
-            run = Run(setup, train_set, test_set, workdir, open_files, variables)
+            run = Run(setup, train_set, test_set, workdir, open_files, variables, teacher)
             run.both_stages()
             record, outcome = run.evaluated()
             augmented = run.augmented(test_set)
@@ -101,6 +101,7 @@ class Run:
         workdir: Workdir | None,
         open_files: contextlib.ExitStack,
         variables: Mapping[str, Any] | None = None,
+        teacher: Mapping[str, Any] | None = None,
     ):
         self.setup, self.recipe, self.costs = setup, setup.recipe, setup.costs
         self.mesh, self.train_set, self.test_set = sharding.data_mesh(), train_set, test_set
@@ -111,7 +112,7 @@ class Run:
         self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints if workdir else None))
         saved = self.checkpoints.newest(self._abstract)
         if saved is None:
-            self.progress, self.state = Progress(), self.stages[0].placed_state(self.mesh, variables)
+            self.progress, self.state = Progress(), self.stages[0].placed_state(self.mesh, variables, teacher)
         else:
             self.progress, self.state = Progress(**saved[0]), saved[1]
         self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
@@ -295,18 +296,23 @@ def _check_claimed(workdir: Workdir, setup: Setup) -> None:
     workdir.check(setup.record)
 
 
-def _started_from(setup: Setup) -> dict[str, Any] | None:
-    """The variables to start from, if not fresh ones; what does not fit is refused before anything is written."""
+def _started_from(setup: Setup) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The variables to start from, if not fresh ones, and those to be distilled, if any.
+
+    What does not fit is refused before anything is written.
+    """
     file = setup.recipe.init_from
     if file is None:
-        return None
+        return None, None
     imported = weights_file.read(file)
     fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())
     variables = pretrained.into(fresh, imported, file)
     spec, classes = setup.data.spec, pretrained.other_classes(fresh, imported)
     head = f'; its head is of {classes} classes, so one of {spec.num_classes} starts fresh' if classes else ''
     log(f'starting from {file}, pixels normalised by mean {spec.mean}, std {spec.std}{head}')
-    return variables
+    if not setup.recipe.distillation_weight:
+        return variables, None
+    return variables, pretrained.teacher(setup.model, imported, file)
 
 
 def _trained_on(setup: Setup) -> WeightsInput | None:

@@ -1,4 +1,4 @@
-"""What a step minimises: the terms of a method's objective, weighted and added (Eq. 12)."""
+"""What a step minimises: the terms of a method's objective, weighted and added (Eq. 12); and distillation."""
 
 import functools
 import operator
@@ -6,7 +6,7 @@ import operator
 import jax
 import optax
 
-from codinet_jax.methods import Seen
+from codinet_jax.methods import Seen, Term
 from codinet_jax.methods.method import Objective
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedOutput
@@ -21,9 +21,11 @@ def total_loss(
     costs: CostTable,
     gamma: jax.Array,
     label_smoothing: float = 0.0,
+    teacher_logits_BxY: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of the weighted terms, and the terms before they are weighted, by name."""
-    seen = Seen(output, labels_B, num_views, costs, gamma, cross_entropy(output.logits_BxY, labels_B, label_smoothing))
+    classified = cross_entropy(output.logits_BxY, labels_B, label_smoothing)
+    seen = Seen(output, labels_B, num_views, costs, gamma, classified, teacher_logits_BxY)
     terms = objective(seen)
     first, *others = (term.weight * term.value for term in terms.values())
     total = first + functools.reduce(operator.add, others) if others else first
@@ -36,3 +38,23 @@ def cross_entropy(logits_BxY: jax.Array, labels_B: jax.Array, label_smoothing: f
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxY, labels_B).mean()
     targets_BxY = optax.smooth_labels(jax.nn.one_hot(labels_B, logits_BxY.shape[-1]), label_smoothing)
     return optax.losses.softmax_cross_entropy(logits_BxY, targets_BxY).mean()
+
+
+def distilled(objective: Objective, weight: float, temperature: float) -> Objective:
+    """The objective with the teacher's answers to learn from as well; as it is where the weight is zero."""
+    if not weight:
+        return objective
+
+    def objective_and_teacher(seen: Seen) -> dict[str, Term]:
+        assert seen.teacher_logits_BxY is not None
+        value = divergence(seen.output.logits_BxY, seen.teacher_logits_BxY, temperature)
+        return objective(seen) | {'distillation': Term(value, weight)}
+
+    return objective_and_teacher
+
+
+def divergence(logits_BxY: jax.Array, teacher_logits_BxY: jax.Array, temperature: float) -> jax.Array:
+    """T^2 KL(teacher || network) at temperature T, in nats, the mean over rows (Hinton et al., 2015)."""
+    log_p_BxY = jax.nn.log_softmax(logits_BxY / temperature)
+    log_q_BxY = jax.nn.log_softmax(teacher_logits_BxY / temperature)
+    return temperature**2 * optax.losses.kl_divergence_with_log_targets(log_p_BxY, log_q_BxY).mean()

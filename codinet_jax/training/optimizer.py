@@ -1,4 +1,4 @@
-"""SGD as in section 4.1: momentum, decay of every weight, a learning rate that falls in steps; and freezing."""
+"""SGD as in section 4.1: momentum, decay of every weight, a learning rate that falls; and freezing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,19 @@ import jax
 import optax
 
 from codinet_jax.models.routers import is_router
+
+
+def smooth_schedule(decay: str, learning_rate: float, num_steps: int, warmup_steps: int) -> optax.Schedule:
+    """The learning rate by step: linear from zero over the warm-up, then falling to zero at `num_steps`.
+
+    `decay` is 'cosine', half a period of it, or 'linear'.
+    """
+    span = max(1, num_steps - warmup_steps)
+    if decay == 'cosine':
+        falling = optax.cosine_decay_schedule(learning_rate, span)
+    else:
+        falling = optax.linear_schedule(learning_rate, 0.0, span)
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), falling], [warmup_steps])
 
 
 def schedule(
@@ -26,15 +39,25 @@ def schedule(
 
 
 def sgd(
-    learning_rate: optax.Schedule, *, momentum: float, weight_decay: float, freeze_routers: bool
+    learning_rate: optax.Schedule,
+    *,
+    momentum: float,
+    weight_decay: float,
+    freeze_routers: bool,
+    nesterov: bool = False,
+    router_factor: float = 1.0,
+    block_factor: float = 1.0,
 ) -> optax.GradientTransformation:
     """PyTorch's SGD: decay is added to the gradient before the momentum.
 
-    With `freeze_routers`, a router's parameters get no gradient, no decay and no momentum.
+    With `freeze_routers`, a router's parameters get no gradient, no decay and no momentum. The factors multiply the
+    learning rate of routers, and of all else but the head.
     """
+    is_scaled = (router_factor, block_factor) != (1.0, 1.0)
     optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay),
-        optax.sgd(learning_rate, momentum=momentum),
+        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
+        *([_scaled(router_factor, block_factor)] if is_scaled else []),
     )
     if not freeze_routers:
         return optimizer
@@ -48,3 +71,11 @@ def label_routers(params: Any) -> Any:
         return 'router' if is_router([key.key for key in path]) else 'backbone'
 
     return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _scaled(router_factor: float, block_factor: float) -> optax.GradientTransformation:
+    def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        names = [key.key for key in path]
+        return update * (router_factor if is_router(names) else 1.0 if 'head' in names else block_factor)
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))

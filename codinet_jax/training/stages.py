@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
-from codinet_jax.config.setup import Recipe, Setup
+from codinet_jax.config.setup import Recipe, Setup, StageRecipe
 from codinet_jax.data.datasets import DataSpec
 from codinet_jax.methods import Method, terms
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.runtime import sharding
 from codinet_jax.training import optimizer
 from codinet_jax.training import state as train_state
+from codinet_jax.training.objective import distilled
 from codinet_jax.training.state import TrainState
 from codinet_jax.training.step import Step
 
@@ -27,18 +29,25 @@ class Stage(NamedTuple):
     gamma: float
     seed: int
 
-    def first_state(self, variables: Mapping[str, Any] | None = None) -> TrainState:
+    def first_state(
+        self, variables: Mapping[str, Any] | None = None, teacher: Mapping[str, Any] | None = None
+    ) -> TrainState:
         """The state before the stage's first step, from variables or fresh; pure, to be jitted."""
         if variables is None:
             variables = fresh_variables(self.step.model, self.seed)
-        return train_state.create(variables, self.step.optimizer, self.gamma, is_averaged=self.step.ema_decay > 0)
+        if teacher is None and self.step.teacher is not None:
+            teacher = fresh_variables(self.step.teacher, self.seed)
+        is_averaged = self.step.ema_decay > 0
+        return train_state.create(variables, self.step.optimizer, self.gamma, is_averaged=is_averaged, teacher=teacher)
 
-    def placed_state(self, mesh: Mesh, variables: Mapping[str, Any] | None = None) -> TrainState:
+    def placed_state(
+        self, mesh: Mesh, variables: Mapping[str, Any] | None = None, teacher: Mapping[str, Any] | None = None
+    ) -> TrainState:
         """`first_state` on every device of a mesh."""
         # Drawn by a program of its own: in one with what follows XLA might round otherwise.
         if variables is None:
             variables = jax.device_get(jax.jit(lambda: fresh_variables(self.step.model, self.seed))())
-        return jax.jit(self.first_state, out_shardings=sharding.replicated(mesh))(variables)
+        return jax.jit(self.first_state, out_shardings=sharding.replicated(mesh))(variables, teacher)
 
 
 def plan(setup: Setup, num_images: int, model: RoutedResNet | None = None) -> list[Stage]:
@@ -59,20 +68,22 @@ def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet,
     for number, (rules, setting) in enumerate(
         zip(method.stages(), (recipe.stage1, recipe.stage2), strict=True), start=1
     ):
-        schedule = optimizer.schedule(
-            setting.learning_rate * recipe.batch_size / base,
-            [steps(epoch) for epoch in setting.decay_epochs],
-            setting.decay_factor,
-            steps(setting.warmup_epochs),
-        )
+        schedule = _schedule(setting, setting.learning_rate * recipe.batch_size / base, steps)
         is_frozen = rules.frozen == 'routers'
         sgd = optimizer.sgd(
-            schedule, momentum=recipe.momentum, weight_decay=recipe.weight_decay, freeze_routers=is_frozen
+            schedule,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            freeze_routers=is_frozen,
+            nesterov=recipe.nesterov,
+            router_factor=recipe.router_factor,
+            block_factor=recipe.block_factor,
         )
+        objective = rules.objective if is_frozen else terms.extended(rules.objective, recipe.extra_terms)
         step = Step(
             model.clone(routers_frozen=is_frozen),
             rules.execution,
-            rules.objective if is_frozen else terms.extended(rules.objective, recipe.extra_terms),
+            distilled(objective, recipe.distillation_weight, recipe.distillation_temperature),
             sgd,
             schedule,
             start,
@@ -80,6 +91,7 @@ def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet,
             recipe.num_views,
             key,
             controller=None if is_frozen else method.controller,
+            teacher=model.clone(router=None) if recipe.distillation_weight else None,
             accumulate_steps=recipe.accumulate_steps,
             label_smoothing=recipe.label_smoothing,
             ema_decay=recipe.ema_decay,
@@ -88,6 +100,14 @@ def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet,
         stages.append(Stage(number, start, start + steps(setting.epochs), step, method.gamma, recipe.seed))
         start = stages[-1].end
     return stages
+
+
+def _schedule(setting: StageRecipe, learning_rate: float, steps: Callable[[float], int]) -> optax.Schedule:
+    warmup_steps = steps(setting.warmup_epochs)
+    if setting.decay != 'steps':
+        return optimizer.smooth_schedule(setting.decay, learning_rate, steps(setting.epochs), warmup_steps)
+    decay_steps = [steps(epoch) for epoch in setting.decay_epochs]
+    return optimizer.schedule(learning_rate, decay_steps, setting.decay_factor, warmup_steps)
 
 
 def compiled(step: Step, mesh: Mesh) -> Callable[..., Any]:

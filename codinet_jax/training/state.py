@@ -18,7 +18,8 @@ from codinet_jax.routing.controller import ControllerState
 class TrainState:
     """Everything a step changes. `step` counts through both stages.
 
-    `averages` are the variables averaged over steps; None if none are kept.
+    `averages` are the variables averaged over steps; None if none are kept. `teacher` are those of the network that is
+    distilled, which no step changes: a run goes on though the file that they came from is gone.
     """
 
     step: jax.Array
@@ -27,6 +28,7 @@ class TrainState:
     opt_state: Any
     controller: ControllerState
     averages: dict[str, Any] | None = None
+    teacher: dict[str, Any] | None = None
 
     def with_averaged_routers(self) -> 'TrainState':
         """The state whose routers are the averaged ones, where there are any, as evaluation has them.
@@ -51,7 +53,12 @@ class TrainState:
 
 
 def create(
-    variables: Mapping[str, Any], optimizer: optax.GradientTransformation, gamma: float, *, is_averaged: bool
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    gamma: float,
+    *,
+    is_averaged: bool,
+    teacher: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """The state before the first step; a pure function, to be jitted with the sharding the state should have."""
     return TrainState(
@@ -61,6 +68,7 @@ def create(
         opt_state=optimizer.init(variables['params']),
         controller=controller.at_rest(gamma),
         averages=dict(variables) if is_averaged else None,
+        teacher=None if teacher is None else dict(teacher),
     )
 
 

@@ -10,7 +10,7 @@ import optax
 from codinet_jax.data import augment
 from codinet_jax.data.datasets import DataSpec
 from codinet_jax.methods.method import Objective
-from codinet_jax.models.execution import Execution
+from codinet_jax.models.execution import Execution, masked
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.routing import paths, relaxation
 from codinet_jax.routing.controller import CostController
@@ -27,7 +27,8 @@ class Step:
 
     `controller`, if there is one, moves gamma. `schedule`, the optimiser's own, is only logged here; it counts from
     `start`, the stage's first step. The batch is worked through in `accumulate_steps` parts, whose gradients are
-    averaged; each part has its own batch statistics and its own pairs of images. With `skip_nonfinite` a step whose
+    averaged; each part has its own batch statistics and its own pairs of images. `teacher` is the network whose
+    answers to the same views are distilled, under the state's variables for it. With `skip_nonfinite` a step whose
     loss or gradient is not finite changes nothing but the step's number, by which the learning rate goes.
     """
 
@@ -41,6 +42,7 @@ class Step:
     num_views: int
     key: jax.Array
     controller: CostController | None = None
+    teacher: RoutedResNet | None = None
     accumulate_steps: int = 1
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
@@ -75,6 +77,7 @@ class Step:
             opt_state=opt_state,
             controller=controller,
             averages=state.averages and self.average(state.averages, variables, state.step),
+            teacher=state.teacher,
         )
         if self.skip_nonfinite:
             is_finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
@@ -95,14 +98,18 @@ class Step:
             params: Any, batch_stats: Any, views_lxMxHxWxC: jax.Array, labels_l: jax.Array, noise_lxMxnx2: jax.Array
         ) -> tuple[jax.Array, tuple[Any, tuple[Metrics, jax.Array | None]]]:
             views_BxHxWxC, noise_Bxnx2 = (x.reshape(-1, *x.shape[2:]) for x in (views_lxMxHxWxC, noise_lxMxnx2))
+            normalised_BxHxWxC = augment.normalise(views_BxHxWxC, *self.spec.normalisation)
             output, mutated = self.model.apply(
                 {'params': params, 'batch_stats': batch_stats},
-                augment.normalise(views_BxHxWxC, *self.spec.normalisation),
+                normalised_BxHxWxC,
                 self.execution,
                 noise_Bxnx2,
                 train=True,
                 mutable=['batch_stats'],
             )
+            teacher_logits_BxY = None
+            if self.teacher is not None and state.teacher is not None:
+                teacher_logits_BxY = self.teacher.apply(state.teacher, normalised_BxHxWxC, masked(), train=False)[0]
             labels_B = jnp.repeat(labels_l, self.num_views)
             loss, terms = total_loss(
                 self.objective,
@@ -112,6 +119,7 @@ class Step:
                 costs=self.model.costs,
                 gamma=state.controller.gamma,
                 label_smoothing=self.label_smoothing,
+                teacher_logits_BxY=teacher_logits_BxY,
             )
             accuracy = jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B)
             metrics = {'loss': loss, 'terms': terms, 'accuracy': accuracy}

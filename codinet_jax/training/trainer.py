@@ -64,7 +64,8 @@ class Trainer:
           train: uint8 images and their classes.
           test: evaluated on the way, if given.
           epochs: of the two stages, in passes over the images.
-          variables: to start from, as of a static network; routers that are not among them start fresh.
+          variables: to start from, as of a static network, and to distil if `distillation_weight` is set; routers that
+            are not among them start fresh.
 
         Raises:
           InputError: the images or the variables do not fit the network, or a setting cannot be.
@@ -77,11 +78,16 @@ class Trainer:
         setup = self._setup(epochs)
         setup.recipe.check_devices(jax.device_count())
         setup.recipe.check_images(train.num_images)
+        teacher = None
+        if setup.recipe.distillation_weight:
+            if variables is None:
+                raise InputError('distillation_weight is set: give fit the variables that teach.')
+            teacher = pretrained.teacher(self.network, variables, 'The given variables')
         if variables is not None:
             fresh = jax.jit(lambda: fresh_variables(self.network, setup.recipe.seed))()
             variables = pretrained.into(jax.device_get(fresh), variables, 'The given variables')
         with contextlib.ExitStack() as open_files:
-            run = Run(setup, train, tests[0] if tests else None, None, open_files, variables)
+            run = Run(setup, train, tests[0] if tests else None, None, open_files, variables, teacher)
             run.both_stages()
             return run.state
 

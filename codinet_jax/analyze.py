@@ -2,8 +2,8 @@
 
 Reads what evaluation recorded and writes WORKDIR/analysis/: numbers.json and numbers.md, every figure as PNG and PDF,
 and report.html, a page that needs no network, with a map of the routes to hover over. Needs no accelerator and no data
-set. Another split or operating point goes into a directory of its own, as WORKDIR/analysis/test_NAME/, and must have
-been evaluated first: codinet_jax.evaluate --operating_point=NAME.
+set. Another split, operating point or cost goes into a directory of its own, as WORKDIR/analysis/test_NAME/, and must
+have been evaluated first: codinet_jax.evaluate --operating_point=NAME, or --cost=0.5.
 """
 
 import time
@@ -15,13 +15,12 @@ from absl import flags
 from codinet_jax.analysis import check_drawing
 from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command, console
-from codinet_jax.workdir import OutputDirectory, Workdir
+from codinet_jax.workdir import OutputDirectory, Workdir, name_of_point
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], 'Evaluated images; what training ended with.')
-OPERATING_POINT = flags.DEFINE_string('operating_point', None, 'One that the run was evaluated at, by its name.')
-flags.DEFINE_alias('budget', 'operating_point')
+OPERATING_POINT, COST = config_flag.define_operating_point()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.analysis.study import study
     from codinet_jax.analysis.tables import text
 
-    run = read_run(workdir, SPLIT.value, OPERATING_POINT.value)
+    run = read_run(workdir, SPLIT.value, name_of_point(OPERATING_POINT.value, COST.value))
     output = OutputDirectory(workdir.analysis if run.is_own else workdir.analysis / run.recorded)
     found = study([run], console.log)
     output.write(found.files)

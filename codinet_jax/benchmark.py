@@ -26,10 +26,7 @@ RUN_RATE = flags.DEFINE_list(
 )
 BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['1', '128'], 'Images at a time.')
 REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns that are timed, of every program.', lower_bound=1)
-OPERATING_POINT = flags.DEFINE_string(
-    'operating_point', None, 'Of a workdir: a threshold that codinet_jax.calibrate found, by its name.'
-)
-flags.DEFINE_alias('budget', 'operating_point')  # its name in older versions
+OPERATING_POINT, COST = config_flag.define_operating_point()  # of a workdir
 TILE = flags.DEFINE_integer(
     'tile', None, "Rows that compacted runs at a time; the platform's best if not given.", lower_bound=1
 )
@@ -49,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     command.start_devices()
 
     from codinet_jax.config import setup
-    from codinet_jax.inference import program, timing
+    from codinet_jax.inference import load, program, timing
     from codinet_jax.runtime import provenance
 
     threshold, images = 0.5, None
@@ -58,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
         config = workdir.read_config()
         config.data_dir = DATA_DIR.value or config.data_dir
         named = setup.read(config)
-        variables, threshold = workdir.read_weights(), workdir.read_threshold(OPERATING_POINT.value)
+        variables = workdir.read_weights()
+        threshold = load.operating_points(workdir).threshold(OPERATING_POINT.value, COST.value)
         if not run_rates:
             images = named.data.open('test').sample(MOST_IMAGES, named.recipe.seed).images_NxHxWxC
     else:

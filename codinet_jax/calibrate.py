@@ -1,10 +1,12 @@
-"""Finds the threshold at which a finished run costs what it should:
+"""Finds what thresholds on the gates cost, and those at which a finished run costs what it should:
 
-    python -m codinet_jax.calibrate --workdir=runs/digits_r14 --target_cost=0.4
+    python -m codinet_jax.calibrate --workdir=runs/digits_r14
+    python -m codinet_jax.calibrate --workdir=runs/digits_r14 --target_cost=0.4,0.6
 
-The threshold on the gates v is moved, on training images that were held out (config.val_split), until the mean image
-costs the wanted share of the static network. It is kept in the workdir under a name that predict, evaluate, export and
-benchmark take as --operating_point. The accuracy-cost curve of the one trained network is printed on the way.
+The threshold on the gates v is moved, on training images that were held out (config.val_split), from every block run to
+none. The accuracy-cost curve is printed and kept in the workdir: predict, evaluate, export and benchmark read the
+threshold of any --cost off it. For a target the threshold is searched until the mean image costs that share of the
+static network, and kept under a name that they take as --operating_point.
 """
 
 import re
@@ -19,25 +21,22 @@ from codinet_jax.workdir import Workdir
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
-TARGET_COST = flags.DEFINE_float('target_cost', None, "Wanted share of the static network's MACs, as 0.4.")
+TARGET_COST = flags.DEFINE_list(
+    'target_cost', None, "Wanted shares of the static network's MACs, as 0.4 or 0.4,0.6; the curve alone if not given."
+)
 NAME = flags.DEFINE_string('name', None, 'What the operating point is called; the target cost if not given.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
 NUM_IMAGES = flags.DEFINE_integer('num_images', 5000, 'Images to calibrate on, at most.', lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images at a time.', lower_bound=1)
-NUM_POINTS = flags.DEFINE_integer('num_points', 10, 'Points of the curve.', lower_bound=3)
+NUM_POINTS = flags.DEFINE_integer('num_points', 25, 'Points of the curve.', lower_bound=3)
+
+TAKE_IT = 'to predict, evaluate, export or benchmark'
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     workdir = Workdir.named(WORKDIR.value)
-    target = TARGET_COST.value
-    if target is None or not 0 < target < 2:
-        raise InputError(
-            "Say what the mean image may cost, as a share of the static network's MACs: --target_cost=0.4."
-        )
-    name = NAME.value or f'{target:g}'
-    if not re.fullmatch(r'[\w.-]+', name):
-        raise InputError(f'{name!r} cannot be a name: give --name letters, digits, dots, dashes and underscores.')
+    targets = _targets(TARGET_COST.value or [], NAME.value)
     command.start_devices()
 
     from codinet_jax.config import setup
@@ -55,22 +54,51 @@ def main(argv: Sequence[str]) -> None:
     print(f'{images.num_images} images of {data.name} {split}')
     if not data.val_split:
         print('This run held none out (val_split=0): costs are true of new images too, but it has seen these labels.')
+    points: list[calibration.Point] = []
 
     def measure(threshold: float) -> calibration.Point:
-        point = calibration.measured(predictor, images, BATCH_SIZE.value, threshold)
-        print(f'  at {point.threshold:.6f}: {point.macs_share:.2%}', flush=True)
-        return point
+        points.append(calibration.measured(predictor, images, BATCH_SIZE.value, threshold))
+        print(f'  at {threshold:.6f}: {points[-1].macs_share:.2%}', flush=True)
+        return points[-1]
 
     print('measuring what thresholds cost ...')
     curve = calibration.trace_curve(measure, NUM_POINTS.value)
-    found = calibration.find_threshold(measure, curve, target)
-    rest = {'target_cost': target, 'split': split, 'num_images': images.num_images}
-    workdir.write_operating_point(name, found._asdict() | rest | {'curve': [point._asdict() for point in curve]})
-    print(calibration.readable(curve, found))
+    found = {name: calibration.find_threshold(measure, points, target) for name, target in targets.items()}
+    in_order = sorted(points, key=lambda point: point.threshold)
+    workdir.write_cost_curve([point._asdict() for point in in_order], split, images.num_images)
+    for name, point in found.items():
+        rest = {'target_cost': targets[name], 'split': split, 'num_images': images.num_images}
+        workdir.write_operating_point(name, point._asdict() | rest | {'curve': [each._asdict() for each in curve]})
+    print(calibration.readable(curve, list(found.values())))
+    if warning := calibration.warning(curve, found):
+        print(warning)
     print(
-        f'operating point {name} is kept in {workdir}: give --operating_point={name} to predict, evaluate, export or '
-        'benchmark.'
+        f'The curve is kept in {workdir}: give --cost=0.5, or any from {in_order[-1].macs_share:.3f} to '
+        f'{in_order[0].macs_share:.3f}, {TAKE_IT}.'
     )
+    for name in found:
+        print(f'operating point {name} is kept in {workdir}: give --operating_point={name} {TAKE_IT}.')
+
+
+def _targets(texts: Sequence[str], name: str | None) -> dict[str, float]:
+    """The wanted costs by what their operating points are to be called."""
+    try:
+        targets = [float(text) for text in texts]
+    except ValueError as error:
+        raise InputError(
+            f'--target_cost is {",".join(texts)}: give numbers split by commas, as 0.4 or 0.4,0.6.'
+        ) from error
+    if not all(0 < target < 2 for target in targets):
+        raise InputError(
+            "Say what the mean image may cost, as a share of the static network's MACs: --target_cost=0.4."
+        )
+    if name is None:
+        return {f'{target:g}': target for target in targets}
+    if len(targets) != 1:
+        raise InputError(f'--name={name} is the name of one operating point: give one cost, as --target_cost=0.4.')
+    if not re.fullmatch(r'[\w.-]+', name):
+        raise InputError(f'{name!r} cannot be a name: give --name letters, digits, dots, dashes and underscores.')
+    return {name: targets[0]}
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 """Evaluates a finished run again, on any split: `python -m codinet_jax.evaluate --workdir=runs/digits_r14`.
 
 Prints the summary, records every image's route and those of its augmentations in WORKDIR/routes/SPLIT.npz, what the
-images look like in WORKDIR/thumbnails/SPLIT.npz and the numbers in WORKDIR/evaluation_SPLIT.json. Nothing is random:
-twice gives the same.
+images look like in WORKDIR/thumbnails/SPLIT.npz and the numbers in WORKDIR/evaluation_SPLIT.json. At
+--operating_point=NAME or --cost=0.5 these are SPLIT_NAME and SPLIT_cost=0.5. Nothing is random: twice gives the same.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,13 @@ from absl import flags
 
 from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command
-from codinet_jax.workdir import Workdir
+from codinet_jax.workdir import Workdir, name_of_point
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'The images to evaluate on.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
-OPERATING_POINT = flags.DEFINE_string('operating_point', None, 'A threshold of codinet_jax.calibrate, by its name.')
-flags.DEFINE_alias('budget', 'operating_point')
+OPERATING_POINT, COST = config_flag.define_operating_point()
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "Images at a time; the run's own if not given.", lower_bound=1)
 
 
@@ -31,12 +30,13 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.evaluation.evaluate import evaluate_weights
     from codinet_jax.evaluation.record import write_routes, write_thumbnails
     from codinet_jax.evaluation.statistics import readable
+    from codinet_jax.inference import load
     from codinet_jax.runtime import provenance
 
     config = workdir.read_config()
     config.data_dir = DATA_DIR.value or config.data_dir
     config.eval_batch_size = BATCH_SIZE.value or config.eval_batch_size
-    threshold = workdir.read_threshold(OPERATING_POINT.value)
+    threshold = load.operating_points(workdir).threshold(OPERATING_POINT.value, COST.value)
     command.start_devices(config.eval_batch_size)
     named = setup.read(config)
     split, recipe = named.data.open(SPLIT.value), named.recipe
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         is_sampled=named.method.samples_in_evaluation,
     )
     summary |= {'split': SPLIT.value, 'threshold': threshold} | {'seed': recipe.seed} | provenance.machine()
-    name = '_'.join(filter(None, (SPLIT.value, OPERATING_POINT.value)))
+    name = '_'.join(filter(None, (SPLIT.value, name_of_point(OPERATING_POINT.value, COST.value))))
     write_routes(workdir, name, record, augmented)
     write_thumbnails(workdir, SPLIT.value, thumbnails(split))
     workdir.write_results(summary, f'evaluation_{name}')

@@ -3,7 +3,8 @@
     python -m codinet_jax.export --workdir=runs/digits_r14 --output=digits.exported
 
 One StableHLO program for cpu, cuda and tpu and any batch size, the folded weights, and a manifest. It skips blocks as
-`codinet_jax.predict` does. Read it with `codinet_jax.load_exported('digits.exported')`, which answers uint8 images.
+`codinet_jax.predict` does. Read it with `codinet_jax.load_exported('digits.exported')`, which answers uint8 images. The
+operating points that codinet_jax.calibrate found and the curve for any --cost go with it.
 """
 
 from collections.abc import Sequence
@@ -18,10 +19,7 @@ from codinet_jax.workdir import Workdir
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
 OUTPUT = flags.DEFINE_string('output', None, 'A new directory to export into.')
-OPERATING_POINT = flags.DEFINE_string(
-    'operating_point', None, 'A threshold that codinet_jax.calibrate found, by its name.'
-)
-flags.DEFINE_alias('budget', 'operating_point')  # its name in older versions
+OPERATING_POINT, COST = config_flag.define_operating_point()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,7 +30,9 @@ def main(argv: Sequence[str]) -> None:
 
     from codinet_jax.inference import exported, load
 
-    predictor = load.from_workdir(workdir.path, operating_point=OPERATING_POINT.value, strategy='compacted')
+    predictor = load.from_workdir(
+        workdir.path, operating_point=OPERATING_POINT.value, cost=COST.value, strategy='compacted'
+    )
     predictor.export(OUTPUT.value)
     size, platforms = f'{exported.size(OUTPUT.value) / 1e6:.1f} MB', ', '.join(exported.PLATFORMS)
     print(f'{OUTPUT.value}: {size}, gates held to {predictor.threshold:g}, for {platforms}')

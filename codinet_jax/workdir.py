@@ -10,6 +10,7 @@ routes/test.npz     every test image's label, prediction, gates and decisions, a
 thumbnails/test.npz what the test images look like
 analysis/           numbers, figures and the page that codinet_jax.analyze makes of these
 operating_points.json  thresholds on the gates that meet a wanted cost, by name; budgets.json in older ones
+cost_curve.json     what thresholds cost and how accurate they are, as codinet_jax.calibrate measured last
 """
 
 import contextlib
@@ -193,22 +194,6 @@ class Workdir:
             raise InputError(f'{self} has no weights yet: its run is unfinished, go on with codinet_jax.main.')
         return weights_file.read(path)
 
-    def read_threshold(self, operating_point: str | None) -> float:
-        """The threshold of an operating point that `codinet_jax.calibrate` found; without a name that of Eq. 5, 0.5.
-
-        Raises:
-          InputError: there is no operating point of that name.
-        """
-        if operating_point is None:
-            return 0.5
-        points = self.read_operating_points()
-        if operating_point not in points:
-            known = f'it has {", ".join(points)}' if points else 'it has none'
-            raise InputError(
-                f'{self} has no operating point {operating_point!r} ({known}): make one with codinet_jax.calibrate.'
-            )
-        return float(points[operating_point]['threshold'])
-
     def write_operating_point(self, name: str, point: Mapping[str, Any]) -> None:
         """Adds an operating point to those there are, or replaces the one of that name."""
         self.write_results(self.read_operating_points() | {name: dict(point)}, 'operating_points')
@@ -219,6 +204,25 @@ class Workdir:
         if found is not None:
             return found
         return {name: _of_budget(budget) for name, budget in (self.read_results('budgets') or {}).items()}
+
+    def write_cost_curve(self, points: Sequence[Mapping[str, Any]], split: str, num_images: int) -> None:
+        """Keeps what thresholds were measured to cost, on so many images of a split, in place of what was there."""
+        self.write_results({'split': split, 'num_images': num_images, 'curve': list(points)}, 'cost_curve')
+
+    def read_cost_curve(self) -> list[dict[str, Any]]:
+        """All that was measured on the images that the newest curve was measured on; empty if there is no curve.
+
+        Older versions kept a curve with every operating point and none by itself.
+        """
+        points = list(self.read_operating_points().values())
+        newest = self.read_results('cost_curve') or next((each for each in points[::-1] if each.get('curve')), None)
+        if newest is None:
+            return []
+        keys = ('split', 'num_images')
+        same = [
+            each for each in points if 'macs_share' in each and all(each.get(key) == newest.get(key) for key in keys)
+        ]
+        return [*newest['curve'], *same]
 
 
 class OutputDirectory:
@@ -289,6 +293,11 @@ def _normalisation(config: ConfigDict, workdir: Workdir, found: Setup) -> tuple[
             f'{config.dataset} have {num_channels}: give other weights to start from.'
         )
     return trained_on.mean, trained_on.std
+
+
+def name_of_point(operating_point: str | None, cost: float | None) -> str | None:
+    """What is recorded at an operating point is called by its name, at a cost by that; None stands for as trained."""
+    return operating_point if cost is None else f'cost={cost:g}'
 
 
 def _of_budget(budget: Mapping[str, Any]) -> dict[str, Any]:

@@ -236,33 +236,69 @@ def test_a_point_is_what_numpy_counts() -> None:
 def test_the_table_runs_from_expensive_to_cheap_and_points_at_what_was_found() -> None:
     curve = [Point(0.0, 1.0, 0.9, 6.0), Point(0.5, 0.7, 0.95, 4.0), Point(0.9, 0.2, 0.5, 1.0)]
     found = Point(0.75, 0.5, 0.925, 2.5)
-    head, *rows = calibration.readable(curve, found).splitlines()
-    assert head.split() == ['threshold', 'cost', 'K', 'top-1']
+    head, *rows = calibration.readable(curve, [found]).splitlines()
+    assert head.split() == ['cost', 'top-1', 'to', 'all', 'to', '0.5', 'K', 'threshold']
     assert [row.split() for row in rows] == [
-        ['0.000000', '100.00%', '6.00', '90.00%'],
-        ['0.500000', '70.00%', '4.00', '95.00%'],
-        ['->', '0.750000', '50.00%', '2.50', '92.50%'],
-        ['0.900000', '20.00%', '1.00', '50.00%'],
+        ['100.00%', '90.00%', '+0.00', '-5.00', '6.00', '0.000000'],
+        ['70.00%', '95.00%', '+5.00', '+0.00', '4.00', '0.500000'],
+        ['->', '50.00%', '92.50%', '+2.50', '-2.50', '2.50', '0.750000'],
+        ['20.00%', '50.00%', '-40.00', '-45.00', '1.00', '0.900000'],
     ]
-    assert len({len(line) for line in rows}) == 1
-    assert [row[:2] for row in calibration.readable(curve, curve[0]).splitlines()[1:]] == ['->', '  ', '  ']
+    assert len({len(line) for line in (head, *rows)}) == 1
+    marked = calibration.readable(curve, [curve[0], curve[2]]).splitlines()[1:]
+    assert [row[:2] for row in marked] == ['->', '  ', '->']
+    assert not any(row.startswith('->') for row in calibration.readable(curve).splitlines())
+
+
+def test_a_table_without_the_ends_holds_nothing_against_them() -> None:
+    (row,) = calibration.readable([Point(0.75, 0.5, 0.925, 2.5)]).splitlines()[1:]
+    assert row.split() == ['50.00%', '92.50%', '2.50', '0.750000']
+
+
+CLIFF = [Point(0.0, 1.0, 0.9, 6.0), Point(0.5, 0.7, 0.95, 4.0), Point(0.8, 0.4, 0.91, 2.0), Point(0.9, 0.2, 0.5, 1.0)]
+
+
+def test_who_falls_off_the_cliff_is_told_where_it_is() -> None:
+    found = {'0.5': Point(0.75, 0.5, 0.9, 2.5), '0.3': Point(0.85, 0.3, 0.7, 1.5)}
+    sentence = calibration.warning(CLIFF, found)
+    assert sentence is not None and '\n' not in sentence
+    assert 'operating point 0.3 loses 25.0 points' in sentence and 'point 0.5' not in sentence
+    assert '95.00% at a cost of 0.700' in sentence and 'while 0.400 loses 4.0' in sentence
+
+
+@pytest.mark.parametrize('top1', [0.95, 0.901])
+def test_who_stays_on_top_is_not_warned(top1: float) -> None:
+    assert calibration.warning(CLIFF, {'0.5': Point(0.75, 0.5, top1, 2.5)}) is None
+    assert calibration.warning(CLIFF, {}) is None
+
+
+def test_no_point_of_a_curve_is_spent_on_a_step() -> None:
+    """Once its two sides are as near as thresholds tell apart, the gaps beside it are looked into."""
+    measured = Measured(lambda t: 1 - 0.2 * min(t, 1) - (0.6 if t > 0.37 else 0))
+    curve = calibration.trace_curve(measured, 30)
+    near = [point for point in curve if abs(logit(point.threshold) - logit(0.37)) < 0.02]
+    assert 2 <= len(near) <= 5
+    costs = np.array([point.macs_share for point in curve])
+    assert np.sort(-np.diff(costs))[-2] < 0.03, 'the rest is known closely'
 
 
 # --- The command. ---
 
 TRAIN, HELD_OUT = 1442, 360  # images of digits; those that val_split=0.25 holds out
-TARGET = 0.5
+TARGET, COST = 0.5, 0.62
 
 # Every command's flags, and what its sentence must say.
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
     'no workdir': (['--target_cost=0.5'], ['--workdir=DIRECTORY']),
-    'no target': (['--workdir={routed}'], ['--target_cost=0.4']),
+    'one name for two': (['--workdir={routed}', '--target_cost=0.4,0.5', '--name=a'], ['--name=a', 'one cost']),
+    'a name for none': (['--workdir={routed}', '--name=a'], ['--name=a', '--target_cost=0.4']),
+    'two targets, one of nothing': (['--workdir={routed}', '--target_cost=0.5,0'], ['--target_cost=0.4']),
     'target of nothing': (['--workdir={routed}', '--target_cost=0'], ['--target_cost=0.4']),
     'target too high': (['--workdir={routed}', '--target_cost=2.5'], ['--target_cost=0.4']),
     'name of a directory': (['--workdir={routed}', '--target_cost=0.5', '--name=../a'], ["'../a'", '--name']),
     'target is no number': (['--workdir={routed}', '--target_cost=half'], ['target_cost', 'half']),
     'target out of reach': (
-        ['--workdir={routed}', '--target_cost=1.5', '--num_images=20', '--num_points=3'],
+        ['--workdir={routed}', '--target_cost=0.8,1.5', '--num_images=20', '--num_points=3'],
         ['No threshold costs 1.500', 'nearest at 1.0'],
     ),
     'static network': (['--workdir={static}', '--target_cost=0.5'], ['{static}', 'static network']),
@@ -280,6 +316,7 @@ class Commands:
         self.data_dir = tmp / 'tfds'
         self.all = helpers.write_workdir(tmp / 'all', helpers.tiny_config())
         self.held_out = helpers.write_workdir(tmp / 'held_out', helpers.tiny_config(val_split=0.25))
+        self.several = helpers.write_workdir(tmp / 'several', helpers.tiny_config())
         self.refused = tmp / 'refused'
         self.paths = {name: str(self.refused / name) for name in ('routed', 'static', 'empty', 'unfinished')}
         helpers.write_workdir(self.refused / 'routed', helpers.tiny_config())
@@ -298,6 +335,7 @@ class Commands:
                 {
                     'all': ('calibrate', f'--workdir={self.all}', target),
                     'evaluate': ('evaluate', f'--workdir={self.all}', '--split=train', f'--operating_point={TARGET}'),
+                    'at cost': ('evaluate', f'--workdir={self.all}', '--split=train', f'--cost={COST}'),
                     'few': (
                         'calibrate',
                         f'--workdir={self.all}',
@@ -311,6 +349,8 @@ class Commands:
             second = pool.submit(
                 self._one_after_another,
                 {
+                    'curve alone': ('calibrate', f'--workdir={self.several}', '--num_images=200', '--num_points=6'),
+                    'several': ('calibrate', f'--workdir={self.several}', '--target_cost=0.5,0.7', '--num_points=12'),
                     'held out': ('calibrate', f'--workdir={self.held_out}', target, '--name=half', '--batch_size=100'),
                 }
                 | {
@@ -345,10 +385,11 @@ def test_an_operating_point_is_kept_under_its_target_and_reported(commands: Comm
     assert (point['target_cost'], point['split'], point['num_images']) == (TARGET, 'train', TRAIN)
     assert list(point) == [*Point._fields, 'target_cost', 'split', 'num_images', 'curve']
     thresholds = [each['threshold'] for each in point['curve']]
-    assert len(thresholds) == 10 and thresholds == sorted(thresholds)
+    assert len(thresholds) == 25 and thresholds == sorted(thresholds)
     assert point['curve'][0]['macs_share'] > point['macs_share'] > point['curve'][-1]['macs_share']
     (arrow,) = [line for line in lines if line.startswith('->')]
-    assert arrow.split()[1:3] == [f'{point["threshold"]:.6f}', f'{point["macs_share"]:.2%}']
+    assert arrow.split()[1:3] == [f'{point["macs_share"]:.2%}', f'{point["top1"]:.2%}']
+    assert arrow.split()[-1] == f'{point["threshold"]:.6f}'
     assert 'held none out' in lines[1]
     assert f'--operating_point={TARGET} ' in lines[-1]
 
@@ -366,13 +407,42 @@ def test_evaluation_at_the_operating_point_costs_what_calibration_found(commands
         assert routes['decisions_Nxn'].mean(axis=0).tolist() == pytest.approx(summary['run_rate_per_block'])
 
 
+def test_a_cost_between_what_was_measured_is_had_within_two_points(commands: Commands) -> None:
+    commands.told('at cost')
+    measured = [
+        point['macs_share'] for point in json.loads((commands.all.path / 'cost_curve.json').read_text())['curve']
+    ]
+    assert min(abs(share - COST) for share in measured) > 1e-4, 'it would be no interpolation'
+    summary = json.loads((commands.all.path / f'evaluation_train_cost={COST}.json').read_text())
+    assert summary['macs_share'] == pytest.approx(COST, abs=0.02)
+    assert (commands.all.path / 'routes' / f'train_cost={COST}.npz').exists()
+
+
+def test_a_curve_is_measured_without_a_target_and_several_points_are_found_on_one(commands: Commands) -> None:
+    alone = commands.told('curve alone').splitlines()
+    assert '200 images' in alone[0] and 'give --cost=0.5' in alone[-1] and len([x for x in alone if 'at 0.' in x]) == 5
+    lines = commands.told('several').splitlines()
+    found = operating_points(commands.several)
+    assert list(found) == ['0.5', '0.7']
+    assert [line[:2] for line in lines].count('->') == 2
+    for name, point in found.items():
+        assert point['macs_share'] == pytest.approx(point['target_cost'], abs=MISSED)
+        assert point['target_cost'] == float(name) and len(point['curve']) == 12
+    curve = json.loads((commands.several.path / 'cost_curve.json').read_text())
+    assert (curve['split'], curve['num_images']) == ('train', TRAIN), 'the newest'
+    thresholds = [point['threshold'] for point in curve['curve']]
+    assert thresholds == sorted(thresholds) and {each['threshold'] for each in found.values()} <= {*thresholds}
+    assert len([line for line in lines if line.startswith('  at ')]) == len(thresholds), 'nothing is measured twice'
+
+
 def test_a_second_operating_point_stands_beside_the_first(commands: Commands) -> None:
     assert '150 images' in commands.told('few')
     kept = operating_points(commands.all)
     assert list(kept) == [f'{TARGET}', 'few']
     assert kept['few']['num_images'] == 150 and len(kept['few']['curve']) == 3
     assert kept['few']['macs_share'] == pytest.approx(0.7, abs=MISSED)
-    assert commands.all.read_threshold('few') == kept['few']['threshold'] < kept[f'{TARGET}']['threshold']
+    known = load.operating_points(commands.all)
+    assert known.threshold('few') == kept['few']['threshold'] < kept[f'{TARGET}']['threshold']
 
 
 def test_a_run_that_held_images_out_is_calibrated_on_them(commands: Commands) -> None:

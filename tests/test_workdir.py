@@ -13,6 +13,7 @@ import helpers
 from codinet_jax.config import setup
 from codinet_jax.evaluation import record as records_of
 from codinet_jax.evaluation.record import AugmentedRecord, Record
+from codinet_jax.inference import load
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -82,13 +83,14 @@ def test_a_budget_of_an_older_version_is_an_operating_point(older: Workdir) -> N
     point = {'threshold': 0.75, 'cost': 0.4, 'top1': 0.9}
     budget = point | {'target_cost': 0.4, 'split': 'train', 'curve': [point]}
     older.write_results({'0.4': budget}, 'budgets')
-    assert older.read_threshold('0.4') == 0.75
+    assert load.operating_points(older).threshold('0.4') == 0.75
     found = older.read_operating_points()['0.4']
     assert found['macs_share'] == found['curve'][0]['macs_share'] == 0.4 and found['top1'] == 0.9
     older.write_operating_point('half', {'threshold': 0.5, 'macs_share': 0.5})
-    assert (older.read_threshold('0.4'), older.read_threshold('half'), older.read_threshold(None)) == (0.75, 0.5, 0.5)
+    known = load.operating_points(older)
+    assert (known.threshold('0.4'), known.threshold('half'), known.threshold(None)) == (0.75, 0.5, 0.5)
     with pytest.raises(InputError, match=r"no operating point 'third' \(it has 0\.4, half\)"):
-        older.read_threshold('third')
+        known.threshold('third')
 
 
 def records() -> tuple[Record, AugmentedRecord]:

@@ -1,29 +1,20 @@
 """One trained network at many costs, by moving the threshold that the gates are held to."""
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.evaluation.cost_search import MISSED, nearest_shift
+from codinet_jax.inference.operating_points import Point, shift_of, threshold_of
 from codinet_jax.inference.predictor import Predictor
 from codinet_jax.runtime.errors import InputError
 
 NUM_HALVINGS = 24  # of the interval around each crossing
 RUN_ALL, RUN_NONE = 0.0, float(np.nextafter(np.float32(1), np.float32(2)))
-
-
-class Point(NamedTuple):
-    """What a threshold makes of the network: mean MACs as a share of the static network's, top-1, and K."""
-
-    threshold: float
-    macs_share: float
-    top1: float
-    mean_path_length: float
-
+NARROWEST = 0.01  # of the logits: closer neighbours on a curve are a step, and nothing is to be found between them
+CLIFF = 0.05  # of top-1: who loses more than that against the best point of the curve is told
 
 Measure = Callable[[float], Point]
 
@@ -43,7 +34,7 @@ def trace_curve(measure: Measure, num_points: int) -> list[Point]:
     """Points from every block run to none, by rising threshold; each is put into the widest gap of cost there is."""
     curve = [measure(threshold) for threshold in (RUN_ALL, 0.5, RUN_NONE)]
     while len(curve) < num_points:
-        gaps = [abs(left.macs_share - right.macs_share) for left, right in itertools.pairwise(curve)]
+        gaps = [_gap(left, right) for left, right in itertools.pairwise(curve)]
         i = gaps.index(max(gaps))
         curve.insert(i + 1, measure(_between(curve[i].threshold, curve[i + 1].threshold)))
     return curve
@@ -55,10 +46,10 @@ def find_threshold(measure: Measure, curve: Sequence[Point], target_cost: float)
     Raises:
       InputError: no threshold comes near the target.
     """
-    points = {_shift(point.threshold): point for point in curve}
+    points = {shift_of(point.threshold): point for point in curve}
 
     def cost_at(shift: float) -> float:
-        points[shift] = measure(_threshold(shift))
+        points[shift] = measure(threshold_of(shift))
         return points[shift].macs_share
 
     known = {shift: point.macs_share for shift, point in points.items()}
@@ -72,27 +63,53 @@ def find_threshold(measure: Measure, curve: Sequence[Point], target_cost: float)
     return points[shift]
 
 
-def readable(curve: Sequence[Point], found: Point) -> str:
-    """The curve as a table, from expensive to cheap, with an arrow at the point that was found."""
-    points = sorted({*curve, found}, key=lambda point: -point.macs_share)
-    lines = [
-        f'{"-> " if point == found else "   "}{point.threshold:9.6f}  {point.macs_share:7.2%}  '
-        f'{point.mean_path_length:5.2f}  {point.top1:7.2%}'
-        for point in points
+def readable(curve: Sequence[Point], found: Sequence[Point] = ()) -> str:
+    """The curve as a table, from expensive to cheap, with an arrow at every point that was found.
+
+    Points of top-1 are gained or lost against every block run and against threshold 0.5, where those are on the curve.
+    """
+    points = sorted({*curve, *found}, key=lambda point: (-point.macs_share, point.threshold))
+    by_threshold = {point.threshold: point for point in points}
+    lines = ['      cost    top-1  to all  to 0.5      K  threshold']
+    for point in points:
+        against = [_difference(point, by_threshold.get(threshold)) for threshold in (RUN_ALL, 0.5)]
+        lines.append(
+            f'{"-> " if point in found else "   "}{point.macs_share:7.2%}  {point.top1:7.2%}  {against[0]:>6}  '
+            f'{against[1]:>6}  {point.mean_path_length:5.2f}  {point.threshold:9.6f}'
+        )
+    return '\n'.join(lines)
+
+
+def warning(curve: Sequence[Point], found: Mapping[str, Point]) -> str | None:
+    """A sentence on points that lie behind the cliff of accuracy, if some of those found do: they lose more than
+    `CLIFF` against the best point, and the sentence says down to which cost less is lost."""
+    points = {*curve, *found.values()}
+    best = max(points, key=lambda point: (point.top1, -point.macs_share))
+    edge = min((point for point in points if best.top1 - point.top1 <= CLIFF), key=lambda point: point.macs_share)
+    fallen = [
+        f'{name} loses {100 * (best.top1 - point.top1):.1f}'
+        for name, point in found.items()
+        if best.top1 - point.top1 > CLIFF
     ]
-    return '\n'.join(['   threshold     cost      K    top-1', *lines])
+    if not fallen:
+        return None
+    return (
+        f'Accuracy falls off a cliff: operating point {", ".join(fallen)} points of top-1 against the best, '
+        f'{best.top1:.2%} at a cost of {best.macs_share:.3f}, while {edge.macs_share:.3f} loses '
+        f'{100 * (best.top1 - edge.top1):.1f}; ask for a --target_cost near that, or train for less.'
+    )
+
+
+def _difference(point: Point, other: Point | None) -> str:
+    return '' if other is None else f'{100 * (point.top1 - other.top1):+.2f}'
+
+
+def _gap(left: Point, right: Point) -> float:
+    if shift_of(left.threshold) - shift_of(right.threshold) < NARROWEST:
+        return 0.0
+    return abs(left.macs_share - right.macs_share)
 
 
 def _between(low: float, high: float) -> float:
     """Halfway in the router's logits, for v crowds at 0 and 1."""
-    return _threshold((_shift(low) + _shift(high)) / 2)
-
-
-def _shift(threshold: float) -> float:
-    """What all logit margins would have to rise by to decide at 0.5 as they do at a threshold."""
-    v = min(max(threshold, 1e-12), 1 - 1e-7)
-    return math.log((1 - v) / v)
-
-
-def _threshold(shift: float) -> float:
-    return 1 / (1 + math.exp(shift))
+    return threshold_of((shift_of(low) + shift_of(high)) / 2)

@@ -2,7 +2,7 @@
 
 program.bin     the serialised program of `jax.export`: symbolic batch; for cpu, cuda and tpu
 weights.npz     its first argument, by parameter path
-manifest.json   what the network is and takes, versions, and the SHA-256 of all three
+manifest.json   what the network is and takes, what calibration found of it, versions, and the SHA-256 of all three
 
 Nothing is pickled: what was altered on the way is refused, and what was not can do no more than compute.
 """
@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax import export
 
+from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.inference.predictor import NetworkSpec, Predictor
 from codinet_jax.runtime import files, sharding
 from codinet_jax.runtime.errors import InputError
@@ -38,6 +39,7 @@ def write(
     threshold: float,
     preprocessing: Mapping[str, Any],
     network: Mapping[str, Any],
+    operating_points: OperatingPoints | None = None,
 ) -> None:
     """Exports a program with its weights.
 
@@ -49,6 +51,7 @@ def write(
       threshold: where the gates run a block unless the caller says otherwise.
       preprocessing: what the program does to pixels first, for the reader.
       network: its settings, for the reader.
+      operating_points: what calibration found of it.
 
     Raises:
       InputError: the directory holds something, or cannot be written.
@@ -75,6 +78,7 @@ def write(
         'calling_convention': exported.calling_convention_version,
         'versions': {package: importlib.metadata.version(package) for package in ('jax', 'jaxlib', 'flax')},
         'network': dict(network),
+        'operating_points': (operating_points or OperatingPoints()).as_record(),  # older versions neither know nor mind
     }
     staging = directory.with_name(f'.{directory.name}.{os.getpid()}')
     try:
@@ -121,8 +125,10 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
     }
     forward = sharding.on_devices(exported.call, exported.call, weights)
     try:
-        return Predictor(NetworkSpec(**spec), forward, float(manifest['threshold']))
-    except (TypeError, ValueError) as error:
+        known = manifest.get('operating_points', {'points': {}, 'curve': []})
+        operating_points = OperatingPoints.of_record(known['points'], known['curve'], str(directory))
+        return Predictor(NetworkSpec(**spec), forward, float(manifest['threshold']), operating_points=operating_points)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f'{directory / MANIFEST} cannot be read ({error}): copy or export it again.') from error
 
 

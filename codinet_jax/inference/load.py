@@ -11,8 +11,10 @@ from codinet_jax.config import setup
 from codinet_jax.data.datasets import DataSpec
 from codinet_jax.inference import exported, program
 from codinet_jax.inference.folding import cast, fold
+from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.inference.predictor import Predictor
 from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 
@@ -24,6 +26,7 @@ def from_network(
     threshold: float = 0.5,
     strategy: str | None = None,
     about: Mapping[str, Any] | None = None,
+    operating_points: OperatingPoints | None = None,
 ) -> Predictor:
     """A network, batch norm folded, on all devices; it can be exported.
 
@@ -36,10 +39,12 @@ def from_network(
         it computes on a CUDA device; else 'conditional' for one image and 'compacted' for more. What is exported is
         always 'compacted'.
       about: the network's settings, for the reader of what is exported.
+      operating_points: what calibration found of it.
 
     Raises:
       InputError: there is no such strategy, or not for this network.
     """
+    known = operating_points or OperatingPoints()
     spec = program.network_spec(model, data_spec)
     if about is None:
         about = {'name': model.architecture.name, 'router': model.router, 'dtype': jnp.dtype(model.dtype).name}
@@ -57,31 +62,55 @@ def from_network(
             threshold,
             preprocessing={'normalisation': '(pixels / 255 - mean) / std', 'mean': mean, 'std': std},
             network=about,
+            operating_points=known,
         )
 
-    return Predictor(spec, program.on_devices(model, data_spec, variables, strategy), float(threshold), write)
+    forward = program.on_devices(model, data_spec, variables, strategy)
+    return Predictor(spec, forward, float(threshold), write, known)
 
 
 def from_workdir(
-    path: str | os.PathLike[str], *, operating_point: str | None = None, strategy: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    operating_point: str | None = None,
+    cost: float | None = None,
+    strategy: str | None = None,
 ) -> Predictor:
     """The network of a finished run, as `from_network` has it.
 
     Args:
       path: a workdir of `codinet_jax.main`.
-      operating_point: a name that `codinet_jax.calibrate` gave to a threshold; 0.5 if not given.
+      operating_point: a name that `codinet_jax.calibrate` gave to a threshold; without it and a cost, 0.5.
+      cost: what the mean image may cost instead, as a share of the static network's MACs.
       strategy: see `from_network`.
 
     Raises:
-      InputError: there is no finished run, or no such operating point or strategy.
+      InputError: there is no finished run, no such operating point or strategy, or the cost cannot be had.
     """
     workdir = Workdir(path)
-    found = setup.read(workdir.read_config())
+    found, known = setup.read(workdir.read_config()), operating_points(workdir)
     return from_network(
         found.model,
         found.data.spec,
         workdir.read_weights(),
-        threshold=workdir.read_threshold(operating_point),
+        threshold=known.threshold(operating_point, cost),
         strategy=strategy,
         about={'dataset': found.record['dataset'], **found.record['model']},
+        operating_points=known,
     )
+
+
+def operating_points(workdir: Workdir) -> OperatingPoints:
+    """What `codinet_jax.calibrate` found of a run.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        points, curve = workdir.read_operating_points(), workdir.read_cost_curve()
+        return OperatingPoints.of_record(points, curve, str(workdir))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f'The operating points of {workdir} cannot be read ({error!r}): move operating_points.json and '
+            'cost_curve.json away, and run codinet_jax.calibrate again.'
+        ) from error

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.runtime.errors import InputError
 
 Forward = Callable[[np.ndarray, float], tuple[Any, Any]]
@@ -40,11 +41,11 @@ class NetworkSpec:
     def image_shape(self) -> tuple[int, int, int]:
         return (self.image_size, self.image_size, self.num_channels)
 
-    def draw(self, decisions_n: Sequence[int]) -> str:
-        """A route as a row of blocks, full where they run, stages set apart."""
+    def draw(self, decisions_n: Sequence[int] | np.ndarray, marks: str = '·█') -> str:
+        """A route as a row of blocks, stages set apart; `marks` are what stands for one skipped and one run."""
         blocks = iter(decisions_n)
         return ' '.join(
-            ''.join('█' if run else '·' for run in itertools.islice(blocks, size)) for size in self.blocks_per_stage
+            ''.join(marks[bool(run)] for run in itertools.islice(blocks, size)) for size in self.blocks_per_stage
         )
 
 
@@ -61,20 +62,40 @@ class Prediction(NamedTuple):
 class Predictor:
     """Answers batches of images, running only the blocks that each image's routers want."""
 
-    def __init__(self, spec: NetworkSpec, forward: Forward, threshold: float = 0.5, write: Write | None = None):
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        forward: Forward,
+        threshold: float = 0.5,
+        write: Write | None = None,
+        operating_points: OperatingPoints | None = None,
+    ):
         self.spec, self.forward, self.threshold, self._write = spec, forward, threshold, write
+        self.operating_points = operating_points or OperatingPoints()
 
-    def __call__(self, images_BxHxWxC: np.ndarray, threshold: float | None = None) -> Prediction:
-        """Answers one batch; every new batch size compiles once.
+    def __call__(
+        self,
+        images_BxHxWxC: np.ndarray,
+        threshold: float | None = None,
+        *,
+        cost: float | None = None,
+        operating_point: str | None = None,
+    ) -> Prediction:
+        """Answers one batch; every new batch size compiles once, and no threshold does.
+
+        At most one of the last three may be given; without any, the predictor's own threshold stands.
 
         Args:
           images_BxHxWxC: uint8, or floats in [0, 1], of the spec's image shape.
-          threshold: a block runs where v reaches it; the predictor's own if not given.
+          threshold: a block runs where v reaches it.
+          cost: what the mean image may cost, as a share of the static network's MACs: the threshold is read off the
+            curve that `codinet_jax.calibrate` measured.
+          operating_point: a name that `codinet_jax.calibrate` gave to a threshold.
 
         Raises:
-          InputError: there is no image, or they are not such images.
+          InputError: there is no image, or they are not such images; or no such operating point or cost.
         """
-        spec, threshold = self.spec, self.threshold if threshold is None else threshold
+        spec, threshold = self.spec, self._held_to(threshold, cost, operating_point)
         logits_BxY, v_Bxn = self.forward(pixels(images_BxHxWxC, spec.image_shape), threshold)
         logits_BxY, v_Bxn = np.asarray(logits_BxY, np.float64), np.asarray(v_Bxn)
         exp_BxY = np.exp(logits_BxY - logits_BxY.max(axis=1, keepdims=True))
@@ -88,9 +109,16 @@ class Predictor:
         )
 
     def in_batches(
-        self, images: Sequence[np.ndarray] | np.ndarray, batch_size: int, threshold: float | None = None
+        self,
+        images: Sequence[np.ndarray] | np.ndarray,
+        batch_size: int,
+        threshold: float | None = None,
+        *,
+        cost: float | None = None,
+        operating_point: str | None = None,
     ) -> Prediction:
         """Answers any number of images in batches of one size, the last filled up with copies that are not counted."""
+        threshold = self._held_to(threshold, cost, operating_point)
         images_NxHxWxC = pixels(images, self.spec.image_shape)
         num_images = len(images_NxHxWxC)
         parts = [
@@ -98,6 +126,13 @@ class Predictor:
             for start in range(0, num_images, batch_size)
         ]
         return Prediction(*(np.concatenate(arrays)[:num_images] for arrays in zip(*parts, strict=True)))
+
+    def _held_to(self, threshold: float | None, cost: float | None, operating_point: str | None) -> float:
+        if threshold is None:
+            return self.operating_points.threshold(operating_point, cost, otherwise=self.threshold)
+        if cost is not None or operating_point is not None:
+            raise InputError('A threshold leaves no choice to a cost or an operating point: give one of the three.')
+        return threshold
 
     def export(self, directory: str | os.PathLike[str]) -> None:
         """Writes it, at its threshold, as files that run without the code of the model; see `inference.exported`.

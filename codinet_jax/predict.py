@@ -1,17 +1,20 @@
 """Classifies image files, or a split of the run's data set, with a finished run:
 
-    python -m codinet_jax.predict --workdir=runs/cifar10_r110 cat.jpg dog.png
-    python -m codinet_jax.predict --workdir=runs/digits_r14 --split=test --json
+    python -m codinet_jax.predict --workdir=runs/cifar10_r110 cat.jpg photos/ 'more/**/*.png' --top=5 --csv=answers.csv
+    python -m codinet_jax.predict --workdir=runs/digits_r14 --split=test
 
-Of each image: the class and its probability, the route as a row of blocks (full ones run, dots are skipped; stages are
-set apart), and the MACs spent against the static network's. An image that cannot be read is reported on its own line,
-the others are answered, and the exit status is 1.
+A directory stands for all image files in it and below; a glob in quotes may be longer than a command line. Of each
+image: its class and the probability of it, the route as a row of blocks (stages are set apart), and the MACs spent
+against the static network's; of a split the accuracy, and each image with --each. An image that cannot be read is
+reported on its own line, the others are answered, and the exit status is 1.
 """
 
 import json
+import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -21,24 +24,26 @@ from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from codinet_jax.inference.predictor import NetworkSpec, Predictor
+    from codinet_jax.inference.answers import Answer, Form, Refusal, Tally
+    from codinet_jax.inference.inputs import Item
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], "A split of the run's data set, for files.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
-OPERATING_POINT = flags.DEFINE_string(
-    'operating_point', None, 'A threshold that codinet_jax.calibrate found, by its name.'
-)
-flags.DEFINE_alias('budget', 'operating_point')  # its name in older versions
+OPERATING_POINT, COST = config_flag.define_operating_point()
 STRATEGY = flags.DEFINE_string('strategy', None, 'masked, conditional, compacted or fused; the best here if not given.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images at a time, at most.', lower_bound=1)
-JSON = flags.DEFINE_bool('json', False, 'One JSON object a line: file, label, probability, route, macs, static_macs.')
+TOP = flags.DEFINE_integer(
+    'top', 0, 'So many of the likeliest classes of each image, with probabilities.', lower_bound=0
+)
+JSON = flags.DEFINE_bool(
+    'json', False, 'One JSON object a line: file, label, class, probability, route, macs and more.'
+)
+CSV = flags.DEFINE_string('csv', None, 'A new file for a table of all answers; they are then not printed as well.')
+EACH = flags.DEFINE_bool('each', False, 'Print a line for each image of a split too, or beside --csv.')
 
-Item = tuple[str, 'np.ndarray | InputError']
-Answer = dict[str, Any] | InputError
+SECONDS_TO_PROGRESS = {True: 5.0, False: 60.0}  # by whether it goes to a terminal
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,87 +51,75 @@ def main(argv: Sequence[str]) -> int:
     workdir = Workdir.named(WORKDIR.value)
     if bool(files) == bool(SPLIT.value):
         raise InputError('Say what to classify, image files or a split: IMAGE... or --split=test.')
+    csv_file = _new_file()
     command.start_devices()
 
-    from codinet_jax.inference import load
+    from codinet_jax.inference import answers, inputs, load
 
-    predictor = load.from_workdir(workdir.path, operating_point=OPERATING_POINT.value, strategy=STRATEGY.value)
-    items, num_items = (
-        _of_split(workdir, SPLIT.value) if SPLIT.value else (_of_files(files, predictor.spec), len(files))
+    predictor = load.from_workdir(
+        workdir.path, operating_point=OPERATING_POINT.value, cost=COST.value, strategy=STRATEGY.value
     )
-    is_whole = True
-    for name, answer in _answered(predictor, items, min(BATCH_SIZE.value, num_items)):
-        is_whole &= not isinstance(answer, InputError)
-        _report(name, answer, predictor.spec)
-    return 0 if is_whole else 1
+    form = answers.Form(predictor.spec, TOP.value, answers.marks_for(sys.stdout.encoding))
+    if SPLIT.value:
+        items, num_items = _of_split(workdir, SPLIT.value)
+    else:
+        found = inputs.find(files)
+        items, num_items = inputs.read(found, predictor.spec, 2 * BATCH_SIZE.value), len(found)
+    tally = answers.Tally(num_items)
+    is_each = JSON.value or EACH.value or not (SPLIT.value or csv_file)
+    if is_each and not JSON.value:
+        print(form.legend, file=sys.stderr, flush=True)
+    with answers.table(csv_file, form) as write:
+        for answer in _watched(answers.answered(predictor, items, min(BATCH_SIZE.value, num_items)), tally, is_each):
+            write(answer)
+            _report(answer, form, is_each)
+    # Where every image has its line, what is said of them all keeps out of the way.
+    for line in ([tally.accuracy(SPLIT.value)] if SPLIT.value else []) + [tally.closing(predictor.spec)]:
+        print(line, file=sys.stderr if is_each else sys.stdout, flush=True)
+    return 1 if tally.num_failed else 0
 
 
-def _of_files(files: Sequence[str], spec: 'NetworkSpec') -> Iterator[Item]:
-    from codinet_jax.data.image_files import read_image
-
-    for file in files:
-        try:
-            yield file, read_image(file, spec.image_size, spec.num_channels, spec.center_crop)
-        except InputError as error:
-            yield file, error
+def _new_file() -> pathlib.Path | None:
+    path = command.output_file(CSV)
+    if path is not None and path.exists():
+        raise InputError(f'{path} is there already: give --csv a new file.')
+    return path
 
 
-def _of_split(workdir: Workdir, split: str) -> tuple[Iterator[Item], int]:
+def _of_split(workdir: Workdir, split: str) -> tuple[Iterator['Item'], int]:
     from codinet_jax.config import setup
+    from codinet_jax.inference.inputs import Item
     from codinet_jax.runtime.hosts import Host
 
     config = workdir.read_config()
     config.data_dir = DATA_DIR.value or config.data_dir
     images = setup.read(config).data.open(split)
     batches = images.evaluation_batches(BATCH_SIZE.value, Host())
-    rows = (row for batch, _, positions in batches for row in zip(batch, positions, strict=True))
-    return ((f'{split}[{i}]', image) for image, i in rows if i >= 0), images.num_images
+    rows = (row for batch in batches for row in zip(*batch, strict=True))
+    return (Item(f'{split}[{i}]', image, int(label)) for image, label, i in rows if i >= 0), images.num_images
 
 
-def _answered(predictor: 'Predictor', items: Iterable[Item], batch_size: int) -> Iterator[tuple[str, Answer]]:
-    """Every item's answer, in order; images are answered in batches of one size, for each size is compiled once."""
-    waiting: list[Item] = []
-    for item in items:
-        waiting.append(item)
-        if sum(not isinstance(image, InputError) for _, image in waiting) == batch_size:
-            yield from _answer(predictor, waiting, batch_size)
-            waiting = []
-    yield from _answer(predictor, waiting, batch_size)
+def _watched(answered: Iterator['Answer | Refusal'], tally: 'Tally', is_each: bool) -> Iterator['Answer | Refusal']:
+    """The answers, counted; how it goes is told from time to time, unless lines on the same terminal show it."""
+    is_shown = is_each and sys.stdout.isatty()
+    last, interval = time.monotonic(), SECONDS_TO_PROGRESS[sys.stderr.isatty()]
+    for answer in answered:
+        tally.add(answer)
+        yield answer
+        if not is_shown and time.monotonic() - last > interval:
+            print(tally.progress(), file=sys.stderr, flush=True)
+            last = time.monotonic()
 
 
-def _answer(predictor: 'Predictor', items: Sequence[Item], batch_size: int) -> Iterator[tuple[str, Answer]]:
-    images = [image for _, image in items if not isinstance(image, InputError)]
-    rows = zip(*predictor.in_batches(images, batch_size), strict=True) if images else iter(())
-    for name, image in items:
-        if isinstance(image, InputError):
-            yield name, image
-            continue
-        label, probabilities_Y, _, decisions_n, macs = next(rows)
-        yield (
-            name,
-            {
-                'label': int(label),
-                'probability': float(probabilities_Y[label]),
-                'route': decisions_n.astype(int).tolist(),
-                'macs': int(macs),
-                'static_macs': predictor.spec.static_macs,
-            },
-        )
+def _report(answer: 'Answer | Refusal', form: 'Form', is_each: bool) -> None:
+    from codinet_jax.inference.answers import Refusal
 
-
-def _report(name: str, answer: Answer, spec: 'NetworkSpec') -> None:
     if JSON.value:
-        found = {'error': str(answer)} if isinstance(answer, InputError) else answer
-        print(json.dumps({'file': name} | found), flush=True)
-    elif isinstance(answer, InputError):
-        print(f'error: {answer}', file=sys.stderr, flush=True)
-    else:
-        label, probability, route, macs, static_macs = answer.values()
-        print(
-            f'{name}  {spec.classes[label]}  {probability:.1%}  {spec.draw(route)}  '
-            f'{macs / 1e6:.2f} of {static_macs / 1e6:.2f} MMACs, {macs / static_macs:.0%}',
-            flush=True,
-        )
+        print(json.dumps(form.as_json(answer)), flush=True)
+    elif isinstance(answer, Refusal):
+        print(f'error: {answer.error}', file=sys.stderr, flush=True)
+    elif is_each:
+        print(form.line(answer), flush=True)
 
 
 if __name__ == '__main__':

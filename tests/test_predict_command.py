@@ -1,6 +1,7 @@
 """`python -m codinet_jax.predict` answers every file it can read, in order, as the predictor does in process."""
 
 import concurrent.futures
+import csv
 import functools
 import json
 import re
@@ -31,6 +32,9 @@ ANSWERED: dict[str, list[str]] = {
     'text': ['--workdir={run}', '--batch_size=2', *MIXED[:-1]],
     'json': ['--workdir={run}', '--batch_size=2', '--json', *MIXED],
     'good': ['--workdir={run}', '--json', '--strategy=masked', *GOOD[::-1]],
+    'searched': ['--workdir={run}', '--csv={files}/../answers.csv', '--top=2', '{files}', '{files}/g*[13].png'],
+    'ascii': ['--workdir={run}', GOOD[0]],
+    'summed': ['--workdir={run}', '--split=test'],
     'one': ['--workdir={run}', GOOD[0], f'--budget={POINT}'],  # as it was called before
     'none': ['--workdir={run}', 'missing.png', 'empty.png'],
     'split': ['--workdir={run}', '--split=test', '--json', f'--operating_point={POINT}', '--batch_size=100'],
@@ -47,9 +51,18 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ['--workdir={run}', '--operating_point=cheap', *GOOD],
         ["'cheap'", POINT, 'codinet_jax.calibrate'],
     ),
+    'table is there': (['--workdir={run}', '--csv={files}/notes.png', *GOOD], ['notes.png is there already', '--csv']),
+    'table nowhere': (['--workdir={run}', '--csv={files}/none/a.csv', *GOOD], ['none/a.csv', '--csv']),
+    'no curve': (
+        ['--workdir={run}', '--cost=0.5', *GOOD],
+        ['{run} has no accuracy-cost curve', 'codinet_jax.calibrate'],
+    ),
     'unknown strategy': (['--workdir={run}', '--strategy=fast', *GOOD], ["'fast'", 'masked, conditional, compacted']),
     'nothing held out': (['--workdir={run}', '--split=validation'], ["'validation'", 'val_split']),
 }
+ENVIRONMENTS = {'ascii': {'PYTHONIOENCODING': 'cp1252'}}  # which has the one mark and not the other
+CLOSING = re.compile(r'(\d+) images, (\d+) failed, (mean cost (\S+)% of static, )?\d+\.\d s, [\d,]+\.\d images/s')
+LEGEND = '█ is a block that runs, · one that is skipped; stages are set apart'
 
 
 class Commands:
@@ -72,15 +85,27 @@ class Commands:
         one = functools.partial(helpers.run_command, 'predict', TFDS_DATA_DIR=str(self.data_dir))
         commands = ANSWERED | {name: flags for name, (flags, _) in REFUSED.items()}
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            said = pool.map(lambda flags: one(*map(self._filled, flags)), commands.values())
+            said = pool.map(
+                lambda name: one(*map(self._filled, commands[name]), **ENVIRONMENTS.get(name, {})), commands
+            )
             self.said = dict(zip(commands, said, strict=True))
         self.after = {name: helpers.all_bytes(tmp / name) for name in self.paths}
 
     def _filled(self, flag: str) -> str:
-        return self.path(flag) if flag.endswith('.png') else flag.format(**self.paths)
+        return self.path(flag) if flag in (*GOOD, *BAD) else flag.format(**self.paths)
 
     def path(self, name: str) -> str:
         return str(self.files / name)
+
+    def closed(self, name: str) -> list[str]:
+        """Lines on stderr before the closing one, which counts as many images as were asked for."""
+        *lines, closing = self.said[name].stderr.splitlines()
+        match = CLOSING.fullmatch(closing)
+        assert match, closing
+        num_images = NUM_TEST if name == 'split' else sum(flag.endswith('.png') for flag in ANSWERED[name])
+        num_failed = sum(flag in BAD for flag in ANSWERED[name])
+        assert (int(match[1]), int(match[2])) == (num_images, num_failed)
+        return lines
 
     def objects(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.said[name].stdout.splitlines()]
@@ -102,16 +127,18 @@ def assert_objects(objects: Sequence[dict[str, Any]], answers: Prediction, comma
     for found, label, probabilities_Y, route, macs in zip(
         objects, answers.labels_B, answers.probabilities_BxY, answers.decisions_Bxn, answers.macs_B, strict=True
     ):
-        assert list(found) == ['file', 'label', 'probability', 'route', 'macs', 'static_macs']
         types = {key: type(value) for key, value in found.items()}
         assert types == {
             'file': str,
             'label': int,
+            'class': str,
             'probability': float,
             'route': list,
             'macs': int,
             'static_macs': int,
+            'macs_share': float,
         }
+        assert found['class'] == spec.classes[label] and found['macs_share'] == macs / spec.static_macs
         assert found['label'] == label
         assert found['probability'] == pytest.approx(probabilities_Y[label], rel=1e-4)
         assert found['probability'] == pytest.approx(max(probabilities_Y), rel=1e-4)
@@ -131,7 +158,7 @@ def test_the_images_part_ways(commands: Commands) -> None:
 
 def test_files_are_answered_as_json_in_their_order_around_those_that_cannot_be_read(commands: Commands) -> None:
     said, objects = commands.said['json'], commands.objects('json')
-    assert (said.returncode, said.stderr) == (1, '')
+    assert (said.returncode, commands.closed('json')) == (1, [])
     assert [found['file'] for found in objects] == list(map(commands.path, MIXED))
     assert_objects([found for found in objects if 'error' not in found], commands.predictor(IMAGES), commands)
     for name, found in zip(MIXED, objects, strict=True):
@@ -155,20 +182,22 @@ def test_files_are_answered_as_text_and_errors_go_to_stderr(commands: Commands) 
         assert static_macs == pytest.approx(spec.static_macs / 1e6, abs=0.0051)
         assert share == pytest.approx(100 * answers.macs_B[i] / spec.static_macs, abs=0.51)
     wrong = [name for name in MIXED[:-1] if name in BAD]
-    for name, line in zip(wrong, said.stderr.splitlines(), strict=True):
+    legend, *errors = commands.closed('text')
+    assert legend == LEGEND
+    for name, line in zip(wrong, errors, strict=True):
         assert line.startswith(f'error: {commands.path(name)} ') and BAD[name] in line
 
 
 def test_files_that_can_all_be_read_are_a_success_whatever_executes_them(commands: Commands) -> None:
     said, objects = commands.said['good'], commands.objects('good')
-    assert (said.returncode, said.stderr) == (0, '')
+    assert (said.returncode, commands.closed('good')) == (0, [])
     assert [found['file'] for found in objects] == list(map(commands.path, GOOD[::-1]))
     assert_objects(objects, commands.predictor(IMAGES[::-1]), commands)
 
 
 def test_one_file_is_answered_at_an_operating_point(commands: Commands) -> None:
     said = commands.said['one']
-    assert (said.returncode, said.stderr) == (0, '')
+    assert (said.returncode, commands.closed('one')) == (0, [LEGEND])
     answers = commands.predictor(IMAGES[:1], THRESHOLD)
     assert not np.array_equal(answers.decisions_Bxn, commands.predictor(IMAGES[:1]).decisions_Bxn)
     file, label, _, route, _ = said.stdout.removesuffix('\n').split('  ')
@@ -179,7 +208,7 @@ def test_one_file_is_answered_at_an_operating_point(commands: Commands) -> None:
 def test_where_no_file_can_be_read_every_one_is_told_of(commands: Commands) -> None:
     said = commands.said['none']
     assert (said.returncode, said.stdout) == (1, '')
-    assert [line.split()[1] for line in said.stderr.splitlines()] == [
+    assert [line.split()[1] for line in commands.closed('none')[1:]] == [
         commands.path('missing.png'),
         commands.path('empty.png'),
     ]
@@ -187,11 +216,60 @@ def test_where_no_file_can_be_read_every_one_is_told_of(commands: Commands) -> N
 
 def test_a_split_is_answered_whole_at_an_operating_point(commands: Commands) -> None:
     said, objects = commands.said['split'], commands.objects('split')
-    assert (said.returncode, said.stderr) == (0, '')
+    assert said.returncode == 0
+    (accuracy,) = commands.closed('split')
     assert [found['file'] for found in objects] == [f'test[{i}]' for i in range(NUM_TEST)]
-    images = datasets.source('digits', commands.data_dir).open('test').images_NxHxWxC
+    images, labels_N = datasets.source('digits', commands.data_dir).open('test')
     assert_objects(objects, commands.predictor(images, THRESHOLD), commands)
+    right = sum(found['label'] == label for found, label in zip(objects, labels_N, strict=True))
+    assert accuracy == f'test: top-1 {right / NUM_TEST:.2%}'
     assert len({tuple(found['route']) for found in objects}) > 2
+
+
+def test_a_split_is_summed_up_unless_each_is_asked_for(commands: Commands) -> None:
+    said = commands.said['summed']
+    assert (said.returncode, said.stderr) == (0, '')
+    accuracy, closing = said.stdout.splitlines()
+    images, labels_N = datasets.source('digits', commands.data_dir).open('test')
+    answers = commands.predictor(images)
+    assert accuracy == f'test: top-1 {np.mean(answers.labels_B == labels_N):.2%}'
+    match = CLOSING.fullmatch(closing)
+    assert match and match.group(1, 2) == (f'{NUM_TEST}', '0')
+    assert float(match[4]) == pytest.approx(100 * answers.macs_B.mean() / commands.predictor.spec.static_macs, abs=0.01)
+
+
+def test_a_directory_and_a_glob_are_answered_in_a_table(commands: Commands) -> None:
+    said = commands.said['searched']
+    assert said.returncode == 1 and said.stderr.count('\n') == 2, 'two files there are no images'
+    match = CLOSING.fullmatch(said.stdout.removesuffix('\n'))
+    assert match and match.group(1, 2) == ('9', '2')
+    with open(commands.files.parent / 'answers.csv', encoding='utf-8', newline='') as file:
+        header, *rows = csv.reader(file)
+    top = [f'top{i}_{field}' for i in (1, 2) for field in ('label', 'class', 'probability')]
+    assert header == ['file', 'label', 'class', 'probability', *top, 'macs_share', 'macs', 'route', 'error']
+    files = sorted([*GOOD, 'empty.png', 'notes.png']) + ['good1.png', 'good3.png']
+    answers, spec = commands.predictor(IMAGES), commands.predictor.spec
+    assert [row[0] for row in rows] == list(map(commands.path, files))
+    for name, row in zip(files, rows, strict=True):
+        if name in BAD:
+            assert row[1:-1] == [''] * 11 and BAD[name] in row[-1]
+            continue
+        i = GOOD.index(name)
+        likeliest = sorted(range(10), key=lambda label, i=i: -answers.probabilities_BxY[i, label])[:2]
+        label, class_name, _, first, first_class, _, second, _, probability, share, macs, route, error = row[1:]
+        assert [int(first), int(second)] == likeliest and int(label) == likeliest[0] and error == ''
+        assert class_name == first_class == spec.classes[likeliest[0]]
+        assert float(probability) == pytest.approx(answers.probabilities_BxY[i, likeliest[1]], rel=1e-3)
+        assert int(macs) == answers.macs_B[i] and float(share) == answers.macs_B[i] / spec.static_macs
+        assert route == ' '.join('1' if run else '0' for run in answers.decisions_Bxn[i])
+    assert [path.name for path in commands.files.parent.iterdir() if path.name.startswith('.')] == []
+
+
+def test_marks_are_of_what_the_terminal_can_show(commands: Commands) -> None:
+    said = commands.said['ascii']
+    assert said.returncode == 0 and said.stderr.startswith('# is a block that runs, . one that is skipped')
+    route = said.stdout.split('  ')[3]
+    assert route == ' '.join('#' if run else '.' for run in commands.predictor(IMAGES[:1]).decisions_Bxn[0])
 
 
 @pytest.mark.parametrize('case', REFUSED)

@@ -1,0 +1,103 @@
+"""What `codinet_jax.predict` is asked about: image files, directories of them and globs, read ahead of the network."""
+
+import functools
+import glob
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from codinet_jax.data import image_files
+from codinet_jax.data.prefetch import prefetch
+from codinet_jax.inference.predictor import NetworkSpec
+from codinet_jax.runtime.errors import InputError
+
+
+class Item(NamedTuple):
+    """An image, or why it cannot be read, under the name that its answer bears; and its class where that is known."""
+
+    name: str
+    image_HxWxC: np.ndarray | InputError
+    true_label: int | None = None
+
+
+Found = tuple[str, InputError | None]  # a path, and why nothing can be read there if that is known already
+
+
+def find(arguments: Sequence[str]) -> list[Found]:
+    """The files that arguments name, in their order.
+
+    A directory stands for all image files in it and below, sorted; a glob, ** included, for those that it matches, and
+    for what is in the directories that it matches. Image files are known there by their extensions, and hidden ones are
+    left out. What is there under its very name is no glob.
+    """
+    return [found for argument in arguments for found in _named_by(argument)]
+
+
+def read(found: Iterable[Found], spec: NetworkSpec, count: int) -> Generator[Item, None, None]:
+    """The images, as the network takes them, each read by a thread of its own up to `count` before it is asked for."""
+    return prefetch((_read(path, error, spec) for path, error in found), count)
+
+
+def _read(path: str, error: InputError | None, spec: NetworkSpec) -> Item:
+    try:
+        if error is not None:
+            raise error
+        return Item(path, image_files.read_image(path, spec.image_size, spec.num_channels, spec.center_crop))
+    except InputError as refusal:
+        return Item(path, refusal)
+
+
+def _named_by(argument: str) -> Iterator[Found]:
+    if os.path.isdir(argument):
+        yield from _below(argument) or [(argument, InputError(f'{argument} holds no image file: name another.'))]
+    elif os.path.lexists(argument) or glob.escape(argument) == argument:
+        yield argument, None
+    else:
+        yield from _matches(argument) or [(argument, InputError(f'{argument} matches no image file: name another.'))]
+
+
+def _below(directory: str) -> list[Found]:
+    errors: list[OSError] = []
+    files = [
+        os.path.join(parent, name)
+        for parent, inner, names in os.walk(directory, onerror=errors.append)
+        for name in _shown(names, inner)
+        if _is_image(name)
+    ]
+    unread = [
+        (str(error.filename), InputError(f'{error.filename} cannot be searched ({error.strerror}): make it readable.'))
+        for error in errors
+    ]
+    return [*((file, None) for file in sorted(files)), *unread]
+
+
+def _shown(names: list[str], inner: list[str]) -> list[str]:
+    """Names that are not hidden; os.walk goes into what is left in `inner`."""
+    inner[:] = [name for name in inner if not name.startswith('.')]
+    return [name for name in names if not name.startswith('.')]
+
+
+def _matches(pattern: str) -> list[Found]:
+    found: dict[str, InputError | None] = {}
+    for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
+        if os.path.isdir(path):
+            found |= dict(_below(path.rstrip(os.sep) or os.sep))
+        elif _is_image(path):
+            found[path] = None
+    return sorted(found.items(), key=lambda each: each[0])
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _extensions()
+
+
+@functools.cache
+def _extensions() -> frozenset[str]:
+    """Those of the formats that are read."""
+    Image.init()
+    return frozenset(
+        extension for extension, name in Image.registered_extensions().items() if name in image_files.FORMATS
+    )

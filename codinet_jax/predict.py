@@ -12,7 +12,6 @@ reported on its own line, the others are answered, and the exit status is 1.
 import json
 import pathlib
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 if TYPE_CHECKING:
-    from codinet_jax.inference.answers import Answer, Form, Refusal, Tally
+    from codinet_jax.inference.answers import Answer, Form, Refusal
     from codinet_jax.inference.inputs import Item
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
@@ -63,14 +62,20 @@ def main(argv: Sequence[str]) -> int:
     if SPLIT.value:
         items, num_items = _of_split(workdir, SPLIT.value)
     else:
-        found = inputs.find(files)
-        items, num_items = inputs.read(found, predictor.spec, 2 * BATCH_SIZE.value), len(found)
+        paths = inputs.find(files)
+        items, num_items = inputs.read(paths, predictor.spec, 2 * BATCH_SIZE.value), len(paths)
     tally = answers.Tally(num_items)
     is_each = JSON.value or EACH.value or not (SPLIT.value or csv_file)
     if is_each and not JSON.value:
         print(form.legend, file=sys.stderr, flush=True)
+
+    def progress(line: str) -> None:
+        if not (is_each and sys.stdout.isatty()):  # where lines on the same terminal show it
+            print(line, file=sys.stderr, flush=True)
+
     with answers.table(csv_file, form) as write:
-        for answer in _watched(answers.answered(predictor, items, min(BATCH_SIZE.value, num_items)), tally, is_each):
+        found = answers.answered(predictor, items, min(BATCH_SIZE.value, num_items))
+        for answer in answers.counted(found, tally, SECONDS_TO_PROGRESS[sys.stderr.isatty()], progress):
             write(answer)
             _report(answer, form, is_each)
     # Where every image has its line, what is said of them all keeps out of the way.
@@ -97,18 +102,6 @@ def _of_split(workdir: Workdir, split: str) -> tuple[Iterator['Item'], int]:
     batches = images.evaluation_batches(BATCH_SIZE.value, Host())
     rows = (row for batch in batches for row in zip(*batch, strict=True))
     return (Item(f'{split}[{i}]', image, int(label)) for image, label, i in rows if i >= 0), images.num_images
-
-
-def _watched(answered: Iterator['Answer | Refusal'], tally: 'Tally', is_each: bool) -> Iterator['Answer | Refusal']:
-    """The answers, counted; how it goes is told from time to time, unless lines on the same terminal show it."""
-    is_shown = is_each and sys.stdout.isatty()
-    last, interval = time.monotonic(), SECONDS_TO_PROGRESS[sys.stderr.isatty()]
-    for answer in answered:
-        tally.add(answer)
-        yield answer
-        if not is_shown and time.monotonic() - last > interval:
-            print(tally.progress(), file=sys.stderr, flush=True)
-            last = time.monotonic()
 
 
 def _report(answer: 'Answer | Refusal', form: 'Form', is_each: bool) -> None:

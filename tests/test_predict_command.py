@@ -247,12 +247,12 @@ def test_a_directory_and_a_glob_are_answered_in_a_table(commands: Commands) -> N
         header, *rows = csv.reader(file)
     top = [f'top{i}_{field}' for i in (1, 2) for field in ('label', 'class', 'probability')]
     assert header == ['file', 'label', 'class', 'probability', *top, 'macs_share', 'macs', 'route', 'error']
-    files = sorted([*GOOD, 'empty.png', 'notes.png']) + ['good1.png', 'good3.png']
+    files = [*sorted([*GOOD, 'empty.png', 'notes.png']), 'good1.png', 'good3.png']
     answers, spec = commands.predictor(IMAGES), commands.predictor.spec
     assert [row[0] for row in rows] == list(map(commands.path, files))
     for name, row in zip(files, rows, strict=True):
         if name in BAD:
-            assert row[1:-1] == [''] * 11 and BAD[name] in row[-1]
+            assert row[1:-1] == [''] * 12 and BAD[name] in row[-1]
             continue
         i = GOOD.index(name)
         likeliest = sorted(range(10), key=lambda label, i=i: -answers.probabilities_BxY[i, label])[:2]

@@ -1,6 +1,5 @@
 """What arguments of predict stand for, and how answers are written down."""
 
-import io
 import threading
 import time
 from collections.abc import Iterator
@@ -171,19 +170,11 @@ def test_answers_come_as_soon_as_a_batch_is_full() -> None:
     assert [(each.name, each.label) for each in rest if isinstance(each, Answer)] == [('2', 2), ('3', 3), ('4', 0)]
 
 
-def test_progress_of_long_work_is_told_on_a_terminal_only_where_no_line_shows_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from codinet_jax import predict
-
-    said, printed = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(predict.sys, 'stderr', said)
-    monkeypatch.setattr(predict.sys, 'stdout', printed)
-    monkeypatch.setattr(predict, 'SECONDS_TO_PROGRESS', {True: 0.0, False: 1e9})
-    for is_terminal, is_each, lines in ((False, False, 0), (True, False, 3), (True, True, 0)):
-        said.truncate(0)
-        said.isatty = printed.isatty = lambda is_terminal=is_terminal: is_terminal  # type: ignore[method-assign]
-        tally = Tally(3)
-        assert len(list(predict._watched(iter([answer()] * 3), tally, is_each))) == 3 == tally.num_answered
-        assert said.getvalue().count(' of 3 images, ') == lines
-    assert printed.getvalue() == ''
+def test_progress_is_told_whenever_the_time_has_come() -> None:
+    tally, said = Tally(4), list[str]()
+    assert [each.name for each in answers.counted([answer()] * 4, tally, 3600, said.append)] == ['a.png'] * 4
+    assert said == []
+    long_ago = Tally(4, started=time.monotonic() - 4000)
+    assert len(list(answers.counted(iter([answer()] * 4), long_ago, 3600, said.append))) == 4
+    assert len(said) == 1 and said[0].startswith('1 of 4 images, ')
+    assert tally.num_answered == long_ago.num_answered == 4

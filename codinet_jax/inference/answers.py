@@ -177,6 +177,19 @@ class Tally:
         )
 
 
+def counted(
+    answered: Iterable[Answer | Refusal], tally: Tally, interval: float, report: Callable[[str], None]
+) -> Iterator[Answer | Refusal]:
+    """The answers, put on a tally; whenever so many seconds have passed `report` gets a line on how it goes."""
+    last = 0.0
+    for answer in answered:
+        tally.add(answer)
+        yield answer
+        if tally.seconds - last > interval:
+            report(tally.progress())
+            last = tally.seconds
+
+
 @contextlib.contextmanager
 def table(path: pathlib.Path | None, form: Form) -> Iterator[Callable[[Answer | Refusal], None]]:
     """Writes answers into a CSV file that is there, whole, when all is done, and not at all if it is not; None is none.

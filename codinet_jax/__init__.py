@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from codinet_jax.inference.load import from_network as predictor
     from codinet_jax.inference.load import from_workdir as load
     from codinet_jax.inference.predictor import Predictor
+    from codinet_jax.inference.shipped import load_pretrained
     from codinet_jax.models.architecture import cifar_resnet, imagenet_resnet
     from codinet_jax.models.network import RoutedResNet
     from codinet_jax.training.trainer import Trainer
@@ -43,6 +44,7 @@ _FACE = {
     'imagenet_resnet': 'models.architecture:imagenet_resnet',
     'load': 'inference.load:from_workdir',
     'load_exported': 'inference.exported:load',
+    'load_pretrained': 'inference.shipped:load_pretrained',
     'methods': 'methods:',
     'predictor': 'inference.load:from_network',
 }
@@ -57,6 +59,7 @@ __all__ = [
     'imagenet_resnet',
     'load',
     'load_exported',
+    'load_pretrained',
     'methods',
     'predictor',
 ]

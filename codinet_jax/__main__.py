@@ -14,6 +14,7 @@ COMMANDS = (
     'calibrate',
     'predict',
     'export',
+    'cascade',
     'benchmark',
     'analyze',
     'compare',

@@ -82,16 +82,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _targets(texts: Sequence[str], name: str | None) -> dict[str, float]:
     """The wanted costs by what their operating points are to be called."""
-    try:
-        targets = [float(text) for text in texts]
-    except ValueError as error:
-        raise InputError(
-            f'--target_cost is {",".join(texts)}: give numbers split by commas, as 0.4 or 0.4,0.6.'
-        ) from error
-    if not all(0 < target < 2 for target in targets):
-        raise InputError(
-            "Say what the mean image may cost, as a share of the static network's MACs: --target_cost=0.4."
-        )
+    targets = config_flag.shares(texts)
     if name is None:
         return {f'{target:g}': target for target in targets}
     if len(targets) != 1:

@@ -9,6 +9,7 @@ import difflib
 import pathlib
 import re
 import runpy
+from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -94,6 +95,25 @@ def define_operating_point() -> tuple[flags.FlagHolder[str | None], flags.FlagHo
     )
     flags.mark_flags_as_mutual_exclusive(['operating_point', 'cost'])
     return point, cost
+
+
+def shares(texts: Sequence[str]) -> list[float]:
+    """What a --target_cost lists.
+
+    Raises:
+      InputError: it is no list of shares of the static network's MACs.
+    """
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError as error:
+        raise InputError(
+            f'--target_cost is {",".join(texts)}: give numbers split by commas, as 0.4 or 0.4,0.6.'
+        ) from error
+    if not all(0 < number < 2 for number in numbers):
+        raise InputError(
+            "Say what the mean image may cost, as a share of the static network's MACs: --target_cost=0.4."
+        )
+    return numbers
 
 
 def read(flag: flags.FlagHolder[ConfigDict], wanted: str = 'what to train: ') -> ConfigDict:

@@ -56,9 +56,7 @@ def write(
     Raises:
       InputError: the directory holds something, or cannot be written.
     """
-    directory = files.expanded(directory).absolute()
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise InputError(f'{directory} is there already: give --output a new or an empty directory.')
+    directory = check_new(directory)
     batch = export.symbolic_shape('batch')[0]
     arguments = (
         {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in weights.items()},
@@ -92,6 +90,18 @@ def write(
         raise InputError(f'{directory} cannot be written ({error.strerror}): give another --output.') from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_new(directory: str | os.PathLike[str]) -> pathlib.Path:
+    """The directory, which may be exported into.
+
+    Raises:
+      InputError: it holds something.
+    """
+    directory = files.expanded(directory).absolute()
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise InputError(f'{directory} is there already: give --output a new or an empty directory.')
+    return directory
 
 
 def load(directory: str | os.PathLike[str]) -> Predictor:

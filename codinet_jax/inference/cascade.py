@@ -1,0 +1,200 @@
+"""Cascades: every image goes through the first of some networks, and those that it is unsure of through the next too.
+
+To whoever uses it a cascade is a routed network with a gated block for every network but the first: v is how unsure the
+networks before are, 1 less the largest probability, and the next one runs where v reaches the threshold. So it has a
+dial, is calibrated, exported, timed and served as any network is, and a batch's unsure rows alone reach the next one.
+"""
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from codinet_jax.config import setup
+from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.split import Split
+from codinet_jax.inference import exported, load
+from codinet_jax.inference.folding import cast, fold
+from codinet_jax.inference.operating_points import OperatingPoints, Point
+from codinet_jax.inference.predictor import NetworkSpec, Predictor, Program
+from codinet_jax.inference.program import STRATEGIES, program
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import sharding
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.hosts import Host
+from codinet_jax.workdir import Workdir
+
+UNSURE = 0.1  # a threshold to begin with: the next network is asked where the likeliest class has less than 90 %
+
+
+class Member(NamedTuple):
+    """A static network of a cascade: the network, the images it takes, and its variables."""
+
+    model: RoutedResNet
+    data_spec: DataSpec
+    variables: Mapping[str, Any]
+
+
+def from_networks(
+    members: Sequence[Member],
+    *,
+    threshold: float = UNSURE,
+    about: Mapping[str, Any] | None = None,
+    operating_points: OperatingPoints | None = None,
+) -> Predictor:
+    """A cascade of static networks, cheapest first, on all devices; it can be exported.
+
+    Args:
+      members: two or more, of the same images and classes.
+      threshold: how unsure of an image a network is, 1 less its largest probability, for the next one to be asked.
+      about: the networks' settings, for the reader of what is exported.
+      operating_points: what calibration found of it.
+
+    Raises:
+      InputError: they cannot be one cascade.
+    """
+    spec, known = network_spec(members), operating_points or OperatingPoints()
+    weights = tuple(cast(fold(member.variables), member.model.dtype) for member in members)
+    forward = sharding.on_devices(_forward(members, 'conditional'), _forward(members, 'compacted'), weights)
+    networks = [member.model.architecture.name for member in members]
+
+    def write(directory: str | os.PathLike[str], threshold: float) -> None:
+        compacted = _forward(members, 'compacted')
+        numbered = {str(k): fold(member.variables) for k, member in enumerate(members)}
+
+        def of_flat(flat: Mapping[str, jax.Array], *inputs: Any) -> Any:
+            tree = traverse_util.unflatten_dict(flat, sep='/')
+            return compacted(tuple(cast(tree[str(k)], member.model.dtype) for k, member in enumerate(members)), *inputs)
+
+        means, stds = zip(*(member.data_spec.normalisation for member in members), strict=True)
+        exported.write(
+            directory,
+            of_flat,
+            traverse_util.flatten_dict(numbered, sep='/'),
+            spec,
+            threshold,
+            preprocessing={'normalisation': '(pixels / 255 - mean) / std, by network', 'mean': means, 'std': stds},
+            network=about or {'name': ' > '.join(networks)},
+            operating_points=known,
+        )
+
+    return Predictor(spec, forward, float(threshold), write, known)
+
+
+def from_workdirs(paths: Sequence[str | os.PathLike[str]], **settings: Any) -> Predictor:
+    """A cascade of finished static runs, as `from_networks` has it, which `settings` go to.
+
+    Raises:
+      InputError: there is no finished run in one of them, or they cannot be one cascade.
+    """
+    return from_networks(read_members(paths), **settings)
+
+
+def read_members(paths: Sequence[str | os.PathLike[str]]) -> list[Member]:
+    """The networks of finished runs.
+
+    Raises:
+      InputError: there is no finished run in one of the workdirs.
+    """
+    members = []
+    for workdir in map(Workdir, paths):
+        found = setup.read(workdir.read_config())
+        members.append(Member(found.model, found.data.spec, workdir.read_weights()))
+    return members
+
+
+class Answers(NamedTuple):
+    """What each of K networks says of N images: its class, and how unsure it is of that; and the true classes."""
+
+    predictions_KxN: np.ndarray
+    unsure_KxN: np.ndarray
+    labels_N: np.ndarray
+
+
+def answers(members: Sequence[Member], split: Split, batch_size: int) -> Answers:
+    """Every network's answers, from which any threshold's follow."""
+    networks = [load.from_network(*member) for member in members]
+    predictions, unsure, labels = [], [], []
+    for images_BxHxWxC, labels_B, positions_B in split.evaluation_batches(batch_size, Host()):
+        is_real_B = positions_B >= 0
+        probabilities_KxBxY = np.stack([network(images_BxHxWxC).probabilities_BxY for network in networks])
+        predictions.append(probabilities_KxBxY.argmax(axis=-1)[:, is_real_B])
+        unsure.append(1 - probabilities_KxBxY.max(axis=-1)[:, is_real_B])
+        labels.append(labels_B[is_real_B])
+    return Answers(np.concatenate(predictions, axis=1), np.concatenate(unsure, axis=1), np.concatenate(labels))
+
+
+def point(found: Answers, spec: NetworkSpec, threshold: float) -> Point:
+    """What a threshold makes of the cascade; K counts the networks asked beside the first."""
+    predictions_N, unsure_N = found.predictions_KxN[0], found.unsure_KxN[0]
+    macs, num_asked = float(spec.fixed_macs), 0.0
+    for k, network_macs in enumerate(spec.blocks_macs, start=1):
+        is_asked_N = unsure_N >= threshold
+        predictions_N = np.where(is_asked_N, found.predictions_KxN[k], predictions_N)
+        unsure_N = np.where(is_asked_N, found.unsure_KxN[k], unsure_N)
+        macs += is_asked_N.mean() * network_macs
+        num_asked += is_asked_N.mean()
+    top1 = float(np.mean(predictions_N == found.labels_N))
+    return Point(threshold, macs / spec.static_macs, top1, num_asked)
+
+
+def network_spec(members: Sequence[Member]) -> NetworkSpec:
+    """What is to be known of a cascade; its cost is a share of the last network's, alone.
+
+    Raises:
+      InputError: its networks are fewer than two, routed, of other images or classes, or not from cheap to expensive.
+    """
+    if len(members) < 2:
+        raise InputError('A cascade is of two networks or more, cheapest first: name another.')
+    first, last = members[0], members[-1]
+    for member in members:
+        name, arch = member.model.architecture.name, member.model.architecture
+        if member.model.router is not None:
+            raise InputError(f'{name} is routed, and a cascade is of static networks: train it with method=static.')
+        wanted = (first.data_spec.class_names, first.model.architecture.image_size, first.data_spec.center_crop)
+        if (member.data_spec.class_names, arch.image_size, member.data_spec.center_crop) != wanted:
+            raise InputError(f'{name} is not of the images and classes of {first.model.architecture.name}.')
+    macs = [member.model.costs.static_macs for member in members]
+    for (cheap, dear), k in zip(itertools.pairwise(macs), range(1, len(macs)), strict=False):
+        if cheap >= dear:
+            raise InputError(
+                f'Network {k + 1} of the cascade costs {dear / 1e6:.2f} MMACs, and the one before it '
+                f'{cheap / 1e6:.2f}: give the cheaper ones first.'
+            )
+    arch = last.model.architecture
+    return NetworkSpec(
+        classes=first.data_spec.class_names,
+        image_size=arch.image_size,
+        num_channels=arch.image_channels,
+        center_crop=first.data_spec.center_crop,
+        blocks_per_stage=(len(members) - 1,),
+        blocks_macs=tuple(macs[1:]),
+        fixed_macs=macs[0],
+        static_macs=macs[-1],
+    )
+
+
+def _forward(members: Sequence[Member], strategy: str) -> Program:
+    """The pure function of a cascade: of each network's folded variables, uint8 images and a threshold."""
+    first, *others = (program(member.model, member.data_spec, 'masked') for member in members)
+
+    def forward(weights: Sequence[Any], images_BxHxWxC: jax.Array, threshold: jax.Array) -> tuple[jax.Array, jax.Array]:
+        execution = STRATEGIES[strategy](threshold)
+        logits_BxY, _ = first(weights[0], images_BxHxWxC, threshold)
+        unsure = []
+        for network, variables in zip(others, weights[1:], strict=True):
+            # Of an image that no network before was asked of, the answer is the same, and so is how unsure it is.
+            unsure.append(1 - jnp.max(jax.nn.softmax(logits_BxY), axis=-1))
+
+            def ask(images: jax.Array, _: jax.Array, network: Program = network, variables: Any = variables) -> Any:
+                return network(variables, images, threshold)[0]
+
+            logits_BxY = execution.combine(ask, lambda _, logits: logits, (images_BxHxWxC, logits_BxY), unsure[-1])
+        return logits_BxY, jnp.stack(unsure, axis=-1)
+
+    return forward

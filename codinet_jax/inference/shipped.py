@@ -1,0 +1,90 @@
+"""Networks that come with the package, to see one at work without training.
+
+NAME.npz    weights in float16, by member and parameter path
+NAME.json   its card: members, images, thresholds, where the weights come from and under what licence, and what it does
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from codinet_jax.data.datasets import DataSpec
+from codinet_jax.inference import cascade
+from codinet_jax.inference.cascade import Member
+from codinet_jax.inference.operating_points import OperatingPoints
+from codinet_jax.inference.predictor import Predictor
+from codinet_jax.models.architecture import cifar_resnet
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import files
+from codinet_jax.runtime.errors import InputError
+
+DIRECTORY = pathlib.Path(__file__).with_name('shipped')
+
+
+def load_pretrained(name: str = 'cifar10') -> Predictor:
+    """A network that comes with the package, ready to answer.
+
+    Args:
+      name: 'cifar10': a cascade of two ResNets, for 32x32 images of ten classes.
+
+    Raises:
+      InputError: there is none of this name.
+    """
+    card = read_card(name)
+    with np.load(DIRECTORY / f'{name}.npz', allow_pickle=False) as arrays:
+        leaves = {path: arrays[path].astype(np.float32) for path in arrays.files}
+    trees = traverse_util.unflatten_dict(leaves, sep='/')
+    spec = DataSpec(tuple(card['classes']), tuple(card['mean']), tuple(card['std']))
+    members = [Member(_network(depth, len(card['classes'])), spec, trees[str(depth)]) for depth in card['depths']]
+    known = OperatingPoints.of_record(card['points'], card['curve'], name)
+    return cascade.from_networks(members, threshold=card['threshold'], about=card['about'], operating_points=known)
+
+
+def read_card(name: str) -> dict[str, Any]:
+    """What is to be known of such a network.
+
+    Raises:
+      InputError: there is none of this name.
+    """
+    names = sorted(path.stem for path in DIRECTORY.glob('*.json'))
+    if name not in names:
+        raise InputError(f'No network called {name!r} comes with the package: take one of {", ".join(names)}.')
+    return files.read_json(DIRECTORY / f'{name}.json')
+
+
+def write(
+    directory: str | os.PathLike[str],
+    name: str,
+    depths: Sequence[int],
+    members: Sequence[Member],
+    threshold: float,
+    known: OperatingPoints,
+    about: Mapping[str, Any],
+) -> None:
+    """Makes the two files of a cascade of CIFAR ResNets that are normalised alike."""
+    spec, path = members[0].data_spec, pathlib.Path(directory)
+    leaves = traverse_util.flatten_dict(
+        {str(depth): dict(member.variables) for depth, member in zip(depths, members, strict=True)}, sep='/'
+    )
+    mean, std = spec.normalisation
+    card = {
+        'depths': list(depths),
+        'classes': list(spec.class_names),
+        'mean': mean,
+        'std': std,
+        'threshold': threshold,
+        **known.as_record(),
+        'about': dict(about),
+    }
+    halves: dict[str, Any] = {name: np.asarray(leaf).astype(np.float16) for name, leaf in leaves.items()}
+    files.write(path / f'{name}.npz', lambda file: np.savez_compressed(file, **halves))
+    files.write(path / f'{name}.json', lambda file: file.write((json.dumps(card, indent=1) + '\n').encode()))
+
+
+def _network(depth: int, num_classes: int) -> RoutedResNet:
+    return RoutedResNet(cifar_resnet(depth, num_classes=num_classes), router=None)

@@ -1,0 +1,148 @@
+"""A cascade answers as its networks do, each image by the first that is sure of it, and is a network like any other."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import codinet_jax
+import helpers
+from codinet_jax.data import digits
+from codinet_jax.data.datasets import DataSpec
+from codinet_jax.inference import calibration, cascade, load
+from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE
+from codinet_jax.inference.cascade import Member
+from codinet_jax.inference.predictor import Prediction
+from codinet_jax.models.architecture import cifar_resnet
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime.errors import InputError
+
+SPEC = DataSpec(10, 0.3, 0.4)
+
+
+def member(depth: int, seed: int, router: str | None = None, num_classes: int = 10, **changes: Any) -> Member:
+    network = RoutedResNet(
+        cifar_resnet(depth, image_size=8, image_channels=1, num_classes=num_classes, **changes), router, unroll=9
+    )
+    return Member(network, SPEC, helpers.random_variables(network, seed))
+
+
+@pytest.fixture(scope='module')
+def members() -> list[Member]:
+    return [member(8, 1), member(14, 2), member(20, 3)]
+
+
+@pytest.fixture(scope='module')
+def images() -> np.ndarray:
+    return helpers.noise_images(21).images_NxHxWxC
+
+
+@pytest.fixture(scope='module')
+def alone(members: list[Member], images: np.ndarray) -> np.ndarray:
+    """Probabilities [K, N, Y] of every network on its own."""
+    return np.stack([load.from_network(*each).in_batches(images, 21).probabilities_BxY for each in members])
+
+
+def expected(alone_KxNxY: np.ndarray, macs_K: list[int], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classes, decisions and MACs, image by image."""
+    labels, decisions, macs = [], [], []
+    for of_image_KxY in alone_KxNxY.swapaxes(0, 1):
+        last, spent, asked = 0, macs_K[0], []
+        for k in range(1, len(macs_K)):
+            asked.append(1 - of_image_KxY[last].max() >= threshold)
+            if asked[-1]:
+                last, spent = k, spent + macs_K[k]
+        labels.append(of_image_KxY[last].argmax())
+        decisions.append(asked)
+        macs.append(spent)
+    return np.array(labels), np.array(decisions), np.array(macs)
+
+
+@pytest.fixture(scope='module')
+def between(alone: np.ndarray) -> float:
+    """A threshold that parts the images well, in the widest gap of the middle third."""
+    unsure_N = np.sort(1 - alone[0].max(axis=-1))[7:14]
+    i = int(np.argmax(np.diff(unsure_N)))
+    return float((unsure_N[i] + unsure_N[i + 1]) / 2)
+
+
+def assert_as_expected(answers: Prediction, wanted: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    for found, each in zip((answers.labels_B, answers.decisions_Bxn, answers.macs_B), wanted, strict=True):
+        np.testing.assert_array_equal(found, each)
+
+
+def macs(members: list[Member]) -> list[int]:
+    return [each.model.costs.static_macs for each in members]
+
+
+def test_each_image_is_answered_by_the_first_that_is_sure_of_it(
+    members: list[Member], images: np.ndarray, alone: np.ndarray, between: float
+) -> None:
+    predictor, costs = cascade.from_networks(members), macs(members)
+    labels_N, decisions_Nxn, macs_N = expected(alone, costs, between)
+    assert 0 < decisions_Nxn[:, 0].mean() < 1, 'the threshold is to part the images'
+    assert_as_expected(predictor(images, between), (labels_N, decisions_Nxn, macs_N))
+    for threshold, network in ((RUN_ALL, 2), (RUN_NONE, 0)):
+        np.testing.assert_array_equal(predictor(images, threshold).labels_B, alone[network].argmax(axis=-1))
+    for i in (0, 5, 11):
+        one = predictor(images[i : i + 1], between)
+        assert_as_expected(one, (labels_N[i : i + 1], decisions_Nxn[i : i + 1], macs_N[i : i + 1]))
+    assert predictor.spec.static_macs == costs[-1]
+    assert predictor.spec.draw([1, 0]) == '█·'
+
+
+def test_what_a_threshold_comes_to_follows_from_answers_given_once(members: list[Member], between: float) -> None:
+    split, predictor = helpers.noise_images(21), cascade.from_networks(members)
+    answers = cascade.answers(members, split, batch_size=8)
+    for threshold in (RUN_ALL, between, RUN_NONE):
+        found = cascade.point(answers, predictor.spec, threshold)
+        assert found == pytest.approx(calibration.measured(predictor, split, 21, threshold))
+
+
+def test_it_is_exported_as_any_network_is(
+    members: list[Member], images: np.ndarray, alone: np.ndarray, between: float, tmp_path: Path
+) -> None:
+    cascade.from_networks(members, threshold=between).export(tmp_path / 'exported')
+    again = codinet_jax.load_exported(tmp_path / 'exported')
+    for batch in (images, images[:1]):
+        wanted = expected(alone[:, : len(batch)], macs(members), between)
+        assert_as_expected(again(batch), wanted)
+
+
+@pytest.mark.parametrize(
+    ('others', 'message'),
+    [
+        ([], r'two networks or more'),
+        ([member(14, 2, router='linear')], r'CIFAR ResNet-14 is routed, and a cascade is of static networks'),
+        ([member(8, 2)], r'Network 2 of the cascade costs .* give the cheaper ones first'),
+        ([member(14, 2)._replace(data_spec=DataSpec(7, 0.3, 0.4))], r'not of the images and classes of CIFAR ResNet-8'),
+    ],
+)
+def test_what_cannot_be_a_cascade_is_refused(others: list[Member], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        cascade.from_networks([member(8, 1), *others])
+
+
+def test_the_command_makes_one_of_runs(tmp_path: Path) -> None:
+    digits.prepare(tmp_path / 'tfds')
+    workdirs = []
+    for depth in (8, 14):
+        changes = {'method': 'static', 'model.router': 'static', 'model.depth': depth, 'loss.target_cost': None}
+        config = helpers.tiny_config(data_dir=str(tmp_path / 'tfds'), **changes)
+        workdirs.append(helpers.write_workdir(tmp_path / str(depth), config, seed=depth).path)
+    flags = ('--members=' + ','.join(map(str, workdirs)), '--target_cost=0.9,0.7', f'--output={tmp_path / "both"}')
+    ran = helpers.run_command('cascade', *flags, '--num_images=300')
+    assert ran.returncode == 0, ran.stderr
+    assert 'CIFAR ResNet-8 alone: top-1' in ran.stdout and '--operating_point=0.7: top-1' in ran.stdout
+    predictor = codinet_jax.load_exported(tmp_path / 'both')
+    test = helpers.tiny_setup(data_dir=str(tmp_path / 'tfds')).data.open('test')
+    found = {name: predictor.in_batches(test.images_NxHxWxC, 128, operating_point=name) for name in ('0.9', '0.7')}
+    for name, answers in found.items():
+        share = answers.macs_B.mean() / predictor.spec.static_macs
+        top1 = np.mean(answers.labels_B == test.labels_N)
+        assert f'--operating_point={name}: top-1 {top1:.2%}' in ran.stdout
+        assert f'{share:.1%} of the last alone' in ran.stdout
+        assert share == pytest.approx(float(name), abs=0.1)
+    again = helpers.run_command('cascade', *flags)
+    assert again.returncode == 2 and 'is there already' in again.stderr

@@ -14,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from codinet_jax.data import datasets
+from codinet_jax.data import datasets, order
 from codinet_jax.data.datasets import Dataset, DataSpec
 from codinet_jax.runtime.errors import InputError
 
@@ -177,7 +177,7 @@ def test_validation_is_cut_from_train(array_record_dir: Path, val_split: float) 
 
 
 def test_the_images_held_out_are_pinned() -> None:
-    assert np.flatnonzero(datasets._held_out(100, 0.1)).tolist() == [2, 3, 11, 13, 20, 48, 53, 59, 62, 92]
+    assert np.flatnonzero(order.held_out(100, 0.1)).tolist() == [2, 3, 11, 13, 20, 48, 53, 59, 62, 92]
 
 
 def test_the_default_directory_is_that_of_tfds(array_record_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

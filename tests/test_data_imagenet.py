@@ -15,8 +15,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from codinet_jax.data import crops, imagenet
+from codinet_jax.data import crops, tfds_photographs
 from codinet_jax.data.image_files import read_image
+from codinet_jax.data.photographs import Cut, RandomAccess
 from codinet_jax.data.split import Split
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.hosts import Host
@@ -111,7 +112,9 @@ def file_format(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def opened(data_dirs: Callable[[str], Path], file_format: str) -> Opener:
     def open_part(split: str = 'train', shares: tuple[float, float] = (0.0, 1.0), center_crop: float = 0.875) -> Split:
-        return imagenet.open_split('imagenet2012', split, data_dirs(file_format), SIZE, center_crop, shares)
+        return tfds_photographs.open_split(
+            'imagenet2012', split, data_dirs(file_format), Cut(SIZE, center_crop=center_crop), shares
+        )
 
     return open_part
 
@@ -144,11 +147,11 @@ def epochs(seen: list[int], size: int) -> list[list[int]]:
     return [seen[start : start + size] for start in range(0, len(seen) - size + 1, size)]
 
 
-@pytest.mark.parametrize('buffer', [imagenet.SHUFFLED_RECORDS, 5])
+@pytest.mark.parametrize('buffer', [tfds_photographs.SHUFFLED_RECORDS, 5])
 def test_every_epoch_holds_every_image_once_in_an_order_of_its_own(
     opened: Opener, buffer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imagenet, 'SHUFFLED_RECORDS', buffer)
+    monkeypatch.setattr(tfds_photographs, 'SHUFFLED_RECORDS', buffer)
     for seed in (0, 1):
         orders = epochs(stream(opened(), 12, seed=seed), NUM_TRAIN)
         assert len(orders) == 3
@@ -158,7 +161,7 @@ def test_every_epoch_holds_every_image_once_in_an_order_of_its_own(
 
 
 def test_three_hosts_see_what_one_would(data_dirs: Callable[[str], Path]) -> None:
-    split = imagenet.open_split('imagenet2012', 'train', data_dirs('array_record'), SIZE, 0.875, (0, 1))
+    split = tfds_photographs.open_split('imagenet2012', 'train', data_dirs('array_record'), Cut(SIZE))
     by_host = [train(split, 12, host=Host(index, 3), num_views=2) for index in range(3)]
     for one, *parts in zip(train(split, 12, num_views=2), *by_host, strict=True):
         np.testing.assert_array_equal(one[0], np.concatenate([views for views, _ in parts]))
@@ -167,7 +170,7 @@ def test_three_hosts_see_what_one_would(data_dirs: Callable[[str], Path]) -> Non
 
 @pytest.mark.tensorflow
 def test_three_hosts_share_tfrecord_files_without_overlap(data_dirs: Callable[[str], Path]) -> None:
-    split = imagenet.open_split('imagenet2012', 'train', data_dirs('tfrecord'), SIZE, 0.875, (0, 1))
+    split = tfds_photographs.open_split('imagenet2012', 'train', data_dirs('tfrecord'), Cut(SIZE))
     parts = []
     for index, size in enumerate([7, 8, 8]):
         orders = epochs(stream(split, 12, host=Host(index, 3)), size)
@@ -179,7 +182,7 @@ def test_three_hosts_share_tfrecord_files_without_overlap(data_dirs: Callable[[s
 
 @pytest.mark.parametrize('host', [Host(), Host(1, 2)])
 def test_a_resumed_run_sees_the_same_bits(opened: Opener, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagenet, 'SHUFFLED_RECORDS', 5)
+    monkeypatch.setattr(tfds_photographs, 'SHUFFLED_RECORDS', 5)
     unbroken = train(opened(), 12, host=host, num_views=2)
     # Steps 3 and 7 hold the ends of epochs.
     for step in (1, 3, 4, 7, 10):
@@ -248,11 +251,11 @@ def test_boxes_never_leave_the_image() -> None:
 @pytest.mark.tensorflow
 def test_both_formats_train_on_the_same_pixels_of_the_same_windows(data_dirs: Callable[[str], Path]) -> None:
     tfrecord, array_record = (
-        imagenet.open_split('imagenet2012', 'train', data_dirs(name), SIZE, 0.875, (0, 1))
+        tfds_photographs.open_split('imagenet2012', 'train', data_dirs(name), Cut(SIZE))
         for name in ('tfrecord', 'array_record')
     )
-    assert isinstance(array_record, imagenet._ArrayRecords)
-    records = array_record._records(np.arange(NUM_TRAIN))
+    assert isinstance(array_record, RandomAccess)
+    records = array_record.source.records(np.arange(NUM_TRAIN))
     for index in range(2):
         views, labels = next(tfrecord.train_batches(4, 12, 3, 5, Host(index, 2)))
         assert views.shape == (6, 3, SIZE, SIZE, 3)
@@ -362,7 +365,7 @@ def copied(data_dirs: Callable[[str], Path], file_format: str, tmp_path: Path) -
 
 
 def reopened(data_dir: Path) -> Split:
-    return imagenet.open_split('imagenet2012', 'train', data_dir, SIZE, 0.875, (0, 1))
+    return tfds_photographs.open_split('imagenet2012', 'train', data_dir, Cut(SIZE))
 
 
 def shards(data_dir: Path) -> list[Path]:
@@ -436,14 +439,14 @@ def test_more_hosts_than_images_are_refused(data_dirs: Callable[[str], Path]) ->
 @pytest.mark.tensorflow
 @pytest.mark.skipif(not (REAL_DATA / 'imagenet2012').is_dir(), reason='the real sets are not beside the repository')
 def test_the_real_imagenet_is_seen_whole() -> None:
-    validation = imagenet.open_split('imagenet2012', 'validation', REAL_DATA, SIZE, 0.875, (0, 1))
+    validation = tfds_photographs.open_split('imagenet2012', 'validation', REAL_DATA, Cut(SIZE))
     positions, labels = (
         np.concatenate([batch[part] for index in range(2) for batch in evaluated(validation, 64, Host(index, 2))])
         for part in (2, 1)
     )
     assert sorted(positions[positions >= 0]) == list(range(500))
     assert len(set(labels[positions >= 0])) == 10
-    training = imagenet.open_split('imagenet2012', 'train', REAL_DATA, SIZE, 0.875, (0, 1))
+    training = tfds_photographs.open_split('imagenet2012', 'train', REAL_DATA, Cut(SIZE))
     num_steps = math.ceil(1500 / 60)
     batches = list(itertools.islice(training.train_batches(0, 60, 2, 0, Host()), num_steps))
     in_file_order = np.concatenate([labels for _, labels, _ in evaluated(training, 100)])

@@ -1,4 +1,4 @@
-"""The image sets we know by name, and their splits: train, validation held out of it, test."""
+"""The image sets we know by name, or find where they lie, and their splits: train, validation held out of it, test."""
 
 import dataclasses
 import difflib
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from etils import epath  # TFDS's own paths, so that gs:// is a data_dir too
 
-from codinet_jax.data import tfds_files
+from codinet_jax.data import found, tfds_files, tfds_photographs
+from codinet_jax.data.found import Found
 from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.data.photographs import Cut
 from codinet_jax.data.split import Split
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
@@ -82,6 +83,7 @@ class Dataset(NamedTuple):
       tfds_name: of a set that TFDS prepared.
       test_split: what is tested on, in TFDS.
       is_streamed: whether it is too large to be held in memory: photographs of all sizes, which the host crops.
+      label_names: what TFDS's files call the classes, if that is not by their names.
     """
 
     spec: DataSpec
@@ -91,6 +93,7 @@ class Dataset(NamedTuple):
     tfds_name: str = ''
     test_split: str = 'test'
     is_streamed: bool = False
+    label_names: tuple[str, ...] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -98,8 +101,14 @@ class Dataset(NamedTuple):
         return (self.image_size, self.image_size, self.num_channels)
 
 
+def _lines(name: str) -> list[str]:
+    return Path(__file__).with_name(f'{name}.txt').read_text(encoding='utf-8').splitlines()
+
+
 DIGITS = tuple('0123456789')
 THINGS = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+# A synset and the first of its words, in the order of all published weights.
+SYNSETS, PHOTOGRAPHED = zip(*(line.split(' ', 1) for line in _lines('imagenet2012')), strict=True)
 
 # A mirrored digit is another shape, so digits and house numbers are cropped and never flipped.
 DATASETS: dict[str, Dataset] = {
@@ -111,7 +120,9 @@ DATASETS: dict[str, Dataset] = {
         tfds_name='cifar10',
     ),
     'cifar100': Dataset(
-        DataSpec(100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_padding=4, flip=True),
+        DataSpec(
+            tuple(_lines('cifar100')), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_padding=4, flip=True
+        ),
         image_size=32,
         num_channels=3,
         tfds_name='cifar100',
@@ -123,12 +134,13 @@ DATASETS: dict[str, Dataset] = {
         tfds_name='svhn_cropped',
     ),
     'imagenet2012': Dataset(
-        DataSpec(1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), flip=True, center_crop=0.875),
+        DataSpec(PHOTOGRAPHED, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), flip=True, center_crop=0.875),
         image_size=224,
         num_channels=3,
         tfds_name='imagenet2012',
         test_split='validation',
         is_streamed=True,
+        label_names=SYNSETS,
     ),
 }
 
@@ -139,7 +151,7 @@ def register(name: str, dataset: Dataset) -> None:
     Raises:
       InputError: another one has this name.
     """
-    if DATASETS.setdefault(name, dataset) != dataset:
+    if found.is_found(name) or DATASETS.setdefault(name, dataset) != dataset:
         raise InputError(f'There is a data set {name!r} already: register yours under another name.')
 
 
@@ -152,7 +164,10 @@ def find(name: str, image_size: int | None = None) -> Dataset:
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
         hint = f', did you mean {close[0]!r}' if close else ''
-        raise InputError(f'Data set {name!r} is unknown{hint}: the known ones are {", ".join(DATASETS)}.')
+        raise InputError(
+            f'Data set {name!r} is unknown{hint}: the known ones are {", ".join(DATASETS)}; folder is one of your own, '
+            'and tfds:NAME any that TFDS has prepared.'
+        )
     dataset = DATASETS[name]
     if image_size in (None, dataset.image_size):
         return dataset
@@ -165,6 +180,24 @@ def find(name: str, image_size: int | None = None) -> Dataset:
     return dataset._replace(image_size=image_size)
 
 
+def of_found(there: Found) -> Dataset:
+    """A folder, or a set of TFDS's by its name, as an entry of `DATASETS` would be; normalised as ImageNet is."""
+    photographs = DATASETS['imagenet2012'].spec
+    mean, std = photographs.normalisation
+    if there.num_channels == 1:
+        mean, std = (round(sum(mean) / 3, 3),), (round(sum(std) / 3, 3),)
+    is_streamed = there.views == 'photographs'
+    spec = DataSpec(
+        there.classes,
+        mean,
+        std,
+        crop_padding=0 if is_streamed else there.image_size // 8,
+        flip=True,
+        center_crop=photographs.center_crop if is_streamed else 1.0,
+    )
+    return Dataset(spec, there.image_size, there.num_channels, is_streamed=is_streamed)
+
+
 @dataclass(frozen=True)
 class DataSource:
     """A data set, where it lies and how it is split. Nothing is downloaded, and only digits are ever written.
@@ -173,9 +206,11 @@ class DataSource:
       name: what it is called.
       dataset: see `find`.
       spec: the data set's own, or one of another normalisation.
-      data_dir: where TFDS prepared the set; None is TFDS's default, TFDS_DATA_DIR or ~/tensorflow_datasets.
+      data_dir: the folder, or where TFDS prepared the set; None is TFDS's default, TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
       val_split: share of the training images held out, in [0, 1); always the same images for the same share.
       train_images: the first so many of train, of a set held in memory; None is all of them.
+      found: what a set is that is no entry of `DATASETS`.
     """
 
     name: str
@@ -184,6 +219,7 @@ class DataSource:
     data_dir: str | os.PathLike[str] | None = None
     val_split: float = 0.0
     train_images: int | None = None
+    found: Found | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -200,61 +236,47 @@ class DataSource:
           InputError: the split is unknown, or val_split leaves it empty, or the set is missing, half-written or in a
             format that cannot be read here.
         """
-        dataset, val_split = self.dataset, self.val_split
+        dataset, val_split, there = self.dataset, self.val_split, self.found
         if split not in ('train', 'validation', 'test'):
             raise InputError(f"Split {split!r} is unknown: ask for 'train', 'validation' or 'test'.")
         if not 0.0 <= val_split < 1.0:
             raise InputError(f'val_split is {val_split}: give the share of train to hold out, at least 0 and below 1.')
-        if split == 'validation' and val_split == 0.0:
+        if split == 'validation' and val_split == 0.0 and there is None:
             raise InputError("Split 'validation' is empty while val_split is 0: give the share of train to hold out.")
-        if dataset.is_streamed:
-            if split == 'train' and self.train_images is not None:
-                raise InputError(f'train_images is {self.train_images}, but {self.name} is streamed: leave it out.')
-            return self._streamed(split)
-        images = self._in_memory('test' if split == 'test' else 'train')
-        if split != 'test':
-            images = self._part(images, split)
-        return images.first(self.train_images) if split == 'train' else images
+        if there is not None:
+            images = found.open_split(self.name, self._root, split, there, self.spec.center_crop, val_split)
+        else:
+            images = self._streamed(split) if dataset.is_streamed else self._in_memory(split)
+        if split != 'train' or self.train_images is None:
+            return images
+        if not isinstance(images, ImageSet):
+            raise InputError(f'train_images is {self.train_images}, but {self.name} is streamed: leave it out.')
+        return images.first(self.train_images)
 
     def _streamed(self, split: str) -> Split:
-        from codinet_jax.data import imagenet
-
         dataset, shares = self.dataset, {'train': (self.val_split, 1.0), 'validation': (0.0, self.val_split)}
         tfds_split = dataset.test_split if split == 'test' else 'train'
-        return imagenet.open_split(
-            dataset.tfds_name,
-            tfds_split,
-            self._root,
-            dataset.image_size,
-            self.spec.center_crop,
-            shares.get(split, (0.0, 1.0)),
-            dataset.spec.classes,
+        cut = Cut(dataset.image_size, dataset.num_channels, self.spec.center_crop)
+        labels = dataset.label_names or dataset.spec.classes
+        return tfds_photographs.open_split(
+            dataset.tfds_name, tfds_split, self._root, cut, shares.get(split, (0.0, 1.0)), labels
         )
 
     def _in_memory(self, split: str) -> ImageSet:
         dataset = self.dataset
         if dataset.read is None:
             tfds_split = dataset.test_split if split == 'test' else 'train'
-            classes = dataset.spec.classes
-            return ImageSet(*tfds_files.read(dataset.tfds_name, tfds_split, dataset.image_shape, self._root, classes))
-        data_dir = None if self.data_dir is None else os.fspath(self.data_dir)
-        images, labels = dataset.read(split, data_dir)
-        return ImageSet.checked(images, labels, dataset.image_shape, self.spec.num_classes)
-
-    def _part(self, images: ImageSet, split: str) -> ImageSet:
-        held_out_N = _held_out(images.num_images, self.val_split)
-        chosen_N = held_out_N if split == 'validation' else ~held_out_N
-        if not chosen_N.any():
-            raise InputError(
-                f'val_split {self.val_split} of {len(chosen_N)} training images leaves none to {split}: change it.'
-            )
-        return ImageSet(images.images_NxHxWxC[chosen_N], images.labels_N[chosen_N])
+            labels = dataset.label_names or dataset.spec.classes
+            images = ImageSet(*tfds_files.read(dataset.tfds_name, tfds_split, dataset.image_shape, self._root, labels))
+        else:
+            data_dir = None if self.data_dir is None else os.fspath(self.data_dir)
+            pixels, classes = dataset.read('test' if split == 'test' else 'train', data_dir)
+            images = ImageSet.checked(pixels, classes, dataset.image_shape, self.spec.num_classes)
+        return images if split == 'test' else images.part(split, self.val_split)
 
     @property
     def _root(self) -> Path:
-        root = self.data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-        # TFDS's own paths for buckets, which gs:// names.
-        return epath.Path(root) if '://' in os.fspath(root) else files.expanded(root)
+        return _root(self.name, self.data_dir)
 
 
 def source(
@@ -265,14 +287,39 @@ def source(
     image_size: int | None = None,
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     train_images: int | None = None,
+    classes: tuple[str, ...] | None = None,
+    image_channels: int | None = None,
+    views: str | None = None,
+    flip: bool | None = None,
 ) -> DataSource:
-    """A data set by name; `normalisation` is another mean and std than its own.
+    """A data set by name: of `DATASETS`, or 'folder', in data_dir, or 'tfds:NAME', of any set that TFDS prepared.
+
+    Args:
+      name: what it is called.
+      data_dir: see `DataSource`.
+      val_split: see `DataSource`.
+      image_size: pixels a side, of photographs, a folder or 'tfds:NAME'.
+      normalisation: another mean and std than its own.
+      train_images: see `DataSource`.
+      classes: of a folder or 'tfds:NAME' alone, as the next two; None is what is found there, see `found.find`.
+      image_channels: 1 or 3.
+      views: 'photographs' or 'small'.
+      flip: whether views are mirrored; None is as the set has it.
 
     Raises:
       InputError: there is no such set, or not in this size, or the normalisation is not for its images.
     """
-    dataset = find(name, image_size)
-    spec = dataset.spec
+    there = None
+    if found.is_found(name):
+        there = found.find(name, _root(name, data_dir), classes, image_size, image_channels, views)
+    elif given := [
+        field
+        for field, value in (('classes', classes), ('image_channels', image_channels), ('views', views))
+        if value is not None
+    ]:
+        raise InputError(f'{given[0]} is of dataset=folder and dataset=tfds:NAME alone: leave it out with {name}.')
+    dataset = find(name, image_size) if there is None else of_found(there)
+    spec = dataset.spec if flip is None else dataclasses.replace(dataset.spec, flip=flip)
     if normalisation is not None:
         for field, numbers in zip(('mean', 'std'), normalisation, strict=True):
             if len(numbers) != dataset.num_channels:
@@ -281,12 +328,14 @@ def source(
                     f'{dataset.num_channels}.'
                 )
         spec = dataclasses.replace(spec, mean=tuple(normalisation[0]), std=tuple(normalisation[1]))
-    return DataSource(name, dataset, spec, data_dir, val_split, train_images)
+    return DataSource(name, dataset, spec, data_dir, val_split, train_images, there)
 
 
-def _held_out(num_images: int, val_split: float) -> np.ndarray:
-    # Raw bits are ranked because NumPy promises never to change them; it promises that of no Generator method.
-    order_N = np.argsort(np.random.PCG64(0).random_raw(num_images), kind='stable')
-    held_out_N = np.zeros(num_images, bool)
-    held_out_N[order_N[: round(num_images * val_split)]] = True
-    return held_out_N
+def _root(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
+    if name == found.FOLDER:
+        if data_dir is None or '://' in os.fspath(data_dir):
+            raise InputError('dataset=folder is of images on this machine: give their folder, --config.data_dir=DIR.')
+        return files.expanded(data_dir)
+    root = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+    # TFDS's own paths for buckets, which gs:// names.
+    return epath.Path(root) if '://' in os.fspath(root) else files.expanded(root)

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 _MODES = {1: 'L', 3: 'RGB'}
@@ -68,22 +69,32 @@ def read_image(
         raise ValueError(f'num_channels is {num_channels}: 1 and 3 can be read')
     if image_size < 1 or not 0 < crop_fraction <= 1:
         raise ValueError(f'image_size {image_size} must be at least 1 and crop_fraction {crop_fraction} in (0, 1]')
+    # Pillow only warns of pixels so many that they are feared to be an attack.
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        warnings.simplefilter('error', Image.DecompressionBombWarning)
+        image = decode_file(path, num_channels)
+    return central_square(image, image_size, crop_fraction)
+
+
+def decode_file(path: str | os.PathLike[str], num_channels: int) -> Image.Image:
+    """Decodes one file as `decode` does, from any thread.
+
+    Raises:
+      InputError: it is missing, is a directory, may not be opened, is empty or cannot be decoded.
+    """
+    name = files.printable(path)
     try:
         with open(path, 'rb') as file:
             if not file.peek(1):
-                raise InputError(f'{path} is empty: fetch it or save it again.')
-            # Pillow only warns of pixels so many that they are feared to be an attack.
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                warnings.simplefilter('error', Image.DecompressionBombWarning)
-                image = decode(file, path, num_channels)
+                raise InputError(f'{name} is empty: fetch it or save it again.')
+            return decode(file, name, num_channels)
     except FileNotFoundError as error:
-        raise InputError(f'{path} does not exist: give the path of an image.') from error
+        raise InputError(f'{name} does not exist: give the path of an image.') from error
     except IsADirectoryError as error:
-        raise InputError(f'{path} is a directory: give the path of one image.') from error
+        raise InputError(f'{name} is a directory: give the path of one image.') from error
     except OSError as error:
-        raise InputError(f'{path} cannot be opened ({error.strerror}): make it readable, or give another.') from error
-    return central_square(image, image_size, crop_fraction)
+        raise InputError(f'{name} cannot be opened ({error.strerror}): make it readable, or give another.') from error
 
 
 def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> Image.Image:
@@ -128,6 +139,13 @@ def _formats_here() -> tuple[str, ...]:
     """Those that this build of Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """How names of images end that this build of Pillow reads, as .jpg, in small letters."""
+    formats = _formats_here()
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in formats)
 
 
 def _turned_upright(image: Image.Image) -> Image.Image:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codinet_jax.data.order import batch_indices, evaluation_positions
+from codinet_jax.data.order import batch_indices, evaluation_positions, held_out
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.hosts import Host
 
@@ -41,6 +41,31 @@ class ImageSet(NamedTuple):
     def first(self, num_images: int | None) -> 'ImageSet':
         """The first so many; all of them for None."""
         return ImageSet(*(array[:num_images] for array in self))
+
+    def part(self, split: str, val_split: float) -> 'ImageSet':
+        """What is left to 'train' of these images, or that share of them which is 'validation'.
+
+        Raises:
+          InputError: nothing is.
+        """
+        held_out_N = held_out(self.num_images, val_split)
+        chosen_N = held_out_N if split == 'validation' else ~held_out_N
+        if not chosen_N.any():
+            raise InputError(
+                f'val_split {val_split} of {len(chosen_N)} training images leaves none to {split}: change it.'
+            )
+        return ImageSet(self.images_NxHxWxC[chosen_N], self.labels_N[chosen_N])
+
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the pixels in [0, 1], channel by channel, to four digits."""
+        levels = np.arange(256) / 255
+        means, stds = [], []
+        for channel in range(self.images_NxHxWxC.shape[-1]):
+            counts_N = [np.bincount(image_HxWxC[..., channel].ravel(), minlength=256) for image_HxWxC in self[0]]
+            share = np.sum(counts_N, axis=0) / self.images_NxHxWxC[..., channel].size
+            means.append(float(share @ levels))
+            stds.append(max(float(np.sqrt(share @ (levels - means[-1]) ** 2)), 1 / 255))  # one colour has none
+        return tuple(round(mean, 4) for mean in means), tuple(round(std, 4) for std in stds)
 
     @property
     def num_images(self) -> int:

@@ -57,3 +57,12 @@ def evaluation_positions(num_images: int, batch_size: int, host: Host) -> Iterat
     for start in range(0, num_images, batch_size):
         positions = np.arange(start, start + batch_size, dtype=np.int32)
         yield np.where(positions < num_images, positions, -1)[host.rows(batch_size)]
+
+
+def held_out(num_images: int, val_split: float) -> np.ndarray:
+    """Which images are held out for validation, bool [N]: always the same for the same share, all over the set."""
+    # Raw bits are ranked because NumPy promises never to change them; it promises that of no Generator method.
+    order_N = np.argsort(np.random.PCG64(0).random_raw(num_images), kind='stable')
+    held_out_N = np.zeros(num_images, bool)
+    held_out_N[order_N[: round(num_images * val_split)]] = True
+    return held_out_N

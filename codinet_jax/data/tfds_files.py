@@ -8,7 +8,7 @@ import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class PreparedSplit:
 def open_split(
     tfds_name: str,
     split: str,
-    image_shape: tuple[int | None, int | None, int],
+    image_shape: tuple[int | None, int | None, int | None],
     root: Path,
     classes: tuple[str, ...] | int | None = None,
 ) -> PreparedSplit:
@@ -86,29 +86,104 @@ def open_split(
     Raises:
       InputError: the set is missing, half-written, of other images or classes, or in a format that cannot be read here.
     """
-    # Here and not above, because importing TFDS takes longer than anything the table is read for.
-    import tensorflow_datasets as tfds
-
-    if tfds_name == 'digits':
-        from codinet_jax.data import digits
-
-        digits.prepare(root)
-    _allow_open_files()
-    directory = _newest_version(tfds_name, root)
-    fix = f'delete it and run {_preparation(tfds_name, root)}'
-    try:
-        builder = tfds.builder_from_directory(directory)
+    directory, fix = _directory(tfds_name, root)
+    builder = _builder(directory, fix)
+    with _half_written(directory, fix):
         features, num_images = dict(builder.info.features), builder.info.splits[split].num_examples
-    except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
-        half_written = InputError(f'{directory} is half-written ({_summary(error)}): {fix}.')
-        raise _refused(str(directory), error) or half_written from error
     _check_features(features, image_shape, directory)
     _check_classes(features['label'], classes, directory)
     _check_readable(builder.info.file_format.value, tfds_name, directory)
     return PreparedSplit(builder, split, num_images, directory, fix)
 
 
-def _check_features(features: dict[str, Any], image_shape: tuple[int | None, int | None, int], directory: Path) -> None:
+class Description(NamedTuple):
+    """What a prepared set says of itself.
+
+    Attributes:
+      directory: where it lies.
+      classes: their names; their numbers, where they have none.
+      image_shape: [H, W, C] of every image; None is any.
+      splits: their names.
+      is_shuffled: whether the images were, when they were written.
+    """
+
+    directory: Path
+    classes: tuple[str, ...]
+    image_shape: tuple[int | None, int | None, int | None]
+    splits: tuple[str, ...]
+    is_shuffled: bool
+
+    def evaluated(self, split: str) -> str:
+        """Its own split of 'test' or 'validation' images; those of validation are tested on where there is no test.
+
+        Raises:
+          InputError: it has none.
+        """
+        found = [name for name in (split, 'validation') if name in self.splits]
+        if not found:
+            raise InputError(
+                f'{self.directory} has no split {split} ({", ".join(self.splits)}): hold images out of train with '
+                '--config.val_split=0.1, which makes them the split validation.'
+            )
+        return found[0]
+
+
+def describe(tfds_name: str, root: Path) -> Description:
+    """What a prepared set of labelled images says of itself.
+
+    Raises:
+      InputError: it is missing, half-written, of something else, or has no train.
+    """
+    import tensorflow_datasets as tfds
+
+    directory, fix = _directory(tfds_name, root)
+    builder = _builder(directory, fix)
+    with _half_written(directory, fix):
+        features, splits = dict(builder.info.features), tuple(builder.info.splits)
+    image, label = features.get('image'), features.get('label')
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        raise InputError(
+            f'{directory} does not hold an image and a label of one class in each example, under these names: name a '
+            'set that does.'
+        )
+    if np.dtype(image.np_dtype) != np.uint8:
+        raise InputError(f'{directory} holds images of {np.dtype(image.np_dtype)}: only uint8 can be read.')
+    if 'train' not in splits:
+        raise InputError(f'{directory} has no split train ({", ".join(splits)}): name a set that has one.')
+    return Description(directory, tuple(label.names), image.shape, splits, not builder.info.disable_shuffling)
+
+
+def _directory(tfds_name: str, root: Path) -> tuple[Path, str]:
+    """Where the newest version of a set lies, and what to do if it is damaged."""
+    if tfds_name == 'digits':
+        from codinet_jax.data import digits
+
+        digits.prepare(root)
+    directory = _newest_version(tfds_name, root)
+    return directory, f'delete it and run {_preparation(tfds_name, root)}'
+
+
+def _builder(directory: Path, fix: str) -> Any:
+    # Here and not above, because importing TFDS takes longer than anything the table is read for.
+    import tensorflow_datasets as tfds
+
+    _allow_open_files()
+    with _half_written(directory, fix):
+        return tfds.builder_from_directory(directory)
+
+
+@contextlib.contextmanager
+def _half_written(directory: Path, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
+        half_written = InputError(f'{directory} is half-written ({_summary(error)}): {fix}.')
+        raise _refused(str(directory), error) or half_written from error
+
+
+def _check_features(
+    features: dict[str, Any], image_shape: tuple[int | None, int | None, int | None], directory: Path
+) -> None:
     if missing := {'image', 'label'} - features.keys():
         raise InputError(f'{directory} holds examples without {" and ".join(sorted(missing))}: name a set of those.')
     shape = features['image'].shape
@@ -163,12 +238,24 @@ def _newest_version(tfds_name: str, root: Path) -> Path:
     prepare = f'point data_dir at the directory TFDS prepared {tfds_name} in, or run {_preparation(tfds_name, root)}'
     if not root.is_dir():
         raise InputError(f'data_dir {root} does not exist: {prepare}.')
-    versions = [path for path in root.glob(f'{tfds_name}/*.*.*') if re.fullmatch(r'\d+\.\d+\.\d+', path.name)]
+    versions = _versions(tfds_name, root)
+    if not versions and '/' not in tfds_name:
+        configs = sorted({path.parent.name for path in _versions(f'{tfds_name}/*', root)})
+        if len(configs) > 1:
+            raise InputError(
+                f'data_dir {root} holds {tfds_name} in several configs: name one, as {tfds_name}/{configs[0]} or '
+                f'{tfds_name}/{configs[1]}.'
+            )
+        versions = _versions(f'{tfds_name}/*', root)
     if not versions:
         unfinished = any(root.glob(f'{tfds_name}/*incomplete*'))
         what = f'only an unfinished {tfds_name}' if unfinished else f'no {tfds_name}'
         raise InputError(f'data_dir {root} holds {what}: {prepare}.')
     return max(versions, key=lambda path: [int(number) for number in path.name.split('.')])
+
+
+def _versions(pattern: str, root: Path) -> list[Path]:
+    return [path for path in root.glob(f'{pattern}/*.*.*') if re.fullmatch(r'\d+\.\d+\.\d+', path.name)]
 
 
 def _check_readable(file_format: str, tfds_name: str, directory: Path) -> None:

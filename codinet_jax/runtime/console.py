@@ -1,12 +1,14 @@
 """Lines for the person who started a program."""
 
+from typing import TextIO
+
 import jax
 
 
-def log(text: str) -> None:
-    """A line on the console, once however many hosts there are."""
+def log(text: str, file: TextIO | None = None) -> None:
+    """A line on the console, once however many hosts there are; `file` is stdout unless another is given."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print(text, file=file, flush=True)
 
 
 def duration(seconds: float) -> str:

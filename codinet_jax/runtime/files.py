@@ -23,6 +23,12 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
     return found
 
 
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as it may be printed anywhere: bytes that are no UTF-8 are written out, and so is what is no letter."""
+    text = os.fsencode(path).decode(errors='backslashreplace')
+    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     """Through a temporary file and a rename, so that a reader sees the old file or the new one.
 

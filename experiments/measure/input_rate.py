@@ -61,14 +61,13 @@ def main(argv: Sequence[str]) -> None:
 
 def _pipelines() -> dict[tuple[str, int], Callable[[], Iterator[Any]]]:
     """What is timed, by name and number of views: functions that begin it anew and yield its batches."""
-    from codinet_jax.data import imagenet
+    from codinet_jax.data import tfds_photographs
+    from codinet_jax.data.photographs import Cut
     from codinet_jax.runtime.hosts import Host
 
     tf = optional_tensorflow.load()
     encoded = _encoded_images()
-    train_set = imagenet.open_split(
-        DATASET.value, 'train', Path(DATA_DIR.value), IMAGE_SIZE.value, center_crop=0.875, shares=(0.0, 1.0)
-    )
+    train_set = tfds_photographs.open_split(DATASET.value, 'train', Path(DATA_DIR.value), Cut(IMAGE_SIZE.value))
 
     def pipeline(num_views: int) -> Callable[[], Iterator[Any]]:
         return lambda: train_set.train_batches(0, BATCH_SIZE.value, num_views, SEED.value, Host())

@@ -30,7 +30,7 @@ OPERATING_POINT, COST = config_flag.define_operating_point()  # of a workdir
 TILE = flags.DEFINE_integer(
     'tile', None, "Rows that compacted runs at a time; the platform's best if not given.", lower_bound=1
 )
-DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data lie, if not where the run's config says.")
 OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers to.')
 
 MOST_IMAGES = 2_000  # of a test set, held in memory to be drawn from

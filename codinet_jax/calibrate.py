@@ -25,7 +25,7 @@ TARGET_COST = flags.DEFINE_list(
     'target_cost', None, "Wanted shares of the static network's MACs, as 0.4 or 0.4,0.6; the curve alone if not given."
 )
 NAME = flags.DEFINE_string('name', None, 'What the operating point is called; the target cost if not given.')
-DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data lie, if not where the run's config says.")
 NUM_IMAGES = flags.DEFINE_integer('num_images', 5000, 'Images to calibrate on, at most.', lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images at a time.', lower_bound=1)
 NUM_POINTS = flags.DEFINE_integer('num_points', 25, 'Points of the curve.', lower_bound=3)

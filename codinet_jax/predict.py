@@ -33,7 +33,7 @@ EXPORTED = flags.DEFINE_string('exported', None, 'In place of a run: what codine
 PRETRAINED = flags.DEFINE_string('pretrained', None, 'In place of a run: a network of the package, cifar10.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], "A split of the run's data set, for files.")
-DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the run's config says.")
+DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data lie, if not where the run's config says.")
 OPERATING_POINT, COST = config_flag.define_operating_point()
 STRATEGY = flags.DEFINE_string('strategy', None, 'masked, conditional, compacted or fused; the best here if not given.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images at a time, at most.', lower_bound=1)

@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 
 from codinet_jax.config import default, setup
 from codinet_jax.config.setup import Setup
+from codinet_jax.data import datasets
 from codinet_jax.models import weights_file
 from codinet_jax.models.weights_file import WeightsInput
 from codinet_jax.runtime import files, hosts
@@ -249,43 +250,64 @@ def begin(config: ConfigDict, workdir: Workdir) -> Setup:
     """The setup of a run in a workdir, new or gone on with, the same on every host.
 
     What the config leaves open is what a run that was begun here recorded: the normalisation, which is at first that
-    of the weights to start from, and the groups of batch norm, at first as many as there are devices.
+    of the weights to start from, or measured; the groups of batch norm, at first as many as there are devices; and of
+    a set that is found where it lies its classes and its images' size, channels and views.
 
     Raises:
       InputError: the config cannot be used, on one host or on all.
     """
 
-    def left_open() -> tuple[Any, ...]:
-        found = setup.read(config)
-        found.recipe.check_devices(jax.device_count())
+    def left_open() -> dict[str, Any]:
         # A network drive goes on hiding for a while what a host has once looked for in vain: the others look later.
         if jax.process_index() > 0:
-            return ()
-        return *_normalisation(config, workdir, found), _norm_groups(config, workdir, found)
+            setup.read(config).recipe.check_devices(jax.device_count())
+            return {}
+        begun = workdir.read_config() if workdir.holds_run else None
+        filled = _as_begun(config, begun)
+        found = setup.read(filled)
+        found.recipe.check_devices(jax.device_count())
+        mean, std = _normalisation(filled, begun, found)
+        return {**found.data.settings, 'mean': mean, 'std': std, 'norm_groups': _norm_groups(config, begun, found)}
 
+    settings = hosts.sent_by_first(hosts.together(left_open))
     changed = copy.deepcopy(config)
-    changed.mean, changed.std, changed.model.norm_groups = hosts.sent_by_first(hosts.together(left_open))
+    changed.model.norm_groups = settings.pop('norm_groups')
+    for name, value in settings.items():
+        changed[name] = tuple(value) if isinstance(value, list) else value
     return setup.read(changed)
 
 
-def _norm_groups(config: ConfigDict, workdir: Workdir, found: Setup) -> int | None:
+def _as_begun(config: ConfigDict, begun: ConfigDict | None) -> ConfigDict:
+    """The config with what the run that was begun here found in the same data set, where it leaves that open."""
+    filled = copy.deepcopy(config)
+    if begun is None or not datasets.is_found(config.dataset) or begun.dataset != config.dataset:
+        return filled
+    for name in datasets.FOUND:
+        if filled[name] is None and begun[name] is not None:
+            filled[name] = tuple(begun[name]) if isinstance(begun[name], list) else begun[name]
+    if (filled.mean, filled.std) == (None, None) and begun.mean is not None:
+        filled.mean, filled.std = tuple(begun.mean), tuple(begun.std)
+    return filled
+
+
+def _norm_groups(config: ConfigDict, begun: ConfigDict | None, found: Setup) -> int | None:
     if config.model.batch_norm == 'global' or config.model.norm_groups is not None:
         return config.model.norm_groups
-    recorded = workdir.read_config().model.norm_groups if workdir.holds_run else None
+    recorded = begun.model.norm_groups if begun else None
     return recorded or found.model.norm_groups
 
 
-def _normalisation(config: ConfigDict, workdir: Workdir, found: Setup) -> tuple[Any, Any]:
+def _normalisation(config: ConfigDict, begun: ConfigDict | None, found: Setup) -> tuple[Any, Any]:
     own = (config.mean, config.std)
-    if config.init_from is None or own != (None, None):
+    if own != (None, None):
         return own
-    if workdir.holds_run:
-        begun = workdir.read_config()
-        if begun.init_from == config.init_from:
-            return begun.mean, begun.std
+    if config.init_from is None:
+        return found.data.measured_normalisation() or own
+    if begun is not None and begun.init_from == config.init_from:
+        return begun.mean, begun.std
     trained_on = weights_file.read_input(config.init_from)
     if trained_on is None:
-        return own
+        return found.data.measured_normalisation() or own
     num_channels = found.data.dataset.num_channels
     if len(trained_on.mean) != num_channels:
         raise InputError(
@@ -312,7 +334,7 @@ def _of_budget(budget: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], path: pathlib.Path) -> None:
     old_flat, new_flat = (traverse_util.flatten_dict(dict(config), sep='.') for config in (old, new))
     differing = [
-        f'{key} ({old_flat.get(key)} there, {new_flat.get(key)} here)'
+        f'{key} ({_short(old_flat.get(key))} there, {_short(new_flat.get(key))} here)'
         for key in sorted(old_flat.keys() | new_flat.keys())
         if key not in NOT_COMPARED and old_flat.get(key) != new_flat.get(key)
     ]
@@ -320,3 +342,9 @@ def _refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], path: pathlib.
         raise InputError(
             f'{path} holds a run with another config: {", ".join(differing)}; give another --workdir, or that config.'
         )
+
+
+def _short(value: Any) -> str:
+    """A value in a sentence; a thousand classes are too long for one."""
+    text = str(value)
+    return text if len(text) <= 100 else f'{text[:100]} ...'

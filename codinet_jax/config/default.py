@@ -22,9 +22,19 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.seed = 0
     config.method = 'codinet'  # static, random; or one that a module of --import registers
     config.imports = ()  # modules or files that add to what is named here; --import adds to them
-    config.dataset = 'cifar10'  # digits, cifar10, cifar100, svhn, imagenet2012
-    config.data_dir = placeholder(str)  # where TFDS keeps its sets; unset: TFDS's own default
-    config.image_size = placeholder(int)  # pixels a side, of imagenet2012 alone; unset: 224
+    config.dataset = (
+        'cifar10'  # digits, cifar10, cifar100, svhn, imagenet2012; folder: data_dir; tfds:NAME: any of TFDS
+    )
+    config.data_dir = placeholder(str)  # the folder, or where TFDS keeps its sets; unset: TFDS's own default
+    # Pixels a side, of imagenet2012, a folder or tfds:NAME. Unset: 224; the images' own of tfds:NAME, if all are
+    # squares of up to 96. What is unset of a folder or tfds:NAME is found there, and config.json then records it.
+    config.image_size = placeholder(int)
+    config.image_channels = placeholder(int)  # of these two alone, as the next two: 3 or 1; unset: 3 of a folder
+    config.classes = placeholder(tuple)  # their names in the order of labels; unset: sorted of a folder
+    # photographs: crops of all sizes, cut by the host, and the centre at evaluation, as of ImageNet. small: images are
+    # resized, held in memory up to 2 GB, padded and cropped on the device, as of CIFAR; unset: small up to 96 pixels.
+    config.views = placeholder(str)
+    config.flip = placeholder(bool)  # whether views are mirrored; unset: of all but digits and svhn
     config.val_split = 0.0  # share of train held out; if above 0, it is evaluated in place of the test split
     config.train_images = placeholder(int)  # the first so many of train, of a set held in memory; unset: all
     config.batch_size = 64  # L: images a step, over all devices
@@ -32,7 +42,8 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.accumulate_steps = 1  # parts that a batch is worked through in, one after another, to need less memory
     config.init_from = placeholder(str)  # weights to start from: of codinet_jax.import_weights, or a run's weights.npz
     # Of pixels in [0, 1], per channel, as (0.485, 0.456, 0.406). Unset: what the weights of init_from were trained
-    # under, if their file says so, and the run's config.json then records it; else the data set's own.
+    # under, if their file says so, and the run's config.json then records it; else the data set's own: ImageNet's of a
+    # folder and of photographs, and of small images of tfds:NAME what is measured, and recorded.
     config.mean = placeholder(tuple)  # what is taken from them
     config.std = placeholder(tuple)  # what they are divided by then
 

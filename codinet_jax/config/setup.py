@@ -227,6 +227,10 @@ def _data(config: ConfigDict) -> DataSource:
         image_size=config.image_size,
         normalisation=None if config.mean is None else (tuple(config.mean), tuple(config.std)),
         train_images=config.train_images,
+        classes=None if config.classes is None else tuple(config.classes),
+        image_channels=config.image_channels,
+        views=config.views,
+        flip=config.flip,
     )
 
 

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etils import epath  # TFDS's own paths, so that gs:// is a data_dir too
-
 from codinet_jax.data import found, tfds_files, tfds_photographs
-from codinet_jax.data.found import Found
+from codinet_jax.data.found import Found, is_found
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.photographs import Cut
 from codinet_jax.data.split import Split
-from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 
@@ -68,6 +65,9 @@ class DataSpec:
         """A name for every class; its number where they have none."""
         return tuple(map(str, range(self.classes))) if isinstance(self.classes, int) else self.classes
 
+
+MEASURED = 10_000  # images that a mean is of
+FOUND = ('classes', 'image_size', 'image_channels', 'views')  # arguments of `source`, of sets that `is_found` names
 
 Read = Callable[[str, str | None], Any]
 
@@ -151,7 +151,7 @@ def register(name: str, dataset: Dataset) -> None:
     Raises:
       InputError: another one has this name.
     """
-    if found.is_found(name) or DATASETS.setdefault(name, dataset) != dataset:
+    if is_found(name) or DATASETS.setdefault(name, dataset) != dataset:
         raise InputError(f'There is a data set {name!r} already: register yours under another name.')
 
 
@@ -226,6 +226,21 @@ class DataSource:
         """[H, W, C] of one image."""
         return self.dataset.image_shape
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With these, named as in `FOUND`, `source` finds the same and asks no disk; none of a set of `DATASETS`."""
+        return {} if self.found is None else dict(zip(FOUND, self.found, strict=True))
+
+    def measured_normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and std of 10,000 training images, of a set of TFDS's by name that is of small ones; else None.
+
+        Raises:
+          InputError: as `open`.
+        """
+        if self.found is None or self.name == found.FOLDER or self.dataset.is_streamed:
+            return None
+        return self.open('train').sample(MEASURED, seed=0).normalisation()
+
     def open(self, split: str) -> Split:
         """Opens one split: into memory, or to be streamed.
 
@@ -276,7 +291,7 @@ class DataSource:
 
     @property
     def _root(self) -> Path:
-        return _root(self.name, self.data_dir)
+        return found.root(self.name, self.data_dir)
 
 
 def source(
@@ -310,8 +325,8 @@ def source(
       InputError: there is no such set, or not in this size, or the normalisation is not for its images.
     """
     there = None
-    if found.is_found(name):
-        there = found.find(name, _root(name, data_dir), classes, image_size, image_channels, views)
+    if is_found(name):
+        there = found.find(name, data_dir, classes, image_size, image_channels, views)
     elif given := [
         field
         for field, value in (('classes', classes), ('image_channels', image_channels), ('views', views))
@@ -329,13 +344,3 @@ def source(
                 )
         spec = dataclasses.replace(spec, mean=tuple(normalisation[0]), std=tuple(normalisation[1]))
     return DataSource(name, dataset, spec, data_dir, val_split, train_images, there)
-
-
-def _root(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
-    if name == found.FOLDER:
-        if data_dir is None or '://' in os.fspath(data_dir):
-            raise InputError('dataset=folder is of images on this machine: give their folder, --config.data_dir=DIR.')
-        return files.expanded(data_dir)
-    root = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-    # TFDS's own paths for buckets, which gs:// names.
-    return epath.Path(root) if '://' in os.fspath(root) else files.expanded(root)

@@ -1,15 +1,18 @@
 """Image sets that are in no table, and are found where they lie: a folder of images, or whatever TFDS has prepared."""
 
+import os
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath  # TFDS's own paths, so that gs:// is a data_dir too
+
 from codinet_jax.data import folder, tfds_files, tfds_photographs
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.photographs import Cut, Photographs
 from codinet_jax.data.split import Split
-from codinet_jax.runtime import console
+from codinet_jax.runtime import console, files
 from codinet_jax.runtime.errors import InputError
 
 FOLDER = 'folder'
@@ -39,12 +42,28 @@ class Found(NamedTuple):
 
 
 def is_found(name: str) -> bool:
+    """Whether a name is that of such a set."""
     return name == FOLDER or name.startswith(TFDS)
+
+
+def root(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder, or the directory of all sets of TFDS's; its default where none is given.
+
+    Raises:
+      InputError: a folder is not given, or cannot be on this machine.
+    """
+    if name == FOLDER:
+        if data_dir is None or '://' in os.fspath(data_dir):
+            raise InputError('dataset=folder is of images on this machine: give their folder, --config.data_dir=DIR.')
+        return files.expanded(data_dir)
+    directory = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+    # TFDS's own paths for buckets, which gs:// names.
+    return epath.Path(directory) if '://' in os.fspath(directory) else files.expanded(directory)
 
 
 def find(
     name: str,
-    root: Path,
+    data_dir: str | os.PathLike[str] | None,
     classes: tuple[str, ...] | None = None,
     image_size: int | None = None,
     num_channels: int | None = None,
@@ -67,9 +86,9 @@ def find(
             raise InputError(f'classes are {classes}: give their names, as ("cat", "dog").')
         folder.check_names(classes, 'classes')
     if name == FOLDER:
-        classes = folder.class_names(root) if classes is None else classes
+        classes = folder.class_names(root(name, data_dir)) if classes is None else classes
     elif None in (classes, image_size, num_channels):
-        there = tfds_files.describe(_tfds_name(name), root)
+        there = tfds_files.describe(_tfds_name(name), root(name, data_dir))
         height, width, depth = there.image_shape
         classes = there.classes if classes is None else classes
         num_channels = num_channels or (1 if depth == 1 else 3)
@@ -79,7 +98,7 @@ def find(
     return Found(classes, size, num_channels or 3, views or VIEWS[size <= LARGEST_SMALL])
 
 
-def open_split(name: str, root: Path, split: str, found: Found, center_crop: float, val_split: float) -> Split:
+def open_split(name: str, directory: Path, split: str, found: Found, center_crop: float, val_split: float) -> Split:
     """One split of it, as `DataSource.open` has it: photographs are streamed, and small images, as soon as they would
     take more than 2 GB, too; the batches are the same then.
 
@@ -88,9 +107,9 @@ def open_split(name: str, root: Path, split: str, found: Found, center_crop: flo
     """
     cut = Cut(found.image_size, found.num_channels, center_crop, is_cropped=found.views == 'photographs')
     if name == FOLDER:
-        images = folder.open_split(root, split, found.classes, cut, val_split)
-        return images if cut.is_cropped or not _fits(images) else _in_memory(images, str(root))
-    return _open_tfds(_tfds_name(name), root, split, found.classes, cut, val_split)
+        images = folder.open_split(directory, split, found.classes, cut, val_split)
+        return images if cut.is_cropped or not _fits(images) else _in_memory(images, files.printable(directory))
+    return _open_tfds(_tfds_name(name), directory, split, found.classes, cut, val_split)
 
 
 def _open_tfds(name: str, root: Path, split: str, classes: tuple[str, ...], cut: Cut, val_split: float) -> Split:

@@ -28,7 +28,6 @@ JOINING_SECONDS = 300
 HEARTBEAT_SECONDS = 30
 # The first host's end takes the others with it; so it leaves last, and they can say what they have to say.
 FIRST_LEAVES_AFTER_SECONDS = 3
-LONGEST_SENTENCE = 4096
 
 # Speaks when who started it is gone, unless it has been sent something.
 EPITAPH = 'import sys; sys.stdin.read(1) or print(sys.argv[1], file=sys.stderr)'
@@ -147,8 +146,9 @@ def sent_by_first(value: Any) -> Any:
 
 
 def _from_all_hosts(text: str) -> list[str]:
-    padded = text.encode()[:LONGEST_SENTENCE].ljust(LONGEST_SENTENCE, b'\0')
-    rows = multihost_utils.process_allgather(np.frombuffer(padded, np.uint8))
+    encoded = text.encode(errors='backslashreplace')
+    longest = max(1, int(np.max(multihost_utils.process_allgather(np.int32(len(encoded))))))
+    rows = multihost_utils.process_allgather(np.frombuffer(encoded.ljust(longest, b'\0'), np.uint8))
     return [np.asarray(row).tobytes().rstrip(b'\0').decode(errors='ignore') for row in rows]
 
 

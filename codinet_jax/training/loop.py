@@ -65,6 +65,7 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
         return finished
     train_set, test_set = hosts.together(lambda: (setup.data.open('train'), setup.data.open(setup.test_split)))
     hosts.together(lambda: setup.recipe.check_images(train_set.num_images))
+    _check_shared((train_set.num_images, test_set.num_images))
     # A run that has a checkpoint goes on, though the weights it once started from are gone.
     is_begun = hosts.of_first(is_first_host and workdir.has_checkpoints)
     variables, teacher = (None, None) if is_begun else hosts.together(lambda: _started_from(setup))
@@ -283,6 +284,20 @@ class Run:
             f'{" and ".join(str(stage.end - stage.start) for stage in self.stages)} steps'
         )
         log(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
+
+
+def _check_shared(num_images: tuple[int, int]) -> None:
+    """Refuses hosts whose data lie elsewhere and are not the same."""
+    first = hosts.sent_by_first(num_images)
+
+    def check() -> None:
+        if list(num_images) != first:
+            raise InputError(
+                f'The first host has {first[0]} images to train on and {first[1]} to evaluate on, another one '
+                f'{num_images[0]} and {num_images[1]}: give all the same data.'
+            )
+
+    hosts.together(check)
 
 
 def _check_claimed(workdir: Workdir, setup: Setup) -> None:

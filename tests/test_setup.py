@@ -26,6 +26,9 @@ BAD = [
     ('loss.extra_terms', ('rates',)),  # without a weight
     ('loss.extra_weights', (1.0,)),
     ('dataset', 'cifar11'),
+    ('classes', ('cat', 'dog')),  # of a set of the table
+    ('image_channels', 1),
+    ('views', 'small'),
     ('model.backbone', 'vgg'),
     ('model.depth', 21),
     ('train_images', 0),

@@ -1,14 +1,18 @@
 """An image file becomes the network's square: every mode, upright, on white, cut from the centre, or one sentence."""
 
+import contextlib
 import errno
+import io
 import os
 import re
 import struct
 import subprocess
 import sys
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +138,46 @@ def test_the_path_may_be_a_string_and_its_name_need_not_say_the_format(save: Cal
     for other in ('no_extension', 'a lie.jpg'):
         np.testing.assert_array_equal(read_image(str(path.rename(path.with_name(other))), SIZE, 3), pixels)
         path = path.with_name(other)
+
+
+@pytest.mark.parametrize('name', ['x.png', 'x.jpg', 'x.gif', 'x.tif', 'x.webp'])
+def test_an_image_may_come_as_bytes_or_as_an_open_file(save: Callable[..., Path], name: str) -> None:
+    path = save(name, stored(noise(40, 24, 3), 6), exif=exif(6)) if name != 'x.gif' else save(name, noise(40, 24))
+    content, expected = path.read_bytes(), read_image(path, SIZE, 3, 0.875)
+    for each in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        np.testing.assert_array_equal(read_image(each, SIZE, 3, 0.875), expected)
+    with open(path, 'rb') as file, open(path, 'rb', buffering=0) as raw:
+        for each in (file, raw):
+            np.testing.assert_array_equal(read_image(each, SIZE, 3, 0.875), expected)
+            assert not each.closed
+    reader, writer = os.pipe()  # which cannot be read twice
+    with ThreadPoolExecutor(1) as thread, os.fdopen(reader, 'rb') as file, os.fdopen(writer, 'wb') as end:
+        thread.submit(lambda: (end.write(content), end.close()))
+        np.testing.assert_array_equal(read_image(file, SIZE, 3, 0.875), expected)
+
+
+def test_an_open_file_is_read_from_where_it_is(save: Callable[..., Path]) -> None:
+    pixels = noise(SIZE, SIZE, 3)
+    file = io.BytesIO(b'header' + save('x.png', pixels).read_bytes())
+    file.seek(6)
+    np.testing.assert_array_equal(read_image(file, SIZE, 3), pixels)
+
+
+def test_errors_name_a_file_by_its_path_and_what_has_none_the_image(tmp_path: Path) -> None:
+    (tmp_path / 'x.png').write_bytes(b'no image')
+    unreadable = 'is not an image that can be read here: save it as PNG or JPEG.'
+    with open(tmp_path / 'x.png', 'rb') as file:
+        assert refusal(file) == f'{tmp_path / "x.png"} {unreadable}'
+    assert refusal(b'no image') == refusal(io.BytesIO(b'no image')) == f'The image {unreadable}'
+    with tempfile.TemporaryFile() as unnamed:  # its name is a number
+        assert refusal(unnamed) == 'The image is empty: fetch it or save it again.'
+    assert refusal(b'') == 'The image is empty: fetch it or save it again.'
+
+
+def refusal(source: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read_image(source, SIZE, 3)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize('orientation', SIDES)
@@ -498,6 +542,79 @@ def test_a_decompression_bomb(tmp_path: Path, side: int, user_filter: Any) -> No
         told = sentence(tmp_path / 'x.png')
     assert told == 'has more than 89478485 pixels, too many to be safe to read: save it smaller.'
     assert not caught
+
+
+def within(limit: int) -> tuple[int, int]:
+    """Sides of an image of more pixels than a limit, but of less than twice as many: there Pillow only warns."""
+    return 16, limit // 16 + 2
+
+
+def bombs(save: Callable[..., Path]) -> dict[str, bytes]:
+    """Files in whose reading Pillow finds somewhere more than 256 pixels, but less than 512; by format and place."""
+    wide = noise(*within(256)[::-1])
+    options = {'ico': {'sizes': [within(256)]}}
+    images = {
+        name: save(f'x.{name}', Image.fromarray(wide), **options.get(name, {})).read_bytes()
+        for name in ('avif', 'bmp', 'dds', 'gif', 'ico', 'jpg', 'jp2', 'pcx', 'png', 'pgm', 'sgi', 'tga', 'tif', 'webp')
+    }
+    small = bytearray(save('small.gif', Image.fromarray(noise(4, 4))).read_bytes())
+    frame = small.index(b',\0\0\0\0\x04\0\x04\0')  # the one frame, which reaches out of the 4 x 4 pixels of all
+    small[frame + 5 : frame + 9] = struct.pack('<HH', *within(256))
+    cursor = bytearray(save('small.ico', Image.fromarray(noise(16, 16)), sizes=[(16, 16)]).read_bytes())
+    chunk = cursor.index(b'IHDR')  # of the PNG inside, which is larger than the directory says
+    cursor[chunk - 4 : chunk + 21] = png_chunk(b'IHDR', struct.pack('>IIBBBBB', *within(256), 8, 0, 0, 0, 0))
+    two = [Image.fromarray(wide), Image.fromarray(wide)]
+    several = save('two.mpo', two[0], save_all=True, append_images=two[1:]).read_bytes()
+    return images | {'a frame of a GIF': bytes(small), 'a PNG in an ICO': bytes(cursor), 'MPO': several}
+
+
+@pytest.mark.parametrize('user_filter', ['error', 'always', 'ignore'])
+def test_a_decompression_bomb_is_refused_wherever_pillow_would_warn_of_it(
+    save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, user_filter: Any
+) -> None:
+    files = bombs(save)
+    for content in files.values():
+        with contextlib.suppress(InputError):  # the cursor is broken
+            read_image(content, SIZE, 3)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 256)
+    for case, content in files.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter(user_filter)
+            with pytest.raises(InputError, match='The image has more than 256 pixels, too many to be safe'):
+                read_image(content, SIZE, 3)
+        assert not caught, case
+
+
+def test_many_threads_read_at_once_and_warnings_of_others_are_heard(
+    save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = noise(24, SIZE, SIZE, 3)
+    contents = [save('x.png', image, exif=b'Exif\0\0II*\0\x08\0\0\0\xff\xff').read_bytes() for image in images]
+    bomb = save('bomb.png', noise(*within(256))).read_bytes()
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 256)
+
+    def read(i: int) -> np.ndarray | str:
+        if i % 25 < 24:
+            return read_image(contents[i % 25], SIZE, 3)
+        with pytest.raises(InputError) as refusal:
+            read_image(bomb, SIZE, 3)
+        return str(refusal.value)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        filters = list(warnings.filters)
+        with ThreadPoolExecutor(8) as threads:
+            answers = threads.map(read, range(250))
+            while not (heard := [each for each in caught if each.category is Image.DecompressionBombWarning]):
+                Image.open(io.BytesIO(bomb))  # somebody else's, meanwhile
+            for i, answer in enumerate(answers):
+                if isinstance(answer, str):
+                    assert 'too many to be safe' in answer
+                else:
+                    np.testing.assert_array_equal(answer, images[i % 25])
+        assert warnings.filters == filters
+    assert {each.filename for each in heard} == {Image.__file__}  # as without us
+    assert caught == heard, 'of what was read here nothing is heard'
 
 
 def test_pillow_and_the_warnings_are_left_as_they_were(save: Callable[..., Path], tmp_path: Path) -> None:

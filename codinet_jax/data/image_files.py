@@ -1,13 +1,14 @@
 """Ordinary image files, read as the network wants them; NumPy and Pillow are all this needs."""
 
 import functools
+import io
 import os
-import warnings
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from codinet_jax.data import pillow_warnings
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
@@ -33,9 +34,10 @@ _LEVELS = {'L;2': 85, 'L;4': 17}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # in TIFF
 
 
-def read_image(
-    path: str | os.PathLike[str], image_size: int, num_channels: int, crop_fraction: float = 1.0
-) -> np.ndarray:
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+
+def read_image(source: Source, image_size: int, num_channels: int, crop_fraction: float = 1.0) -> np.ndarray:
     """Reads one image of any mode and size, of a format in `FORMATS`, and cuts the network's square out of it.
 
     The image is turned upright by its EXIF orientation and laid over white where it is transparent; an animation is
@@ -48,10 +50,11 @@ def read_image(
     are scaled from [0, 65535], or from as many bits as a TIFF file says they have, and grey floats from [0, 1]. Colour
     becomes grey by the weights of ITU-R 601, and colour profiles are ignored.
 
-    Python's warning filters are set meanwhile, and they belong to all threads: read in one thread at a time.
+    Any number of threads may read at once.
 
     Args:
-      path: of the file.
+      source: the path of a file, what is in one as bytes, or a file open for reading in binary, which is read from
+        where it is to its end and left open.
       image_size: pixels, the height and the width of the result.
       num_channels: 1 for grey, 3 for red, green and blue.
       crop_fraction: share of the shorter side that is kept, in (0, 1].
@@ -60,32 +63,27 @@ def read_image(
       uint8 [image_size, image_size, num_channels], writable.
 
     Raises:
-      InputError: the file is missing, is a directory, may not be opened, is empty, is no image, is cut short or
-        damaged, has so many pixels that Pillow fears a decompression bomb, or has pixels that are NaN, infinite or
-        out of the range above.
+      InputError: the file is missing, is a directory, may not be opened or read, is empty, is no image, is cut short
+        or damaged, has so many pixels that Pillow fears a decompression bomb, or has pixels that are NaN, infinite or
+        out of the range above. It names the file; what has no name is "The image".
       ValueError: image_size, num_channels or crop_fraction is none of the above.
     """
     if num_channels not in _MODES:
         raise ValueError(f'num_channels is {num_channels}: 1 and 3 can be read')
     if image_size < 1 or not 0 < crop_fraction <= 1:
         raise ValueError(f'image_size {image_size} must be at least 1 and crop_fraction {crop_fraction} in (0, 1]')
-    # Pillow only warns of pixels so many that they are feared to be an attack.
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        warnings.simplefilter('error', Image.DecompressionBombWarning)
-        image = decode_file(path, num_channels)
-    return central_square(image, image_size, crop_fraction)
+    return central_square(decode_file(source, num_channels), image_size, crop_fraction)
 
 
-def decode_file(path: str | os.PathLike[str], num_channels: int) -> Image.Image:
-    """Decodes one file as `decode` does, from any thread.
+def decode_file(source: Source, num_channels: int) -> Image.Image:
+    """Decodes the image of a source as `decode` does.
 
     Raises:
       InputError: it is missing, is a directory, may not be opened, is empty or cannot be decoded.
     """
-    name = files.printable(path)
+    name = _name(source)
     try:
-        with open(path, 'rb') as file:
+        with _opened(source) as file:
             if not file.peek(1):
                 raise InputError(f'{name} is empty: fetch it or save it again.')
             return decode(file, name, num_channels)
@@ -97,8 +95,21 @@ def decode_file(path: str | os.PathLike[str], num_channels: int) -> Image.Image:
         raise InputError(f'{name} cannot be opened ({error.strerror}): make it readable, or give another.') from error
 
 
+def _name(source: Source) -> str:
+    """What errors call a source."""
+    name = source if isinstance(source, str | os.PathLike) else getattr(source, 'name', None)
+    return files.printable(name) if isinstance(name, str | os.PathLike) else 'The image'
+
+
+def _opened(source: Source) -> io.BufferedReader:
+    if isinstance(source, str | os.PathLike):
+        return open(source, 'rb')
+    content = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
+    return io.BufferedReader(io.BytesIO(content))
+
+
 def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> Image.Image:
-    """Decodes one image, upright and on white as `read_image` says; Python's warning filters are left as they are.
+    """Decodes one image, upright and on white as `read_image` says, in any number of threads at once.
 
     Args:
       file: open for reading.
@@ -108,19 +119,10 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
     Raises:
       InputError: it is no image, cut short or damaged, too large, or its pixels are out of range.
     """
+    formats = _formats_here()
     try:
-        opened = Image.open(file, formats=_formats_here())
-        stored = opened.tile[0].args if opened.format == 'PNG' and opened.tile else None
-        image: Image.Image = opened
-        image.load()  # which turns a TIFF upright, and no other
-        if stored in _LEVELS and isinstance(image.info.get('transparency'), int):
-            image.info['transparency'] *= _LEVELS[stored]
-        is_see_through = _see_through(image, file) if stored == 'RGB;16B' else None
-        image = _in_bytes(image, name)
-        if is_see_through is not None:
-            image.paste('white', mask=Image.fromarray(is_see_through))
-            del image.info['transparency']
-        return _on_white(_turned_upright(image), _MODES[num_channels])
+        with pillow_warnings.kept():
+            return _decoded(file, name, num_channels, formats)
     except InputError:
         raise
     except UnidentifiedImageError as error:
@@ -134,10 +136,26 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
         raise InputError(f'{name} cannot be decoded ({reason}): {fix}.') from error
 
 
+def _decoded(file: BinaryIO, name: str | os.PathLike[str], num_channels: int, formats: tuple[str, ...]) -> Image.Image:
+    opened = Image.open(file, formats=formats)
+    stored = opened.tile[0].args if opened.format == 'PNG' and opened.tile else None
+    image: Image.Image = opened
+    image.load()  # which turns a TIFF upright, and no other
+    if stored in _LEVELS and isinstance(image.info.get('transparency'), int):
+        image.info['transparency'] *= _LEVELS[stored]
+    is_see_through = _see_through(image, file) if stored == 'RGB;16B' else None
+    image = _in_bytes(image, name)
+    if is_see_through is not None:
+        image.paste('white', mask=Image.fromarray(is_see_through))
+        del image.info['transparency']
+    return _on_white(_turned_upright(image), _MODES[num_channels])
+
+
 @functools.cache
 def _formats_here() -> tuple[str, ...]:
     """Those that this build of Pillow reads."""
     Image.init()
+    pillow_warnings.take_over()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

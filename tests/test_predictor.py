@@ -1,9 +1,12 @@
 """A predictor answers as evaluation does, image by image, whatever executes it; and by hand where nothing is learnt."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from codinet_jax.config import default
 from codinet_jax.config.setup import Setup
 from codinet_jax.data import augment, datasets
 from codinet_jax.evaluation import evaluate
-from codinet_jax.inference import calibration, load, program
+from codinet_jax.inference import calibration, exported, load, program
 from codinet_jax.inference.predictor import NetworkSpec, Prediction, Predictor, pixels
 from codinet_jax.models import execution
 from codinet_jax.runtime import sharding
@@ -320,6 +323,61 @@ def test_one_image_runs_conditionally_on_one_device_and_more_compacted_on_all(
         assert [len(predictor(images[:size]).labels_B) for size in (1, 3, 1, 8, 20)] == [1, 3, 1, 8, 20]
         assert compiled == wanted
         assert rows == [1, 8, 1, 8, 24]
+
+
+def test_sizes_warmed_up_are_compiled_once_for_all_thresholds(workdir: Workdir) -> None:
+    predictor, images = load.from_workdir(workdir.path), helpers.noise_images(9).images_NxHxWxC
+    with compilations() as compiled:
+        assert list(predictor.warm_up([1, 9])) == [1, 9]
+    assert len(compiled) >= 2, 'one image on one device, nine on all'
+    with compilations() as compiled:
+        seconds = predictor.warm_up([9, 1])
+        routes = [predictor(images[:size], threshold).decisions_Bxn.sum() for size in (1, 9) for threshold in (0.3, 0.7)]
+        assert routes[2] > routes[3]
+    assert compiled == []
+    assert 0 < max(seconds.values()) < 1
+    with pytest.raises(InputError, match='no images'):
+        predictor.warm_up([0])
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[float]]:
+    """The seconds of each program that is compiled meanwhile, or read from the cache of them."""
+    seconds: list[float] = []
+
+    def heard(event: str, duration: float, **_: Any) -> None:
+        if event == '/jax/core/compile/backend_compile_duration':
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+
+
+@pytest.mark.parametrize('is_exported', [False, True])
+def test_eight_threads_are_answered_as_one_is(workdir: Workdir, tmp_path: Path, is_exported: bool) -> None:
+    """All begin at once, before anything is compiled, with batches of two sizes and thresholds."""
+    fresh = load.from_workdir(workdir.path)
+    if is_exported:
+        fresh.export(tmp_path / 'network')
+        fresh = exported.load(tmp_path / 'network')
+    images = helpers.noise_images(96).images_NxHxWxC
+    asked = [(start, 1 if start % 3 else 12, (0.3, 0.7)[start % 2]) for start in range(80)]
+    together = threading.Barrier(8)
+
+    def answered_by(thread: int) -> list[Prediction]:
+        together.wait()
+        return [fresh(images[start : start + size], threshold) for start, size, threshold in asked[thread::8]]
+
+    with ThreadPoolExecutor(8) as threads, compilations() as compiled:
+        answers = list(threads.map(answered_by, range(8)))
+    assert len(compiled) == 2, 'each size once, whoever comes first'
+    for i, (start, size, threshold) in enumerate(asked):
+        alone = fresh(images[start : start + size], threshold)
+        for ours, expected in zip(answers[i % 8][i // 8], alone, strict=True):
+            np.testing.assert_array_equal(ours, expected)
 
 
 def test_a_static_network_runs_every_block_and_pays_no_router(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ exported program, is no matter here, so that an exported one is used without the
 import dataclasses
 import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Answers batches of images, running only the blocks that each image's routers want."""
+    """Answers batches of images, running only the blocks that each image's routers want; in any number of threads."""
 
     def __init__(
         self,
@@ -133,6 +134,22 @@ class Predictor:
         if cost is not None or operating_point is not None:
             raise InputError('A threshold leaves no choice to a cost or an operating point: give one of the three.')
         return threshold
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> dict[int, float]:
+        """Compiles batch sizes ahead, so that no caller waits for it; the thresholds of a size share its program.
+
+        Args:
+          batch_sizes: each at least 1; batches of zeros are answered.
+
+        Returns:
+          The seconds that each size took; where it was compiled already, those of an answer.
+        """
+        seconds = {}
+        for batch_size in batch_sizes:
+            started = time.perf_counter()
+            self(np.zeros((batch_size, *self.spec.image_shape), np.uint8))
+            seconds[batch_size] = time.perf_counter() - started
+        return seconds
 
     def export(self, directory: str | os.PathLike[str]) -> None:
         """Writes it, at its threshold, as files that run without the code of the model; see `inference.exported`.

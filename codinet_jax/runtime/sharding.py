@@ -1,6 +1,7 @@
 """Where arrays live, weights and states on every device, a batch spread over all of them; and programs beside them."""
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,8 +60,10 @@ def on_devices(
 ) -> Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]:
     """A function of images and a scalar: `single` on one device for one image, for more `several` over all devices.
 
-    The batch is filled up to a multiple of the devices, and what is added is cut off again.
+    The batch is filled up to a multiple of the devices, and what is added is cut off again. Any number of threads may
+    call it at once.
     """
+    first_call = threading.Lock()  # or threads that come together would each place the weights
 
     @functools.cache
     def compiled(is_single: bool) -> tuple[Mesh, Any, Any]:
@@ -69,7 +72,8 @@ def on_devices(
 
     def forward(images_BxHxWxC: np.ndarray, scalar: float) -> tuple[np.ndarray, np.ndarray]:
         B = len(images_BxHxWxC)
-        mesh, placed, program = compiled(B == 1)
+        with first_call:
+            mesh, placed, program = compiled(B == 1)
         filled = images_BxHxWxC[np.minimum(np.arange(-(-B // mesh.size) * mesh.size), B - 1)]
         logits, v = jax.device_get(program(placed, *put(mesh, filled), np.float32(scalar)))
         return logits[:B], v[:B]

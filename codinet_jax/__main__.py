@@ -13,6 +13,7 @@ COMMANDS = (
     'evaluate',
     'calibrate',
     'predict',
+    'serve',
     'export',
     'cascade',
     'benchmark',

@@ -332,7 +332,9 @@ def test_sizes_warmed_up_are_compiled_once_for_all_thresholds(workdir: Workdir) 
     assert len(compiled) >= 2, 'one image on one device, nine on all'
     with compilations() as compiled:
         seconds = predictor.warm_up([9, 1])
-        routes = [predictor(images[:size], threshold).decisions_Bxn.sum() for size in (1, 9) for threshold in (0.3, 0.7)]
+        routes = [
+            predictor(images[:size], threshold).decisions_Bxn.sum() for size in (1, 9) for threshold in (0.3, 0.7)
+        ]
         assert routes[2] > routes[3]
     assert compiled == []
     assert 0 < max(seconds.values()) < 1

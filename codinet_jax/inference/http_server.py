@@ -1,0 +1,227 @@
+"""A predictor behind HTTP: a Starlette application over `serving.Batcher`, which uvicorn runs until a signal."""
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+from starlette.types import Message
+
+from codinet_jax.data.image_files import read_image
+from codinet_jax.inference import serving
+from codinet_jax.inference.serving import Batcher, Overloaded
+from codinet_jax.runtime.errors import InputError
+
+UPLOAD_SECONDS = 60  # for an image to arrive; whoever is slower would hold a place that others could have
+SHUTDOWN_SECONDS = 60  # for requests in flight to be answered
+RETRY_SECONDS = 1
+
+USAGE = """{name}: a network of {blocks} gated blocks, for images of {size}x{size} pixels and {classes} classes.
+
+GET  /health    whether it is ready, and what it has done
+POST /predict   an image as the body, or as a file of a multipart form; answered in JSON: label, class, probability,
+                route (1: the block ran), cost (share of the static network's MACs), macs, static_macs
+
+    curl --data-binary @cat.jpg '{address}/predict'
+    curl --form image=@cat.jpg '{address}/predict?top=5&threshold=0.7'
+
+?top=5          the most probable classes as well
+?threshold=0.7  a block runs where its gate reaches this, {threshold:g} if not given
+
+What cannot be answered has a JSON object with a sentence at "error": 400 the request, 413 an image of more than
+{megabytes:g} MB, 422 no image, 503 too many at once or not ready yet: try again.
+"""
+
+
+class Server:
+    """The application of one network."""
+
+    def __init__(self, batcher: Batcher, name: str, max_upload_bytes: int, ready: Callable[[dict[int, float]], None]):
+        self.batcher, self.name, self.max_upload_bytes, self.ready = batcher, name, max_upload_bytes, ready
+        self.counts = {'requests': 0, 'errors': 0}
+        # Decoding leaves Python to others; more threads than cores would only hold more images at once.
+        self._decoders = ThreadPoolExecutor(os.cpu_count(), 'decoder')
+        self.failure: BaseException | None = None
+        self.application = Starlette(
+            routes=[
+                Route('/', self.usage),
+                Route('/health', self.health),
+                Route('/predict', self.predict, methods=['POST']),
+            ],
+            lifespan=self._lifespan,
+            exception_handlers={HTTPException: self._refused, Exception: self._failed},
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
+        del application
+        async with self.batcher:
+            warming = asyncio.create_task(self._warm_up())
+            yield
+            warming.cancel()
+            await asyncio.wait([warming])
+        self._decoders.shutdown()
+
+    async def _warm_up(self) -> None:
+        try:
+            self.ready(await self.batcher.warm_up())
+        except Exception as error:  # there is nothing to serve
+            self.failure = error
+            signal.raise_signal(signal.SIGTERM)
+
+    async def usage(self, request: Request) -> PlainTextResponse:
+        spec = self.batcher.predictor.spec
+        about = {'name': self.name, 'size': spec.image_size, 'classes': len(spec.classes), 'megabytes': self._megabytes}
+        more = {'blocks': len(spec.blocks_macs), 'threshold': self.batcher.predictor.threshold}
+        return PlainTextResponse(USAGE.format(address=str(request.base_url).rstrip('/'), **about, **more))
+
+    async def health(self, request: Request) -> JSONResponse:
+        del request
+        spec, is_ready = self.batcher.predictor.spec, self.batcher.is_ready
+        about = {
+            'status': 'ready' if is_ready else 'warming up',
+            'network': self.name,
+            'classes': len(spec.classes),
+            'blocks': len(spec.blocks_macs),
+            'static_macs': spec.static_macs,
+            'threshold': self.batcher.predictor.threshold,
+            'batch_sizes': self.batcher.sizes,
+        }
+        return JSONResponse({**about, **self.counts, **self.batcher.counts}, 200 if is_ready else 503)
+
+    async def predict(self, request: Request) -> JSONResponse:
+        self.counts['requests'] += 1
+        spec = self.batcher.predictor.spec
+        top = _query(request, 'top', int, lambda value: 1 <= value <= len(spec.classes), f'1 to {len(spec.classes)}')
+        threshold = _query(request, 'threshold', float, math.isfinite, 'a number, as 0.5')
+        if not self.batcher.is_ready:
+            _busy('The network is being compiled')
+        try:
+            with self.batcher.admitted():
+                content = await self._image(request)
+                arguments = (content, spec.image_size, spec.num_channels, spec.center_crop)
+                loop = asyncio.get_running_loop()
+                image_HxWxC = await loop.run_in_executor(self._decoders, read_image, *arguments)
+                answer = await self.batcher.answer(image_HxWxC, threshold)
+        except Overloaded:
+            _busy(f'{self.batcher.max_requests} images are being answered already')
+        except InputError as error:
+            raise HTTPException(422, str(error)) from error
+        return JSONResponse(serving.as_json(answer, spec, top))
+
+    async def _image(self, request: Request) -> bytes:
+        """What the body holds, or the one file in its form."""
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                content = await self._body(request)
+        except TimeoutError as error:
+            sentence = f'The image did not arrive within {UPLOAD_SECONDS} seconds: send it faster.'
+            raise HTTPException(408, sentence, {'Connection': 'close'}) from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, 'The image was cut short: send it again.') from error
+        if request.headers.get('content-type', '').partition(';')[0].strip().lower() != 'multipart/form-data':
+            return content
+
+        async def whole() -> Message:
+            return {'type': 'http.request', 'body': content, 'more_body': False}
+
+        async with Request(request.scope, whole).form(max_files=1, max_fields=10) as form:
+            uploads = [value for value in form.values() if isinstance(value, UploadFile)]
+            if not uploads:
+                raise HTTPException(400, 'The form has no file: send one, as curl --form image=@cat.jpg.')
+            return await uploads[0].read()
+
+    async def _body(self, request: Request) -> bytes:
+        """All of it, if it is not too much; of what is too much no more is read than shows it."""
+        length = request.headers.get('content-length', '')
+        content = bytearray()
+        if not (length.isdecimal() and int(length) > self.max_upload_bytes):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > self.max_upload_bytes:
+                    break
+            else:
+                return bytes(content)
+        sentence = f'The image has more than {self._megabytes:g} MB: send it smaller.'
+        raise HTTPException(413, sentence, {'Connection': 'close'})
+
+    @property
+    def _megabytes(self) -> float:
+        return self.max_upload_bytes / 1e6
+
+    async def _refused(self, request: Request, error: Exception) -> JSONResponse:
+        del request
+        assert isinstance(error, HTTPException)
+        self.counts['errors'] += 1
+        return JSONResponse({'error': error.detail}, error.status_code, error.headers)
+
+    async def _failed(self, request: Request, error: Exception) -> JSONResponse:
+        del request
+        self.counts['errors'] += 1
+        return JSONResponse({'error': f'The server failed ({type(error).__name__}): its log says more.'}, 500)
+
+
+def _query(request: Request, name: str, kind: Callable[[str], Any], is_good: Callable[[Any], bool], wanted: str) -> Any:
+    """A number of the query; None if it is not there."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if is_good(value := kind(text)):
+            return value
+    raise HTTPException(400, f'?{name}={text} cannot be: give {wanted}.')
+
+
+def _busy(why: str) -> NoReturn:
+    raise HTTPException(503, f'{why}: try again in a second.', {'Retry-After': str(RETRY_SECONDS)})
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address.
+
+    Raises:
+      InputError: it is taken, or not of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        number = getattr(error, 'errno', None) or 0
+        reason = os.strerror(number) if number > 0 else getattr(error, 'strerror', error)  # a name's number is below
+        raise InputError(f'{host}:{port} cannot be listened at ({reason}): give another --host or --port.') from error
+
+
+def run(server: Server, listening: socket.socket) -> int:
+    """Serves until SIGTERM or SIGINT, answers what is in flight, and returns the exit status: 143 or 130.
+
+    Raises:
+      Exception: what warming up failed of.
+    """
+    config = uvicorn.Config(
+        server.application,
+        log_level='warning',
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    stopped: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stopped.append(number))  # which uvicorn raises again when it is done
+    uvicorn.Server(config).run(sockets=[listening])
+    if server.failure is not None:
+        raise server.failure
+    sys.stdout.flush()
+    return 128 + stopped[0] if stopped else 1

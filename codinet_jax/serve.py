@@ -6,7 +6,7 @@
 
 Requests that come together are answered in one batch. Every size of batch is compiled at the start; GET /health says
 when that is done, and GET / how to ask. SIGTERM and Ctrl-C end it once what is in flight is answered. It listens on
-this machine alone, unless --host says otherwise, and knows no passwords and no encryption: put a proxy in front that does.
+this machine alone, unless --host says otherwise, and knows no passwords and no encryption: that is a proxy's work.
 """
 
 import contextlib

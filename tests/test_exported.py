@@ -295,6 +295,47 @@ def test_macs_are_those_of_the_blocks_that_ran(elsewhere: Elsewhere, networks: d
     assert len(set(macs)) > 2
 
 
+def test_the_readmes_lines_run_it_with_jax_and_numpy_alone(
+    root: Path, networks: dict[str, Exported], elsewhere: Elsewhere
+) -> None:
+    block = (helpers.REPOSITORY / 'README.md').read_text().split('<!-- bare -->\n```python\n')[1].split('```')[0]
+    assert block.count('\n') <= 8
+    images, answers = root / 'few.npy', root / 'bare.npz'
+    np.save(images, networks['conv'].images.images_NxHxWxC[:5])
+    program = ALONE + f'images = np.load({str(images)!r})\n'
+    program += block.replace("'runs/digits.exported'", repr(str(networks['conv'].directory)))
+    program += f'np.savez({str(answers)!r}, logits_BxY=logits_BxY, v_Bxn=v_Bxn)\n'
+    said = subprocess.run(
+        [sys.executable, '-W', 'error', '-c', program],
+        cwd=root,
+        env=helpers.environment(JAX_ENABLE_COMPILATION_CACHE='false'),
+        text=True,
+        capture_output=True,
+    )
+    assert (said.returncode, said.stderr) == (0, '')
+    expected = elsewhere.prediction('conv', 64)
+    with np.load(answers) as bare:
+        exp_BxY = np.exp(bare['logits_BxY'])
+        np.testing.assert_allclose(
+            exp_BxY / exp_BxY.sum(axis=1, keepdims=True), expected.probabilities_BxY[:5], atol=1e-4
+        )
+        np.testing.assert_allclose(bare['v_Bxn'], expected.run_probability_Bxn[:5], atol=1e-5)
+
+
+# What JAX and NumPy import is theirs and Python's; nothing of this package's is to be had.
+ALONE = """
+import sys
+
+class Barrier:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('codinet_jax', 'flax', 'optax', 'orbax', 'absl', 'PIL', 'tensorflow'):
+            raise ImportError(f'{name} is not to be had')
+
+sys.meta_path.insert(0, Barrier())
+import numpy as np
+"""
+
+
 # --- Files. ---
 
 

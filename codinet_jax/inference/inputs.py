@@ -1,13 +1,11 @@
 """What `codinet_jax.predict` is asked about: image files, directories of them and globs, read ahead of the network."""
 
-import functools
 import glob
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from codinet_jax.data import image_files
 from codinet_jax.data.prefetch import prefetch
@@ -91,13 +89,4 @@ def _matches(pattern: str) -> list[Found]:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _extensions()
-
-
-@functools.cache
-def _extensions() -> frozenset[str]:
-    """Those of the formats that are read."""
-    Image.init()
-    return frozenset(
-        extension for extension, name in Image.registered_extensions().items() if name in image_files.FORMATS
-    )
+    return os.path.splitext(name)[1].lower() in image_files.extensions()

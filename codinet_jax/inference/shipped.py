@@ -1,7 +1,7 @@
 """Networks that come with the package, to see one at work without training.
 
 NAME.npz    weights in float16, by member and parameter path
-NAME.json   its card: members, images, thresholds, where the weights come from and under what licence, and what it does
+NAME.json   its card: members, images, threshold, where the weights come from and under what licence, and what it does
 """
 
 import json
@@ -16,7 +16,6 @@ from flax import traverse_util
 from codinet_jax.data.datasets import DataSpec
 from codinet_jax.inference import cascade
 from codinet_jax.inference.cascade import Member
-from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.inference.predictor import Predictor
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedResNet
@@ -41,8 +40,7 @@ def load_pretrained(name: str = 'cifar10') -> Predictor:
     trees = traverse_util.unflatten_dict(leaves, sep='/')
     spec = DataSpec(tuple(card['classes']), tuple(card['mean']), tuple(card['std']))
     members = [Member(_network(depth, len(card['classes'])), spec, trees[str(depth)]) for depth in card['depths']]
-    known = OperatingPoints.of_record(card['points'], card['curve'], name)
-    return cascade.from_networks(members, threshold=card['threshold'], about=card['about'], operating_points=known)
+    return cascade.from_networks(members, threshold=card['threshold'], about=card['about'])
 
 
 def read_card(name: str) -> dict[str, Any]:
@@ -63,7 +61,6 @@ def write(
     depths: Sequence[int],
     members: Sequence[Member],
     threshold: float,
-    known: OperatingPoints,
     about: Mapping[str, Any],
 ) -> None:
     """Makes the two files of a cascade of CIFAR ResNets that are normalised alike."""
@@ -78,7 +75,6 @@ def write(
         'mean': mean,
         'std': std,
         'threshold': threshold,
-        **known.as_record(),
         'about': dict(about),
     }
     halves: dict[str, Any] = {name: np.asarray(leaf).astype(np.float16) for name, leaf in leaves.items()}

@@ -23,7 +23,13 @@ def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]
     module = ROUTERS[router].router(block=Block(5, 4, (Conv(3, 4),), 'identity'), conv=conv, norm=norm)
     carry, shared = started(router)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), a_BxHxWxC, carry, shared, FIRST))
-    return module, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), variables), a_BxHxWxC
+    drawn = {
+        name: jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), tree)
+        for name, tree in variables.items()
+    }
+    if 'batch_stats' in drawn:
+        drawn['batch_stats'] = jax.tree.map(jnp.abs, drawn['batch_stats'])  # variances among them
+    return module, drawn, a_BxHxWxC
 
 
 def started(router: str) -> tuple[Any, Tree]:

@@ -6,13 +6,14 @@ A config takes a variant's name after a colon, and any field can be set on the c
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flax import traverse_util
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from codinet_jax.methods import METHODS
 from codinet_jax.runtime.errors import InputError
 
 
@@ -20,7 +21,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     """ResNet-110 on CIFAR-10."""
     config = ConfigDict()
     config.seed = 0
-    config.method = 'codinet'  # static, random; or one that a module of --import registers
+    config.method = 'codinet'  # static, random, one more of codinet_jax/methods; or of a module of --import
     config.imports = ()  # modules or files that add to what is named here; --import adds to them
     config.dataset = (
         'cifar10'  # digits, cifar10, cifar100, svhn, imagenet2012; folder: data_dir; tfds:NAME: any of TFDS
@@ -52,7 +53,9 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.depth = 110
     config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
     config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
-    config.model.router = 'linear'  # conv, recurrent; random: of method random; static: of method static, all run
+    # conv, recurrent; gate_unit, one_layer, independent, lstm, feedforward1 and 2 of other authors; random: of method
+    # random; static: of method static, all run.
+    config.model.router = 'linear'
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of as many groups as there are devices
     config.model.norm_groups = placeholder(int)  # those; unset: of the devices that a run begins on, and recorded
@@ -63,6 +66,8 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.routing = ConfigDict()
     config.routing.relaxation = 'gumbel_softmax'  # softmax, sampling, gumbel_straight_through, rounded
     config.routing.temperature = 1.0
+    config.routing.final_temperature = placeholder(float)  # what methods that lower it come to in stage 1; unset: same
+    config.routing.noisy_evaluation = False  # whether methods that draw decisions in training do so in evaluation too
     config.routing.initial_run_rate = 0.5  # how likely an untrained router runs its block; near 1: blocks learn first
 
     config.loss = ConfigDict()
@@ -72,6 +77,10 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.loss.consistency_margin = 0.2
     config.loss.diversity_margin = 0.5
     config.loss.noise_free = False  # whether the routing losses are of v without noise, at temperature 1
+    config.loss.rate_weight = 2.0  # of run rates off target, in methods that have a target for them
+    config.loss.target_rate = 0.7  # it: of each block, of all in the mean, or of the share of static MACs, by method
+    config.loss.block_rates = ()  # in its place one for each block, in methods that can; one of 1 is left out
+    config.loss.one_sided = False  # whether a mean run rate below target is free, in methods that look at the mean
     config.loss.label_smoothing = 0.0
     config.loss.target_cost = placeholder(float)  # wanted share of static MACs: gamma adapts, stage 2 matches it
     config.loss.gamma_gain = 0.1  # how fast: gamma a step, per unit of cost off target
@@ -170,38 +179,19 @@ def of_record(record: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(traverse_util.unflatten_dict(known | written, sep='.'))
 
 
-def _vanilla(config: ConfigDict) -> None:
-    config.loss.alpha = config.loss.beta = 0.0
-
-
-def _consistency(config: ConfigDict) -> None:
-    config.loss.beta = 0.0
-
-
-def _static(config: ConfigDict) -> None:
-    config.method = config.model.router = 'static'
-    config.loss.target_cost = None  # every image costs the same
-
-
-def _random(config: ConfigDict) -> None:
-    config.method = config.model.router = 'random'
-    config.routing.initial_run_rate = 0.9
-    config.loss.alpha = config.loss.beta = 0.0  # a route drawn at random is not to be shaped
-    config.loss.gamma_damping_steps = 200.0  # the run rate moves for as long as gamma pushes: it must brake early
-
-
-VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
-    'codinet': lambda config: None,
-    'vanilla': _vanilla,
-    'consistency': _consistency,
-    'static': _static,
-    'random': _random,
-}
+def variants() -> dict[str, Mapping[str, Any]]:
+    """What may follow a config's name after a colon: of each, the settings that it changes, by dotted name."""
+    return {name: changes for method in METHODS.values() for name, changes in method.variants.items()}
 
 
 def with_variant(config: ConfigDict, variant: str) -> ConfigDict:
-    """The config with a named ablation applied: codinet, vanilla, consistency, static or random."""
-    if variant not in VARIANTS:
-        raise InputError(f'There is no variant {variant!r}: after the colon write one of {", ".join(VARIANTS)}.')
-    VARIANTS[variant](config)
+    """The config with a variant of a method applied.
+
+    Raises:
+      InputError: no method has one of this name.
+    """
+    known = variants()
+    if variant not in known:
+        raise InputError(f'There is no variant {variant!r}: after the colon write one of {", ".join(known)}.')
+    config.update_from_flattened_dict(known[variant])
     return config

@@ -166,6 +166,7 @@ class Setup:
                 'larger batch_size or fewer accumulate_steps.'
             )
         _check_price(self.method, self.model)
+        self.method.check_blocks(self.model.architecture.num_blocks)
 
     @property
     def costs(self) -> CostTable:
@@ -245,7 +246,10 @@ def _method(config: ConfigDict) -> Method:
         if field.name in config[section]
     }
     try:
-        return kind(**{name: value for name, (_, value) in given.items()})
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, (_, value) in given.items()
+        }
+        return kind(**settings)
     except InputError as error:
         name = str(error).split()[0]
         section = f'{given[name][0]}.' if name in given else ''
@@ -366,9 +370,11 @@ def _check_price(method: Method, model: RoutedResNet) -> None:
         if target is not None:
             raise InputError('loss.target_cost is set, but a static network always costs the same: leave it out.')
         return
-    floor = model.costs.fixed_macs / model.costs.static_macs
+    is_forced = router_kind(model.router).first_runs
+    floor = (model.costs.fixed_macs + (model.costs.blocks_n[0] if is_forced else 0)) / model.costs.static_macs
     if target is not None and target < floor:
-        raise InputError(f'loss.target_cost is {target}, but an image that skips every block costs {floor:.3f}.')
+        skipped = 'all that it can' if is_forced else 'every block'
+        raise InputError(f'loss.target_cost is {target}, but an image that skips {skipped} costs {floor:.3f}.')
     if router_kind(model.router).bias is None:
         for name, value, unset in (
             ('loss.target_cost', target, (None,)),

@@ -3,11 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
-import jax.numpy as jnp
-
-from codinet_jax.methods.method import Method, Rules, Seen, Term, classification
+from codinet_jax.methods.method import Method, Rules, Variants, classification, priced_classification
 from codinet_jax.models import execution
-from codinet_jax.routing import losses, relaxation
+from codinet_jax.routing import relaxation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +13,13 @@ class Static(Method):
     """No routers; both stages train by cross-entropy alone."""
 
     is_routed: ClassVar[bool] = False
+    variants: ClassVar[Variants] = {
+        'static': {
+            'method': 'static',
+            'model.router': 'static',
+            'loss.target_cost': None,  # every image costs the same
+        }
+    }
 
     def stages(self) -> tuple[Rules, Rules]:
         return Rules(execution.masked(), classification), Rules(execution.masked(), classification, frozen='routers')
@@ -25,16 +30,20 @@ class Random(Method):
     """Blocks skipped at random at a wanted cost, by router 'random': only the price of compute is learnt from."""
 
     router: ClassVar[str | None] = 'random'
+    variants: ClassVar[Variants] = {
+        'random': {
+            'method': 'random',
+            'model.router': 'random',
+            'routing.initial_run_rate': 0.9,
+            'loss.alpha': 0.0,  # a route drawn at random is not to be shaped
+            'loss.beta': 0.0,
+            'loss.gamma_damping_steps': 200.0,
+        }
+    }
 
     # The run rate moves for as long as gamma pushes: it must brake early.
     gamma_damping_steps: float = 200.0
 
     def stages(self) -> tuple[Rules, Rules]:
         relax = execution.relaxed(relaxation.gumbel_softmax, 1.0)
-        return Rules(relax, self.objective), Rules(execution.masked(), classification, frozen='routers')
-
-    def objective(self, seen: Seen) -> dict[str, Term]:
-        """Cross-entropy and the cost of Eq. 11."""
-        v_Bxn = seen.output.run_probability_Bxn
-        cost = losses.cost_loss(v_Bxn, jnp.asarray(seen.costs.costs_n))
-        return classification(seen) | {'cost': Term(cost, seen.gamma)}
+        return Rules(relax, priced_classification), Rules(execution.masked(), classification, frozen='routers')

@@ -9,11 +9,11 @@ the hard decisions of Eq. 13.
 
 import dataclasses
 import difflib
-import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 
-from codinet_jax.methods.method import Method, Rules, Seen, Term, classification
+from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification
 from codinet_jax.models import execution
 from codinet_jax.routing import losses, relaxation
 from codinet_jax.runtime.errors import InputError
@@ -33,6 +33,12 @@ class CoDiNet(Method):
       temperature: of the relaxation, above 0.
     """
 
+    variants: ClassVar[Variants] = {
+        'codinet': {},
+        'vanilla': {'loss.alpha': 0.0, 'loss.beta': 0.0},
+        'consistency': {'loss.beta': 0.0},
+    }
+
     alpha: float = 0.2
     beta: float = 0.2
     consistency_margin: float = 0.2
@@ -51,8 +57,7 @@ class CoDiNet(Method):
             raise InputError(f'relaxation is {self.relaxation!r}; it must be one of {known}.{hint}')
         if self.relaxation == 'drawn' and not self.noise_free:
             raise InputError('relaxation is drawn, which has no gradient: routers would learn nothing by it.')
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f'temperature is {self.temperature}; it must be above 0.')
+        self.check_above_zero('temperature')
 
     @property
     def samples_in_evaluation(self) -> bool:

@@ -2,20 +2,24 @@
 
 A method is a `Method`, a frozen dataclass whose fields are its settings; those of the same names in a config's `loss`
 and `routing` fill them, and a config file of one's own may add to these after `config.unlock()`. Its `stages` say what
-each of the two stages of training asks of the network. One of one's own is added to `methods.METHODS` by
+each of the two stages of training asks of the network. Its `variants` are what may follow a config's name after a
+colon: of each, the settings that it changes, by dotted name. One of one's own is added to `methods.METHODS` by
 `methods.register`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.execution import Execution
 from codinet_jax.models.network import RoutedOutput
+from codinet_jax.routing import losses
 from codinet_jax.routing.controller import CostController
 from codinet_jax.runtime.errors import InputError
 
@@ -24,7 +28,8 @@ class Seen(NamedTuple):
     """What an objective is told of a batch of B rows, the `num_views` views of an image side by side.
 
     `gamma` is the weight of compute, which a cost controller may move; `cross_entropy` is that of the output's logits,
-    a mean over rows; `teacher_logits_BxY` are those of the network that is distilled, None without one.
+    a mean over rows; `progress` is the share of the stage's steps that are done; `teacher_logits_BxY` are those of the
+    network that is distilled, None without one.
     """
 
     output: RoutedOutput
@@ -33,6 +38,7 @@ class Seen(NamedTuple):
     costs: CostTable
     gamma: jax.Array
     cross_entropy: jax.Array
+    progress: float | jax.Array = 0.0
     teacher_logits_BxY: jax.Array | None = None
 
 
@@ -44,15 +50,17 @@ class Term(NamedTuple):
 
 
 Objective = Callable[[Seen], dict[str, Term]]
+Variants = Mapping[str, Mapping[str, Any]]  # by name, settings by dotted name
 
 
 class Rules(NamedTuple):
     """What a stage of training asks: how gates are executed, what is minimised, and what stays as it is.
 
+    The execution may be a function of `Seen.progress`, as where a temperature falls.
     Where routers are frozen the cost controller rests, for gamma would move nothing, and extra loss terms are left out.
     """
 
-    execution: Execution
+    execution: Execution | Callable[[jax.Array], Execution]
     objective: Objective
     frozen: Literal['routers'] | None = None
 
@@ -60,6 +68,12 @@ class Rules(NamedTuple):
 def classification(seen: Seen) -> dict[str, Term]:
     """Cross-entropy alone: stage 2 of section 3.4, and networks without routers."""
     return {'cross_entropy': Term(seen.cross_entropy)}
+
+
+def priced_classification(seen: Seen) -> dict[str, Term]:
+    """Cross-entropy and the cost of Eq. 11, which a wanted cost needs."""
+    cost = losses.cost_loss(seen.output.run_probability_Bxn, jnp.asarray(seen.costs.costs_n))
+    return classification(seen) | {'cost': Term(cost, seen.gamma)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +88,7 @@ class Method:
 
     is_routed: ClassVar[bool] = True
     router: ClassVar[str | None] = None  # the only one that it can be had with, if there is but one
+    variants: ClassVar[Variants] = MappingProxyType({})  # see `method`
 
     gamma: float = 0.0
     target_cost: float | None = None
@@ -112,6 +127,13 @@ class Method:
         """What the two stages ask, in order."""
         raise NotImplementedError
 
+    def check_blocks(self, num_blocks: int) -> None:
+        """Refuses settings that do not fit a network of so many blocks.
+
+        Raises:
+          InputError: the first such setting, by name.
+        """
+
     def check_at_least(self, bound: float, *names: str) -> None:
         """Refuses settings below a bound, infinite ones and NaN.
 
@@ -121,3 +143,24 @@ class Method:
         for name in names:
             if not bound <= getattr(self, name) < math.inf:
                 raise InputError(f'{name} is {getattr(self, name)}; it must be finite and at least {bound}.')
+
+    def check_above_zero(self, *names: str) -> None:
+        """Refuses settings that are not above 0, infinite ones and NaN.
+
+        Raises:
+          InputError: the first such setting, by name.
+        """
+        for name in names:
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f'{name} is {getattr(self, name)}; it must be above 0.')
+
+    def check_rates(self, *names: str) -> None:
+        """Refuses settings that are no run rate to aim at.
+
+        Raises:
+          InputError: the first such setting, by name.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if not all(0 < rate <= 1 for rate in (value if isinstance(value, tuple) else (value,))):
+                raise InputError(f'{name} is {value}; give a run rate in (0, 1], or one for each block.')

@@ -53,15 +53,22 @@ class CostTable(NamedTuple):
         return self.fixed_macs / self.static_macs + jnp.sum(run_rates_n * shares_n)
 
 
-def cost_table(architecture: Architecture, router_macs: Callable[[Block], int] | None) -> CostTable:
-    """The table of an architecture; `router_macs` prices one block's router, None means a static network."""
+def cost_table(
+    architecture: Architecture, router_macs: Callable[[Block], int] | None, *, first_runs: bool = False
+) -> CostTable:
+    """The table of an architecture; `router_macs` prices one block's router, None means a static network.
+
+    Where the first block always runs (`first_runs`), it has no router to pay for.
+    """
     kernel = 3 if architecture.stem == 'cifar' else 7
     blocks = architecture.blocks
     return CostTable(
         stem=kernel**2 * architecture.image_channels * architecture.stem_channels * architecture.stem_size**2,
         blocks_n=tuple(map(_block_macs, blocks)),
         shortcuts_n=tuple(map(_shortcut_macs, blocks)),
-        routers_n=tuple(router_macs(block) if router_macs else 0 for block in blocks),
+        routers_n=tuple(
+            router_macs(block) if router_macs and not (first_runs and k == 0) else 0 for k, block in enumerate(blocks)
+        ),
         head=architecture.out_channels * architecture.num_classes,
     )
 

@@ -30,7 +30,7 @@ class Execution(NamedTuple):
     combine: Callable[[BlockFn, BlockFn, Operands, jax.Array], jax.Array]
 
 
-def relaxed(relax: relaxation.Relaxation, temperature: float) -> Execution:
+def relaxed(relax: relaxation.Relaxation, temperature: float | jax.Array) -> Execution:
     """Stage 1: v drawn by a relaxation, a_k = v F(a) + (1 - v) S(a) (Eq. 6 and 7). Needs noise."""
 
     def decide(router_logits_Bx2: jax.Array, noise_Bx2: jax.Array | None) -> jax.Array:

@@ -111,7 +111,10 @@ class RoutedResNet(nn.Module):
     @property
     def costs(self) -> CostTable:
         """The MACs of every part."""
-        return cost_table(self.architecture, router_kind(self.router).macs if self.router else None)
+        if self.router is None:
+            return cost_table(self.architecture, None)
+        kind = router_kind(self.router)
+        return cost_table(self.architecture, kind.macs, first_runs=kind.first_runs)
 
     @nn.compact
     def __call__(

@@ -21,11 +21,12 @@ def total_loss(
     costs: CostTable,
     gamma: jax.Array,
     label_smoothing: float = 0.0,
+    progress: float | jax.Array = 0.0,
     teacher_logits_BxY: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of the weighted terms, and the terms before they are weighted, by name."""
-    classified = cross_entropy(output.logits_BxY, labels_B, label_smoothing)
-    seen = Seen(output, labels_B, num_views, costs, gamma, classified, teacher_logits_BxY)
+    loss = cross_entropy(output.logits_BxY, labels_B, label_smoothing)
+    seen = Seen(output, labels_B, num_views, costs, gamma, loss, progress, teacher_logits_BxY)
     terms = objective(seen)
     first, *others = (term.weight * term.value for term in terms.values())
     total = first + functools.reduce(operator.add, others) if others else first

@@ -96,6 +96,7 @@ def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet,
             label_smoothing=recipe.label_smoothing,
             ema_decay=recipe.ema_decay,
             skip_nonfinite=recipe.skip_nonfinite,
+            num_steps=steps(setting.epochs),
         )
         stages.append(Stage(number, start, start + steps(setting.epochs), step, method.gamma, recipe.seed))
         start = stages[-1].end

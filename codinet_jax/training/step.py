@@ -1,6 +1,7 @@
 """One pure training step: views, loss, gradient, update, metrics."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,15 +26,16 @@ Metrics = dict[str, Any]
 class Step:
     """What a stage's step is made of, apart from the state and the batch.
 
-    `controller`, if there is one, moves gamma. `schedule`, the optimiser's own, is only logged here; it counts from
-    `start`, the stage's first step. The batch is worked through in `accumulate_steps` parts, whose gradients are
-    averaged; each part has its own batch statistics and its own pairs of images. `teacher` is the network whose
-    answers to the same views are distilled, under the state's variables for it. With `skip_nonfinite` a step whose
+    `execution` may be a function of the progress: the share of the stage's `num_steps` that are done. `controller`, if
+    there is one, moves gamma. `schedule`, the optimiser's own, is only logged here; it counts from `start`, the stage's
+    first step. The batch is worked through in `accumulate_steps` parts, whose gradients are averaged; each part has its
+    own batch statistics and its own pairs of images. `teacher` is the network whose answers to the same views are
+    distilled, under the state's variables for it. With `skip_nonfinite` a step whose
     loss or gradient is not finite changes nothing but the step's number, by which the learning rate goes.
     """
 
     model: RoutedResNet
-    execution: Execution
+    execution: Execution | Callable[[jax.Array], Execution]
     objective: Objective
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -47,6 +49,7 @@ class Step:
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     skip_nonfinite: bool = False
+    num_steps: int = 1
 
     def __call__(self, state: TrainState, images: jax.Array, labels_L: jax.Array) -> tuple[TrainState, Metrics]:
         """uint8 images [L, H, W, C], or views [L, M, H, W, C], and int labels in; the next state and metrics out.
@@ -93,6 +96,8 @@ class Step:
     ) -> tuple[Any, Any, Metrics, jax.Array | None]:
         """Gradient and metrics averaged over the parts of a batch; batch statistics after it; its router outputs."""
         num_parts = self.accumulate_steps
+        progress = (state.step - self.start) / max(1, self.num_steps)
+        execution = self.execution(progress) if callable(self.execution) else self.execution
 
         def loss_fn(
             params: Any, batch_stats: Any, views_lxMxHxWxC: jax.Array, labels_l: jax.Array, noise_lxMxnx2: jax.Array
@@ -102,7 +107,7 @@ class Step:
             output, mutated = self.model.apply(
                 {'params': params, 'batch_stats': batch_stats},
                 normalised_BxHxWxC,
-                self.execution,
+                execution,
                 noise_Bxnx2,
                 train=True,
                 mutable=['batch_stats'],
@@ -119,6 +124,7 @@ class Step:
                 costs=self.model.costs,
                 gamma=state.controller.gamma,
                 label_smoothing=self.label_smoothing,
+                progress=progress,
                 teacher_logits_BxY=teacher_logits_BxY,
             )
             accuracy = jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B)

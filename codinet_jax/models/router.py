@@ -1,0 +1,81 @@
+"""What a router is: the seam between a block and what decides whether it runs (Eq. 3 and 4).
+
+A router is a `Router`, called once a block as `router(a_BxHxWxC, carry, shared, k) -> (router_logits_Bx2, carry)`;
+index 0 is skip, 1 run, and k is the block's number in the network, from 0. The carry travels from block to block and
+`shared` is the same for all of them; both come from the router's `start`, a module called once as
+`start(stem_BxHxWxC, images_BxHxWxC)` on the stem's output and the network's input, in float32. That seam holds three
+reaches: local routers use neither; recurrent ones evolve the carry under shared weights; a global one would decide
+every block in `start` and hand out its logits.
+
+Routers compute in float32. A norm of theirs uses running averages where routers are frozen, so that they are frozen
+whole.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from codinet_jax.models.architecture import Block
+from codinet_jax.models.blocks import ModuleDef
+
+FORCED_MARGIN = 30.0  # run for certain: in float32 its sigmoid is 1
+
+
+class Router(nn.Module):
+    """What every router is told when it is made: its block, and how to make convolutions and norms.
+
+    `conv` and `norm` compute in float32. A norm named `normI` after a convolution `convI` is folded into it for
+    inference.
+    """
+
+    block: Block
+    conv: ModuleDef
+    norm: ModuleDef
+
+
+class Bias(NamedTuple):
+    """The parameter that moves a router's logit margin for all images alike.
+
+    `path` ends its path in the network's parameters. It is a pair [skip, run] along its last axis, or a number by
+    itself; the margin rises by `gain` where it rises by one.
+    """
+
+    path: tuple[str, ...] = ('decide', 'bias')
+    is_pair: bool = True
+    gain: float = 1.0
+
+
+class RouterKind(NamedTuple):
+    """A way of deciding.
+
+    Attributes:
+      router: makes the module called at every block, from `Router`'s fields and a name.
+      macs: its MACs an image at a block.
+      start: makes the module that it starts from, if anything.
+      bias: where its bias is; None if it has none, and then neither a wanted cost nor an initial run rate can be had.
+      initial_margin: its logit margin before training, on average.
+      first_runs: whether the network's first block always runs. Nobody need ask a router there, so none is counted; a
+        stack of equal blocks has one all the same, which is not heeded.
+    """
+
+    router: Callable[..., nn.Module]
+    macs: Callable[[Block], int]
+    start: Callable[..., nn.Module] | None = None
+    bias: Bias | None = Bias()
+    initial_margin: float = 0.0
+    first_runs: bool = False
+
+
+def pooled(a_BxHxWxC: jax.Array) -> jax.Array:
+    """z_k of Eq. 3, in float32 so that a decision does not hang on the compute precision of a mean."""
+    return jnp.mean(a_BxHxWxC, axis=(1, 2), dtype=jnp.float32)
+
+
+def but_first(k: jax.Array, router_logits_Bx2: jax.Array, carry: Any, before: Any) -> tuple[jax.Array, Any]:
+    """A router's answer at every block but the network's first, which runs and leaves the carry as it was `before`."""
+    is_first, forced_2 = k == 0, jnp.asarray([0.0, FORCED_MARGIN])
+    carry = jax.tree.map(lambda new, old: jnp.where(is_first, old, new), carry, before)
+    return jnp.where(is_first, forced_2[None], router_logits_Bx2), carry

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import configs
 from codinet_jax.config import default, setup
 from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.methods import METHODS
 from codinet_jax.runtime.errors import InputError
 
 NAMES = sorted(path.stem for path in Path(configs.__path__[0]).glob('[!_]*.py'))
@@ -94,14 +95,14 @@ def changed(name: str = 'default', **fields: Any) -> ConfigDict:
 
 
 @EVERY_CONFIG
-@pytest.mark.parametrize('variant', default.VARIANTS)
+@pytest.mark.parametrize('variant', default.variants())
 def test_every_config_can_start_in_every_variant(name: str, variant: str) -> None:
     found = setup.read(load(name, variant))
     assert found.model.architecture.num_blocks == found.costs.num_blocks
     assert found.data.image_shape[0] == found.model.architecture.image_size
     assert found.data.spec.num_classes == found.model.architecture.num_classes
     assert found.method.is_routed == (found.model.router is not None) == (variant != 'static')
-    assert (sum(found.costs.routers_n) == 0) == (variant in ('static', 'random'))
+    assert (sum(found.costs.routers_n) == 0) == (found.model.router in (None, 'random', 'independent'))
 
 
 def test_there_are_configs_and_they_build_what_their_names_say() -> None:
@@ -132,11 +133,24 @@ def test_a_variant_has_the_last_word_and_changes_nothing_else(name: str) -> None
         },
         'codinet': {},
     }
-    assert set(ablations) == set(default.VARIANTS)
-    for variant, fields in ablations.items():
+    peers = {name: changes for name, changes in default.variants().items() if name not in ablations}
+    for variant, fields in (ablations | peers).items():
         wanted = load(name)
         wanted.update_from_flattened_dict(fields)
         assert load(name, variant).to_dict() == wanted.to_dict()
+
+
+def test_a_peer_is_had_on_our_schedule_and_on_its_authors() -> None:
+    peers = [name for name in METHODS if name not in ('codinet', 'static', 'random')]
+    assert peers == ['convnet_aig', 'skipnet', 'stochastic_gates', 'laudnet']
+    for variant, changes in default.variants().items():
+        if changes.get('method') in peers:
+            schedule = {name for name in changes if name.split('.')[0] not in ('method', 'model', 'routing', 'loss')}
+            is_theirs = variant.endswith(('_authors', '_imagenet'))
+            assert bool(schedule) == is_theirs == ('loss.target_cost' in changes), variant
+            assert {'loss.alpha', 'loss.beta'} < set(changes), 'settings of another method would be recorded'
+            if is_theirs:
+                assert changes['num_views'] == 1 and changes['stage2.epochs'] == 0
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:

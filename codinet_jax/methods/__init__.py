@@ -2,12 +2,40 @@
 
 from codinet_jax.methods.baselines import Random, Static
 from codinet_jax.methods.codinet import CoDiNet
-from codinet_jax.methods.method import Method, Rules, Seen, Term, classification
+from codinet_jax.methods.convnet_aig import ConvNetAIG
+from codinet_jax.methods.laudnet import LAUDNet
+from codinet_jax.methods.method import Method, Rules, Seen, Term, classification, priced_classification
+from codinet_jax.methods.skipnet import SkipNet
+from codinet_jax.methods.stochastic_gates import StochasticGates
 from codinet_jax.runtime.errors import InputError
 
-__all__ = ['METHODS', 'CoDiNet', 'Method', 'Random', 'Rules', 'Seen', 'Static', 'Term', 'classification', 'register']
+__all__ = [
+    'METHODS',
+    'CoDiNet',
+    'ConvNetAIG',
+    'LAUDNet',
+    'Method',
+    'Random',
+    'Rules',
+    'Seen',
+    'SkipNet',
+    'Static',
+    'StochasticGates',
+    'Term',
+    'classification',
+    'priced_classification',
+    'register',
+]
 
-METHODS: dict[str, type[Method]] = {'codinet': CoDiNet, 'static': Static, 'random': Random}
+METHODS: dict[str, type[Method]] = {
+    'codinet': CoDiNet,
+    'static': Static,
+    'random': Random,
+    'convnet_aig': ConvNetAIG,
+    'skipnet': SkipNet,
+    'stochastic_gates': StochasticGates,
+    'laudnet': LAUDNet,
+}
 
 
 def register(name: str, method: type[Method]) -> None:

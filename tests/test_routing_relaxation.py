@@ -122,6 +122,30 @@ def test_gumbel_straight_through_is_the_hard_gumbel_softmax_with_its_gradient():
     )
 
 
+@pytest.mark.parametrize(
+    ('relax', 'temperature', 'soft', 'slope'),
+    [
+        (relaxation.gumbel_straight_through, 1.0, 0.524979, 0.249376),
+        (relaxation.gumbel_straight_through, 0.5, 0.549834, 0.495033),
+        (relaxation.sampling, 1.0, None, 0.113180),  # of the mean of the draw, not of this draw
+    ],
+)
+def test_a_draw_just_open_has_the_slope_at_its_own_noise(relax, temperature, soft, slope):
+    """Logits (0.1, 2) under noise (1.5, -0.3): a margin of 0.1."""
+    logits_2, noise_2 = jnp.array([0.1, 2.0]), jnp.array([1.5, -0.3])
+
+    def of_margin(margin):
+        return relax(logits_2.at[1].set(margin + logits_2[0]), noise_2, temperature)
+
+    assert of_margin(1.9) == 1
+    assert jax.grad(of_margin)(1.9) == pytest.approx(slope, rel=1e-4)
+    if soft:
+        assert relaxation.gumbel_softmax(logits_2, noise_2, temperature) == pytest.approx(soft, rel=1e-5)
+        step = 1e-2  # by differences of the soft value
+        around = [relaxation.gumbel_softmax(logits_2.at[1].add(each), noise_2, temperature) for each in (step, -step)]
+        assert (around[0] - around[1]) / (2 * step) == pytest.approx(slope, rel=1e-3)
+
+
 def test_rounded_is_the_decision_without_noise_with_the_gradient_of_softmax():
     logits_Bx2 = jnp.concatenate([3 * jax.random.normal(jax.random.key(8), (1000, 2)), jnp.zeros((1, 2))])
     noise_Bx2 = jax.random.gumbel(jax.random.key(9), (1001, 2))

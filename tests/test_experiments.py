@@ -16,6 +16,7 @@ import synthetic_run
 from codinet_jax.config import flags as config_flag
 from codinet_jax.config import setup
 from codinet_jax.runtime.errors import InputError
+from configs import digits_r14
 from experiments.reproduce import queue, readme, scales, summary
 from experiments.reproduce.definitions import COLUMNS, DEFINITIONS, Table
 from experiments.reproduce.runs import RUNS
@@ -38,7 +39,7 @@ def test_every_row_is_a_run_and_every_number_a_column() -> None:
         if isinstance(definition, Table):
             assert set(definition.columns) <= set(COLUMNS), name
             papers = any(set(row.paper) & set(definition.columns) for row in definition.rows)
-            assert papers == (name != 'digits'), name
+            assert papers == (name not in ('digits', 'peers')), name
     assert {row.run for definition in DEFINITIONS.values() for row in definition.rows} == set(RUNS)
 
 
@@ -58,6 +59,12 @@ def test_the_papers_static_costs_are_ours() -> None:
 def test_a_scale_changes_what_it_says_and_nothing_else(name: str, scale: str) -> None:
     theirs, ours = flat(config_of(name, 'paper')), flat(config_of(name, scale))
     changed = {key for key in theirs if theirs[key] != ours[key]}
+    if SCALES[scale].config:
+        variant = RUNS[name].config.partition(':')[2] or 'codinet'
+        wanted = digits_r14.get_config(variant)
+        wanted.update_from_flattened_dict({'seed': SEED, **RUNS[name].changes})
+        assert ours == flat(wanted)
+        return
     schedule = {f'stage{i}.{key}' for i in (1, 2) for key in ('epochs', 'decay_epochs')}
     assert changed <= schedule | {'model.depth'} | set(SCALES[scale].changes)
     for stage in ('stage1', 'stage2'):
@@ -75,6 +82,19 @@ def test_the_command_leads_to_the_config(monkeypatch: pytest.MonkeyPatch, name: 
     holder = config_flag.define_config('What to train.', flag_values=values)
     values(command)
     assert flat(holder.value) == flat(config)
+
+
+@pytest.mark.parametrize('scale', ['paper', 'digits', 'smoke'])
+def test_peers_differ_in_their_method_and_in_nothing_that_is_paid_for(scale: str) -> None:
+    """One backbone, schedule, number of views and cost, so that what differs is how routes are learnt."""
+    rows = [row.run for row in DEFINITIONS['peers'].rows]
+    configs = [config_of(name, scale) for name in rows]
+    assert len({config.method for config in configs}) == 7
+    for name, config in zip(rows, configs, strict=True):
+        ours = {key: value for key, value in flat(config).items() if key.split('.')[0] not in ('loss', 'routing')}
+        theirs = flat(config_of('peers_codinet', scale))
+        assert {key for key in ours if ours[key] != theirs[key]} <= {'method', 'model.router'}, name
+        assert config.loss.target_cost == (None if config.method == 'static' else 0.7)
 
 
 def test_a_static_network_of_equal_macs_has_the_nearest_depth() -> None:

@@ -166,7 +166,7 @@ class Setup:
                 'larger batch_size or fewer accumulate_steps.'
             )
         _check_price(self.method, self.model)
-        self.method.check_blocks(self.model.architecture.num_blocks)
+        self.method.check_blocks(self.costs.num_blocks)
 
     @property
     def costs(self) -> CostTable:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from codinet_jax.analysis import paper
-from experiments.reproduce.runs import GAMMAS, MARGINS, margin, weight
+from experiments.reproduce.runs import GAMMAS, MARGINS, PEERS, margin, weight
 
 
 class Column(NamedTuple):
@@ -48,6 +48,8 @@ COLUMNS = {
     'gflops': Column('GFLOPs', lambda n: n['gflops'], 3),
     'cost': Column('cost (% of static)', lambda n: 100 * n['macs_share'], 1),
     'params': Column('params (M)', lambda n: n['num_params'] / 1e6, 2),
+    'entropy': Column('entropy (bits)', lambda n: n['route_entropy'], 2),
+    'views': Column('views (thousands)', lambda n: n['views'] / 1e3, 0),
     'same_route': Column('same route (%)', lambda n: 100 * n['augmentations']['mean']['same_route'], 1),
     'router_cost': Column('router cost (% of a block)', lambda n: 100 * n['router_share'], 2),
     'reduction': Column('cost reduction (%)', lambda n: 100 * (1 - n['macs_share']), 1),
@@ -148,6 +150,11 @@ DEFINITIONS: dict[str, Table | Figure] = {
                 ('random skipping', 'random'),
             )
         ),
+    ),
+    'peers': Table(
+        'Methods on one footing: one backbone, one schedule, one cost',
+        ('accuracy', 'cost', 'paths', 'entropy', 'same_route', 'views'),
+        (Row('static', STATIC.run), *(Row(label, f'peers_{variant}') for variant, label in PEERS.items())),
     ),
     'few_blocks': Table(
         'Diversity for networks of few blocks: more weight, and a margin of a whole block',

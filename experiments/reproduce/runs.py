@@ -55,6 +55,19 @@ RUNS |= {
     f'digits_r14_{variant}': Trained(f'configs/digits_r14.py:{variant}')
     for variant in ('static', 'vanilla', 'codinet', 'random')
 }
+# Methods at one cost. `static` of the paper's tables is the row beside them.
+PEERS = {
+    'random': 'random skipping',
+    'vanilla': 'vanilla',
+    'codinet': 'CoDiNet',
+    'convnet_aig': 'ConvNet-AIG',
+    'stochastic_gates': 'stochastic gates',
+    'independent_gates': 'independent gates',
+    'skipnet': 'SkipNet, RNN gate',
+    'skipnet_feedforward2': 'SkipNet, FFGate-II',
+    'laudnet': 'LAUDNet, layers',
+}
+RUNS |= {f'peers_{variant}': Trained(f'{R110}:{variant}', {'loss.target_cost': 0.7}) for variant in PEERS}
 RUNS |= {
     f'{name}_{router}': Trained(f'configs/{name}.py', {'model.router': router})
     for name in ('cifar10_r74', 'cifar10_r110')

@@ -16,7 +16,8 @@ from experiments.reproduce.runs import Trained
 
 class Scale(NamedTuple):
     """What a scale changes in every config. `depths` replaces depths, `epochs` those of the two stages, with the decays
-    of the learning rate at the same shares of them; `is_result` is whether its numbers may be shown to anybody.
+    of the learning rate at the same shares of them; `config` is a config file in place of each run's, in the variant of
+    the run; `is_result` is whether its numbers may be shown to anybody.
     """
 
     description: str
@@ -24,6 +25,7 @@ class Scale(NamedTuple):
     depths: Mapping[int, int] = MappingProxyType({})
     epochs: tuple[float, float] | None = None
     changes: Mapping[str, Any] = MappingProxyType({})
+    config: str | None = None
 
 
 SCALES = {
@@ -46,6 +48,11 @@ SCALES = {
             'eval_every_epochs': 1.0,
             'match_every_epochs': 1.0,
         },
+    ),
+    'digits': Scale(
+        "digits_r14 in place of every config: ResNet-14 on scikit-learn's digits, its own schedule of 22 + 6 epochs",
+        is_result=True,
+        config='configs/digits_r14.py',
     ),
     'smoke': Scale(
         'SMOKE: eighteen steps of ResNet-8 on digits, which shows that the command runs and nothing else',
@@ -71,7 +78,8 @@ def config_of(trained: Trained, scale: Scale, seed: int, cost: float | None = No
     Raises:
       InputError: the config refuses what the scale makes of it.
     """
-    config = _config_file(trained.config).copy_and_resolve_references()
+    path, colon, variant = trained.config.partition(':')
+    config = _config_file(f'{scale.config or path}{colon}{variant}').copy_and_resolve_references()
     changes = dict(trained.changes) | dict(scale.changes) | {'seed': seed}
     changes['model.depth'] = scale.depths.get(config.model.depth, config.model.depth)
     if scale.epochs:

@@ -1,8 +1,9 @@
 """Trains and evaluates a network: `python -m codinet_jax.main --config=digits_r14`.
 
 Run it again to go on with a run that was stopped. Any field of the config can be set as `--config.loss.alpha=0.5`; a
-variant's name may follow the config's after a colon: vanilla, consistency, static, random. A config of your own is
-given as the path of its file, and routers, methods, loss terms and data sets of your own as `--import=my_router.py`.
+variant's name may follow the config's after a colon: vanilla, consistency, static, random, or one of another method in
+codinet_jax/methods. A config of your own is given as the path of its file, and routers, methods, loss terms and data
+sets of your own as `--import=my_router.py`.
 """
 
 import pathlib

@@ -4,7 +4,8 @@ A method is a `Method`, a frozen dataclass whose fields are its settings; those 
 and `routing` fill them, and a config file of one's own may add to these after `config.unlock()`. Its `stages` say what
 each of the two stages of training asks of the network. Its `variants` are what may follow a config's name after a
 colon: of each, the settings that it changes, by dotted name. One of one's own is added to `methods.METHODS` by
-`methods.register`.
+`methods.register`; its variants are known from then on, which is too late for a colon in the command whose --import
+registers it: there `--config.method` names it.
 """
 
 import dataclasses

@@ -23,9 +23,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.seed = 0
     config.method = 'codinet'  # static, random, one more of codinet_jax/methods; or of a module of --import
     config.imports = ()  # modules or files that add to what is named here; --import adds to them
-    config.dataset = (
-        'cifar10'  # digits, cifar10, cifar100, svhn, imagenet2012; folder: data_dir; tfds:NAME: any of TFDS
-    )
+    config.dataset = 'cifar10'  # digits, cifar100, svhn, imagenet2012; tfds:NAME, any of TFDS's; folder, of your own
     config.data_dir = placeholder(str)  # the folder, or where TFDS keeps its sets; unset: TFDS's own default
     # Pixels a side, of imagenet2012, a folder or tfds:NAME. Unset: 224; the images' own of tfds:NAME, if all are
     # squares of up to 96. What is unset of a folder or tfds:NAME is found there, and config.json then records it.

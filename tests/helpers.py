@@ -181,12 +181,12 @@ def command(name: str, *flags: str) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's variables without those that would change what a command does; its compilation cache is shared."""
-    cache = ('JAX_COMPILATION_CACHE_', 'JAX_PERSISTENT_CACHE_')
+    """This process's variables without those that would change what a command does; what spares compiling is kept."""
+    spares = ('JAX_COMPILATION_CACHE_', 'JAX_PERSISTENT_CACHE_', 'XLA_FLAGS')
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(cache) or not name.startswith(('JAX_', 'TFDS_', 'XLA_'))
+        if name.startswith(spares) or not name.startswith(('JAX_', 'TFDS_', 'XLA_'))
     }
     return kept | {'JAX_PLATFORMS': 'cpu'} | changes
 

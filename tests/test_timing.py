@@ -472,8 +472,6 @@ def test_where_skipping_loses_is_said() -> None:
 
 # --- The command. ---
 
-# These programs run for milliseconds and compile for seconds: let XLA take it easy.
-QUICK = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 UNTRAINED = ['--config=configs/digits_r14.py', '--config.model.depth=8']
 
 Process = subprocess.CompletedProcess[str]
@@ -519,14 +517,14 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     commands: dict[str, tuple[list[str], dict[str, str]]] = {
         'untrained': (
             [*UNTRAINED, '--run_rate=0.5', '--batch_sizes=1,4', '--repeats=2', f'--output={root}/untrained.json'],
-            {'JAX_NUM_CPU_DEVICES': '2'} | QUICK,
+            {'JAX_NUM_CPU_DEVICES': '2'},
         ),
         'trained': (
             [
                 *(f'--workdir={root}/run', f'--data_dir={root}/tfds', '--operating_point=less', '--batch_sizes=7'),
                 *('--repeats=3', '--tile=2', f'--output={root}/trained.json'),
             ],
-            {'JAX_NUM_CPU_DEVICES': '1'} | QUICK,
+            {'JAX_NUM_CPU_DEVICES': '1'},
         ),
         'neither': ([], {}),
     }

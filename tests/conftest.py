@@ -5,6 +5,8 @@ import gc
 import os
 from collections.abc import Iterator
 
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # t-SNE's threads would spin away what cores other workers have
+
 import jax
 import pytest
 
@@ -16,6 +18,34 @@ if jax.__version_info__ < (0, 11):  # later there is one way only to compile a f
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {QUICK_COMPILING}'
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Those that take a minute of CPU or so, the longest first.
+LONG_FILES = (
+    'test_processes',
+    'test_analyze',
+    'test_execution',
+    'test_going_on',
+    'test_plugins',
+    'test_stage2',
+    'test_resume',
+    'test_exported',
+    'test_faults',
+    'test_timing',
+    'test_full_disk',
+    'test_calibration',
+    'test_cost_matching',
+    'test_step',
+    'test_predict_command',
+    'test_random_router',
+    'test_network',
+    'test_golden',
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A worker takes the next file when it is done with one: a long one at the end would keep all but one waiting."""
+    ranks = {name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -16,16 +16,27 @@ from codinet_jax.config import setup
 from codinet_jax.evaluation import cost_search
 from codinet_jax.evaluation.evaluate import evaluate_weights
 from codinet_jax.models import execution
-from codinet_jax.models.network import fresh_variables
+from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.models.routers import is_router, shifted
 from codinet_jax.routing import relaxation
 from codinet_jax.runtime import sharding
 from codinet_jax.training import cost_matching
 from codinet_jax.workdir import Workdir
 from experiments.measure.sameness import rows
+from reference_network import Tree
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(64, 8, 8, 1)), jnp.float32)
 STARTS = np.random.default_rng(1).normal(0.4, 1.5, size=500)
+
+
+def fresh(network: RoutedResNet, seed: int) -> Tree:
+    """Untrained variables, in one program instead of a hundred."""
+    return jax.jit(lambda: fresh_variables(network, seed))()
+
+
+def applied(network: RoutedResNet, variables: Tree, threshold: float = 0.5) -> Any:
+    forward = jax.jit(lambda given: network.apply(given, IMAGES, execution.masked(threshold), train=False))
+    return forward(variables)
 
 
 def smooth(shift: float) -> float:
@@ -72,13 +83,13 @@ def test_no_shift_is_looked_for_without_end() -> None:
 @pytest.mark.parametrize('router', ['linear', 'conv', 'recurrent'])
 def test_a_shift_is_a_lower_threshold(router: str) -> None:
     network = helpers.tiny_network(router)
-    variables = fresh_variables(network, 3)
-    first: Any = network.apply(variables, IMAGES, execution.masked(), train=False)
+    variables = fresh(network, 3)
+    first = applied(network, variables)
     shift = -float(jnp.median(first.router_logits_Bxnx2[..., 1] - first.router_logits_Bxnx2[..., 0]))
     moved = variables | {'params': shifted(variables['params'], router, shift)}
     threshold = 1 / (1 + math.exp(shift))
-    plain: Any = network.apply(variables, IMAGES, execution.masked(threshold), train=False)
-    after: Any = network.apply(moved, IMAGES, execution.masked(), train=False)
+    plain = applied(network, variables, threshold)
+    after = applied(network, moved)
     difference_Bxnx2 = after.router_logits_Bxnx2 - plain.router_logits_Bxnx2
     np.testing.assert_allclose(difference_Bxnx2, np.broadcast_to([0.0, shift], difference_Bxnx2.shape), atol=2e-6)
     u_Bxn = relaxation.hard_decision(after.run_probability_Bxn)
@@ -91,11 +102,11 @@ def test_a_shift_is_a_lower_threshold(router: str) -> None:
 
 def test_a_shift_moves_the_rate_of_random_skipping() -> None:
     network = helpers.tiny_network('random')
-    variables = fresh_variables(network, 0)
+    variables = fresh(network, 0)
 
     def rate(shift: float) -> float:
         moved = variables | {'params': shifted(variables['params'], 'random', shift)}
-        output: Any = network.apply(moved, IMAGES, execution.masked(), train=False)
+        output = applied(network, moved)
         return float(relaxation.hard_decision(output.run_probability_Bxn).mean())
 
     # 256 draws at sigmoid(2.197 + shift): 0.9, 0.5, 0.1.
@@ -120,7 +131,7 @@ def test_averaged_weights_are_shifted_with_the_others() -> None:
 def test_routers_start_at_the_rate_that_is_asked_for(router: str, rate: float) -> None:
     config = helpers.tiny_config(**{'model.router': router, 'routing.initial_run_rate': rate})
     network = setup.read(config).model
-    output: Any = network.apply(fresh_variables(network, 0), IMAGES, execution.masked(), train=False)
+    output = applied(network, fresh(network, 0))
     mean_n = output.run_probability_Bxn.mean(axis=0)
     np.testing.assert_allclose(mean_n, rate, atol=0.2 if rate == 0.5 else 0.1)
 

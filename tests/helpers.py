@@ -141,8 +141,12 @@ def random_images(arch: Architecture, count: int, seed: int = 1) -> jax.Array:
     return jnp.asarray(images * rng.uniform(0.3, 3, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1)), jnp.float32)
 
 
-# These networks run for milliseconds and compile for seconds: let XLA take it easy.
-quick_jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+# These networks run for milliseconds and compile for seconds: let XLA take it easy. Without fusion emitters, as
+# elsewhere in the tests, two programs that differ in what else they compute would not agree to the bit.
+QUICK_OPTIONS: dict[str, Any] = {'xla_backend_optimization_level': 0}
+if jax.__version_info__ < (0, 11):
+    QUICK_OPTIONS['xla_cpu_use_fusion_emitters'] = True
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK_OPTIONS)
 
 
 def noise_images(num_images: int, seed: int = 0) -> ImageSet:

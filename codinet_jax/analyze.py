@@ -20,7 +20,7 @@ from codinet_jax.workdir import OutputDirectory, Workdir, name_of_point
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], 'Evaluated images; what training ended with.')
-OPERATING_POINT, COST = config_flag.define_operating_point()
+OPERATING_POINT, COST = command.define_operating_point()
 
 
 def main(argv: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ RUN_RATE = flags.DEFINE_list(
 )
 BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['1', '128'], 'Images at a time.')
 REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns that are timed, of every program.', lower_bound=1)
-OPERATING_POINT, COST = config_flag.define_operating_point()  # of a workdir
+OPERATING_POINT, COST = command.define_operating_point()  # of a workdir
 TILE = flags.DEFINE_integer(
     'tile', None, "Rows that compacted runs at a time; the platform's best if not given.", lower_bound=1
 )

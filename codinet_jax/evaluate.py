@@ -17,7 +17,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'The images to evaluate on.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data lie, if not where the run's config says.")
-OPERATING_POINT, COST = config_flag.define_operating_point()
+OPERATING_POINT, COST = command.define_operating_point()
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "Images at a time; the run's own if not given.", lower_bound=1)
 
 

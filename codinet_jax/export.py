@@ -19,7 +19,7 @@ from codinet_jax.workdir import Workdir
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
 OUTPUT = flags.DEFINE_string('output', None, 'A new directory to export into.')
-OPERATING_POINT, COST = config_flag.define_operating_point()
+OPERATING_POINT, COST = command.define_operating_point()
 
 
 def main(argv: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ PRETRAINED = flags.DEFINE_string('pretrained', None, 'In place of a run: a netwo
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], "A split of the run's data set, for files.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data lie, if not where the run's config says.")
-OPERATING_POINT, COST = config_flag.define_operating_point()
+OPERATING_POINT, COST = command.define_operating_point()
 STRATEGY = flags.DEFINE_string('strategy', None, 'masked, conditional, compacted or fused; the best here if not given.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images at a time, at most.', lower_bound=1)
 TOP = flags.DEFINE_integer(

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
 EXPORTED = flags.DEFINE_string('exported', None, 'A directory that codinet_jax.export wrote.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept, if it is not an exported network.')
+PRETRAINED = flags.DEFINE_string('pretrained', None, 'In place of both: a network of the package, cifar10.')
 IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from.")
-OPERATING_POINT = flags.DEFINE_string(
-    'operating_point', None, "A threshold that codinet_jax.calibrate found, by its name; a workdir's alone."
-)
+OPERATING_POINT, COST = command.define_operating_point()
 THRESHOLD = flags.DEFINE_float('threshold', None, 'A block runs where its gate reaches this.')
 HOST = flags.DEFINE_string('host', '127.0.0.1', 'The address to listen at; 0.0.0.0 is every one of this machine.')
 PORT = flags.DEFINE_integer(
@@ -46,21 +45,20 @@ def main(argv: Sequence[str]) -> int:
     missing = [name for name in ('starlette', 'uvicorn', 'python_multipart') if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"Serving needs {', '.join(missing)}: pip install 'codinet_jax[serve]'.")
-    path = EXPORTED.value or WORKDIR.value
-    if path is None or (EXPORTED.value and WORKDIR.value):
-        raise InputError('Say what to serve: --exported=DIRECTORY or --workdir=DIRECTORY, one of them.')
-    if OPERATING_POINT.value is not None and (EXPORTED.value is not None or THRESHOLD.value is not None):
-        raise InputError('--operating_point is of a workdir and a threshold by itself: give it alone, or --threshold.')
+    if sum(bool(flag.value) for flag in (WORKDIR, EXPORTED, PRETRAINED)) != 1:
+        raise InputError('Say what to serve: --workdir=RUN, --exported=DIRECTORY or --pretrained=cifar10.')
+    if THRESHOLD.value is not None and (OPERATING_POINT.value, COST.value) != (None, None):
+        raise InputError('--operating_point and --cost are thresholds by themselves: give one alone, or --threshold.')
 
     from codinet_jax.inference import http_server
     from codinet_jax.inference.serving import Batcher
 
     with contextlib.closing(http_server.bound(HOST.value, PORT.value)) as listening:
         command.start_devices()
-        predictor = _exported(path) if EXPORTED.value else _of_workdir(path)
-        if THRESHOLD.value is not None:
-            predictor.threshold = THRESHOLD.value
-        name = files.expanded(path).absolute().name
+        predictor = _predictor()
+        known, own = predictor.operating_points, predictor.threshold if THRESHOLD.value is None else THRESHOLD.value
+        predictor.threshold = known.threshold(OPERATING_POINT.value, COST.value, otherwise=own)
+        name = PRETRAINED.value or files.expanded(EXPORTED.value or WORKDIR.value or '').absolute().name
         batcher = Batcher(
             predictor, max_batch=MAX_BATCH.value, max_wait=MAX_WAIT_MS.value / 1e3, max_requests=MAX_REQUESTS.value
         )
@@ -71,20 +69,22 @@ def main(argv: Sequence[str]) -> int:
         return http_server.run(server, listening)
 
 
-def _exported(path: str) -> 'Predictor':
-    from codinet_jax.inference import exported
+def _predictor() -> 'Predictor':
+    if EXPORTED.value:
+        from codinet_jax.inference import exported
 
-    return exported.load(path)
+        return exported.load(EXPORTED.value)
+    if PRETRAINED.value:
+        from codinet_jax.inference import shipped
 
-
-def _of_workdir(path: str) -> 'Predictor':
+        return shipped.load_pretrained(PRETRAINED.value)
     from codinet_jax.config import plugins
 
     plugins.load(IMPORT.value)
 
     from codinet_jax.inference import load
 
-    return load.from_workdir(path, operating_point=OPERATING_POINT.value)
+    return load.from_workdir(WORKDIR.value or '')
 
 
 def _report_ready(seconds: dict[int, float]) -> None:

@@ -86,17 +86,6 @@ def define_import() -> flags.FlagHolder[list[str]]:
     )
 
 
-def define_operating_point() -> tuple[flags.FlagHolder[str | None], flags.FlagHolder[float | None]]:
-    """The flags --operating_point and --cost, of which one may be given."""
-    point = flags.DEFINE_string('operating_point', None, 'A threshold that codinet_jax.calibrate found, by its name.')
-    flags.DEFINE_alias('budget', 'operating_point')  # its name in older versions
-    cost = flags.DEFINE_float(
-        'cost', None, "Wanted share of the static network's MACs, as 0.5, on the curve of codinet_jax.calibrate."
-    )
-    flags.mark_flags_as_mutual_exclusive(['operating_point', 'cost'])
-    return point, cost
-
-
 def shares(texts: Sequence[str]) -> list[float]:
     """What a --target_cost lists.
 

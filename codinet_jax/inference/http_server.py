@@ -40,6 +40,7 @@ POST /predict   an image as the body, or as a file of a multipart form; answered
 
 ?top=5          the most probable classes as well
 ?threshold=0.7  a block runs where its gate reaches this, {threshold:g} if not given
+?cost=0.5       in place of it, of a network that was calibrated: what the mean image may cost
 
 What cannot be answered has a JSON object with a sentence at "error": 400 the request, 413 an image of more than
 {megabytes:g} MB, 422 no image, 503 too many at once or not ready yet: try again.
@@ -107,6 +108,7 @@ class Server:
         spec = self.batcher.predictor.spec
         top = _query(request, 'top', int, lambda value: 1 <= value <= len(spec.classes), f'1 to {len(spec.classes)}')
         threshold = _query(request, 'threshold', float, math.isfinite, 'a number, as 0.5')
+        threshold = self._held_to(threshold, _query(request, 'cost', float, math.isfinite, 'a number, as 0.5'))
         if not self.batcher.is_ready:
             _busy('The network is being compiled')
         try:
@@ -121,6 +123,16 @@ class Server:
         except InputError as error:
             raise HTTPException(422, str(error)) from error
         return JSONResponse(serving.as_json(answer, spec, top))
+
+    def _held_to(self, threshold: float | None, cost: float | None) -> float | None:
+        if cost is None:
+            return threshold
+        if threshold is not None:
+            raise HTTPException(400, 'A cost is a threshold by itself: ask for one of them.')
+        try:
+            return self.batcher.predictor.operating_points.threshold(cost=cost)
+        except InputError as error:
+            raise HTTPException(400, str(error)) from error
 
     async def _image(self, request: Request) -> bytes:
         """What the body holds, or the one file in its form."""

@@ -37,6 +37,17 @@ def start_devices(batch_size: int = 0) -> None:
             ) from error
 
 
+def define_operating_point() -> tuple[flags.FlagHolder[str | None], flags.FlagHolder[float | None]]:
+    """The flags --operating_point and --cost, of which one may be given."""
+    point = flags.DEFINE_string('operating_point', None, 'A threshold that codinet_jax.calibrate found, by its name.')
+    flags.DEFINE_alias('budget', 'operating_point')  # its name in older versions
+    cost = flags.DEFINE_float(
+        'cost', None, "Wanted share of the static network's MACs, as 0.5, on the curve of codinet_jax.calibrate."
+    )
+    flags.mark_flags_as_mutual_exclusive(['operating_point', 'cost'])
+    return point, cost
+
+
 def output_file(flag: flags.FlagHolder[str | None]) -> pathlib.Path | None:
     """The file that a flag names, which can be written as far as one sees now; None if it names none.
 

@@ -1,0 +1,67 @@
+"""Time of a cascade beside its networks alone: `python -m experiments.measure.cascade --members=runs/r20,runs/r56`.
+
+Members are finished static runs, cheapest first. All answer the same test images of the last one's data set, in turns,
+in batches of each size; medians of the turns count. `--results=FILE.json` keeps the numbers.
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from codinet_jax.config import setup
+from codinet_jax.inference import cascade, load
+from codinet_jax.runtime import command, provenance
+from codinet_jax.workdir import Workdir
+from experiments.measure import report
+
+MEMBERS = flags.DEFINE_list('members', None, 'Workdirs of finished static runs, cheapest first.', required=True)
+DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS keeps its sets.')
+THRESHOLD = flags.DEFINE_float('threshold', cascade.UNSURE, 'How unsure a network is of what the next one sees.')
+BATCH_SIZES = flags.DEFINE_list('batch_size', ['1', '128'], 'Images at a time.')
+TURNS = flags.DEFINE_integer('turns', 15, 'Of all, for each size.', lower_bound=1)
+RESULTS = flags.DEFINE_string('results', None, 'A JSON file to keep the numbers.')
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    command.output_file(RESULTS)  # refused before anything is measured
+    command.start_devices()
+    members = cascade.read_members(MEMBERS.value)
+    config = Workdir(MEMBERS.value[-1]).read_config()
+    config.data_dir = DATA_DIR.value or config.data_dir
+    images = setup.read(config).data.open('test').sample(2048, 0).images_NxHxWxC
+    contestants = {member.model.architecture.name: load.from_network(*member) for member in members}
+    contestants['cascade'] = cascade.from_networks(members, threshold=THRESHOLD.value)
+    rows = []
+    for batch_size in map(int, BATCH_SIZES.value):
+        for contestant in contestants.values():
+            contestant.warm_up([batch_size])
+        seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        shares = []
+        # A turn of one image is of many, for an image may cost twice what another does.
+        num_batches = max(1, 64 // batch_size)
+        for turn in range(TURNS.value):
+            first = turn * num_batches * batch_size
+            for name, contestant in contestants.items():
+                started = time.perf_counter()
+                for i in range(num_batches):
+                    rows_B = (first + i * batch_size + np.arange(batch_size)) % len(images)
+                    answers = contestant(images[rows_B])
+                    if name == 'cascade':
+                        shares.append(answers.macs_B.mean() / contestant.spec.static_macs)
+                seconds[name].append((time.perf_counter() - started) / num_batches)
+        last = float(np.median(seconds[members[-1].model.architecture.name]))
+        for name, each in seconds.items():
+            median = float(np.median(each))
+            rows.append({'batch_size': batch_size, 'network': name, 'seconds': median, 'to_last': median / last})
+            print(f'batch {batch_size:4}  {name:16} {1e3 * median:8.2f} ms  {median / last:.3f} of the last alone')
+        print(f"            the cascade spends {np.mean(shares):.3f} of the last network's MACs")
+        rows[-1]['macs_share'] = float(np.mean(shares))
+    numbers = {'machine': provenance.machine(), 'turns': TURNS.value, 'threshold': THRESHOLD.value, 'rows': rows}
+    report.show(numbers, RESULTS.value)
+
+
+if __name__ == '__main__':
+    command.run(main)

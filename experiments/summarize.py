@@ -20,7 +20,9 @@ from experiments.reproduce.scales import SCALES
 
 OUTPUT = flags.DEFINE_string('output', 'reproduced', 'What experiments.run wrote to.')
 SCALE = flags.DEFINE_enum('scale', None, list(SCALES), 'One scale; all that were run if not given.')
-README = flags.DEFINE_bool('readme', False, "Only write the README's tables anew from experiments/results.")
+README = flags.DEFINE_bool(
+    'readme', False, 'Only write the tables of experiments/README.md anew from experiments/results.'
+)
 TO = flags.DEFINE_string('to', None, 'Where to write; beside the runs if not given.')
 
 
@@ -31,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     jax.config.update('jax_platforms', 'cpu')
     if README.value:
         here = pathlib.Path(__file__).parent
-        path = here.parent / 'README.md'
+        path = here / 'README.md'
         path.write_text(readme.filled(path.read_text(), here / 'results'))
         return
 

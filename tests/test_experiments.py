@@ -98,7 +98,7 @@ def test_peers_differ_in_their_method_and_in_nothing_that_is_paid_for(scale: str
 
 
 def test_a_static_network_of_equal_macs_has_the_nearest_depth() -> None:
-    """Of ResNet-110's 252.89 MMACs: by the table in the README, ResNet-74's 167.95 are 66 %, ResNet-32's 68.86 27 %."""
+    """Of ResNet-110's 252.89 MMACs (configs/README.md), ResNet-74's 167.95 are 66 %, ResNet-32's 68.86 27 %."""
     assert config_of('cifar10_r110_equal_macs', 'paper', 0.66).model.depth == 74
     assert config_of('cifar10_r110_equal_macs', 'paper', 0.28).model.depth == 32
     assert config_of('cifar10_r110_equal_macs', 'paper', 1.0).model.depth == 110
@@ -231,6 +231,6 @@ def test_what_is_no_result_is_not_written_into_the_readme(tmp_path: pathlib.Path
 
 
 def test_the_readme_says_what_the_kept_numbers_say() -> None:
-    text = (helpers.REPOSITORY / 'README.md').read_text()
+    text = (helpers.REPOSITORY / 'experiments' / 'README.md').read_text()
     assert '<!-- results ' in text
     assert readme.filled(text, helpers.REPOSITORY / 'experiments' / 'results') == text

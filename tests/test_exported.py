@@ -298,7 +298,12 @@ def test_macs_are_those_of_the_blocks_that_ran(elsewhere: Elsewhere, networks: d
 def test_the_readmes_lines_run_it_with_jax_and_numpy_alone(
     root: Path, networks: dict[str, Exported], elsewhere: Elsewhere
 ) -> None:
-    block = (helpers.REPOSITORY / 'README.md').read_text().split('<!-- bare -->\n```python\n')[1].split('```')[0]
+    block = (
+        (helpers.REPOSITORY / 'codinet_jax' / 'README.md')
+        .read_text()
+        .split('<!-- bare -->\n```python\n')[1]
+        .split('```')[0]
+    )
     assert block.count('\n') <= 8
     images, answers = root / 'few.npy', root / 'bare.npz'
     np.save(images, networks['conv'].images.images_NxHxWxC[:5])

@@ -1,4 +1,4 @@
-"""The README's tables of results, written from the JSON that is kept of them, so that the two agree."""
+"""The tables of results in experiments/README.md, written from the JSON that is kept of them, so that the two agree."""
 
 import json
 import pathlib

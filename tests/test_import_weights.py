@@ -107,9 +107,12 @@ def zero_state() -> State:
     }
 
 
-def run_main(source: Path | str | None, output: Path | str | None, **per_channel: str) -> None:
+def run_main(
+    source: Path | str | None, output: Path | str | None, *, download: bool = False, **per_channel: str
+) -> None:
     """The command in this process."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_weights, 'DOWNLOAD', types.SimpleNamespace(value=download))
         for name, path in (('SOURCE', source), ('OUTPUT', output)):
             patch.setattr(import_weights, name, types.SimpleNamespace(value=path and str(path)))
         for name in ('mean', 'std'):
@@ -511,6 +514,18 @@ def test_flags_are_asked_for(tmp_path: Path) -> None:
         run_main(None, tmp_path / 'output.npz')
     with pytest.raises(InputError, match=r'--output=FILE\.npz'):
         run_main(tmp_path / 'weights.safetensors', None)
+
+
+def test_a_file_is_not_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'weights\.safetensors is a file, and --download is of torchvision:NAME and'):
+        run_main(tmp_path / 'weights.safetensors', tmp_path / 'output.npz', download=True)
+
+
+@pytest.mark.parametrize('library', ['torchvision', 'timm'])
+def test_published_weights_are_asked_for_by_name(library: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf'^{library}:resnet19 names no network that we have: .*{library}:resnet18'):
+        run_main(f'{library}:resnet19', tmp_path / 'output.npz')
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_cannot_be_written_is_told(

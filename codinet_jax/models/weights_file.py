@@ -17,7 +17,7 @@ _INPUT = 'input/'  # before the names of a file's `WeightsInput`, beside params/
 
 class WeightsInput(NamedTuple):
     """The input that a file's weights were trained on: per channel, of pixels in [0, 1], and of imported ones the file
-    they came from, by its name and its SHA-256 in hexadecimal."""
+    they came from, by its name or that of what a library publishes, and its SHA-256 in hexadecimal."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -16,7 +16,7 @@ from codinet_jax.config import default, setup
 from codinet_jax.data import augment
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.inference import calibration, exported, load
-from codinet_jax.methods import ConvNetAIG, LAUDNet, Method, SkipNet, StochasticGates
+from codinet_jax.methods import ConvNetAIG, LAUDNet, Method, Seen, SkipNet, StochasticGates
 from codinet_jax.models import execution
 from codinet_jax.models.network import RoutedOutput
 from codinet_jax.runtime import sharding
@@ -79,6 +79,26 @@ def test_laudnet_holds_a_share_of_compute_and_lets_blocks_go(progress: float, lo
     assert terms['share'] == pytest.approx((share - 0.5) ** 2, rel=1e-4)
     assert terms['bounds'] == pytest.approx(out_4.mean(), rel=1e-4, abs=1e-12)
     assert total == pytest.approx(10 * (terms['share'] + terms['bounds']) + PRICE, rel=1e-5)
+
+
+def test_laudnets_authors_train_along_a_cosine_and_distil_what_they_are_given() -> None:
+    """.02 for 256 images and in proportion for others, Nesterov momentum; .5 T^2 KL(teacher || student), T = 4."""
+    config = default.with_variant(helpers.tiny_config(), 'laudnet_authors')
+    config.update_from_flattened_dict({'batch_size': 128, 'stage1.epochs': 4.0})
+    assert setup.read(config).recipe.distillation_weight == 0, 'it is had without a network to start from'
+    config.update_from_flattened_dict({'distillation.weight': 0.5, 'init_from': 'static.npz'})
+    found = setup.read(config)
+    (stage, none) = stages.plan(found, num_images=128 * 10)
+    assert (stage.end, none.end) == (40, 40) and found.recipe.nesterov
+    rates = [float(stage.step.schedule(step)) for step in (0, 20, 30, 40)]
+    np.testing.assert_allclose(rates, [0.01, 0.005, 0.01 * (1 - 0.5**0.5) / 2, 0], rtol=1e-5, atol=1e-9)
+    student_1xY, teacher_1xY = np.array([[2.0, -1.0, 0.5]]), np.array([[0.0, 4.0, 1.0]])
+    p, q = (np.exp(logits / 4) / np.exp(logits / 4).sum() for logits in (student_1xY, teacher_1xY))
+    output = RoutedOutput(jnp.asarray(student_1xY), jnp.asarray(V_Bxn[:1]), None)
+    labels, gamma, loss = jnp.zeros(1, int), jnp.float32(0), jnp.float32(0)
+    seen = Seen(output, labels, 1, COSTS, gamma, loss, teacher_logits_BxY=jnp.asarray(teacher_1xY))
+    term = stage.step.objective(seen)['distillation']
+    assert term.weight * float(term.value) == pytest.approx(0.5 * 4**2 * np.sum(q * np.log(q / p)), rel=1e-5)
 
 
 @pytest.mark.parametrize(

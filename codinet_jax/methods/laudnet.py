@@ -8,10 +8,10 @@ high = 1 - c (1 - t) and c = cos²(π/2 min(1, e / 0.33)), where e is the share 
 block is held to t, and after a third none is.
 
 Here and there: ρ is a block's run rate here, and its share of FLOPs there, which counts what a block cannot skip; e
-goes by steps and not by epochs; the linear layer's skip bias begins at 0, as they meant it to. Their learning rate
-falls along a cosine under Nesterov momentum, ours in steps under plain momentum. They fine-tune a trained network (give
-one by `init_from`) and distil it into the routed one, which is no part of this method. How blocks and stages differ is
-told in `convnet_aig`.
+goes by steps and not by epochs; the linear layer's skip bias begins at 0, as they meant it to. They fine-tune a trained
+network and distil it into the routed one, at half the weight of T² KL(trained || routed), T = 4. `laudnet_authors` has
+their schedule and their T, and trains from scratch by cross-entropy unless it is given that network:
+`--config.init_from=STATIC.npz --config.distillation.weight=0.5`. How blocks and stages differ is told in `convnet_aig`.
 """
 
 import dataclasses
@@ -60,10 +60,15 @@ class LAUDNet(Method):
             'num_views': 1,
             'loss.target_cost': None,
             'loss.target_rate': 0.5,
+            'distillation.temperature': 4.0,
+            'optimizer.nesterov': True,
             'optimizer.weight_decay': 5e-5,
+            'optimizer.base_batch_size': 256,
             'stage1.epochs': 100.0,
             'stage1.learning_rate': 0.02,
-            'stage1.decay_epochs': (50.0, 75.0),
+            'stage1.warmup_epochs': 0.0,
+            'stage1.decay': 'cosine',
+            'stage1.decay_epochs': (),
             'stage2.epochs': 0.0,
         },
     }

@@ -19,7 +19,7 @@ from codinet_jax.runtime.errors import InputError
 from configs import digits_r14
 from experiments.reproduce import queue, readme, scales, summary
 from experiments.reproduce.definitions import COLUMNS, DEFINITIONS, Table
-from experiments.reproduce.runs import RUNS
+from experiments.reproduce.runs import R110, RUNS, Trained
 from experiments.reproduce.scales import SCALES
 
 SEED = 3
@@ -71,6 +71,23 @@ def test_a_scale_changes_what_it_says_and_nothing_else(name: str, scale: str) ->
         shares = [np.array(config[f'{stage}.decay_epochs']) / config[f'{stage}.epochs'] for config in (theirs, ours)]
         np.testing.assert_allclose(*shares)
     assert ours['seed'] == SEED
+
+
+@pytest.mark.parametrize(
+    ('scale', 'epochs', 'decays'),
+    [
+        ('paper', 350.0, [150.0, 250.0]),
+        ('gpu30', 30.0, [12.85714, 21.42857]),
+        ('cpu', 4.0, [1.714286, 2.857143]),
+        ('digits', 350.0, [150.0, 250.0]),
+        ('smoke', 0.2, [0.0857143, 0.1428571]),
+    ],
+)
+def test_a_config_of_one_stage_has_the_epochs_of_both_in_it(scale: str, epochs: float, decays: list[float]) -> None:
+    """ConvNet-AIG's authors train for 350 epochs and decay at 150 and 250."""
+    config = scales.config_of(Trained(f'{R110}:convnet_aig_authors'), SCALES[scale], SEED)
+    assert config.stage1.epochs == pytest.approx(epochs) and config.stage2.epochs == 0
+    np.testing.assert_allclose(config.stage1.decay_epochs, decays, rtol=1e-6)
 
 
 @pytest.mark.parametrize('scale', SCALES)

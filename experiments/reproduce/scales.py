@@ -16,7 +16,8 @@ from experiments.reproduce.runs import Trained
 
 class Scale(NamedTuple):
     """What a scale changes in every config. `depths` replaces depths, `epochs` those of the two stages, with the decays
-    of the learning rate at the same shares of them; `config` is a config file in place of each run's, in the variant of
+    of the learning rate at the same shares of them, and all of them go to the one stage of a config that has no other;
+    `config` is a config file in place of each run's, in the variant of
     the run; `is_result` is whether its numbers may be shown to anybody.
     """
 
@@ -82,11 +83,10 @@ def config_of(trained: Trained, scale: Scale, seed: int, cost: float | None = No
     config = _config_file(f'{scale.config or path}{colon}{variant}').copy_and_resolve_references()
     changes = dict(trained.changes) | dict(scale.changes) | {'seed': seed}
     changes['model.depth'] = scale.depths.get(config.model.depth, config.model.depth)
-    if scale.epochs:
-        for stage, epochs in zip(('stage1', 'stage2'), scale.epochs, strict=True):
-            share = epochs / config[stage].epochs
-            changes[f'{stage}.epochs'] = float(epochs)
-            changes[f'{stage}.decay_epochs'] = tuple(share * epoch for epoch in config[stage].decay_epochs)
+    for stage, epochs in _epochs(config, scale).items():
+        share = epochs / config[stage].epochs
+        changes[f'{stage}.epochs'] = float(epochs)
+        changes[f'{stage}.decay_epochs'] = tuple(share * epoch for epoch in config[stage].decay_epochs)
     config.update_from_flattened_dict(changes)
     if cost is not None and config.model.router == setup.STATIC:
         config.model.depth = _depth_at(config, cost)
@@ -101,6 +101,15 @@ def command_flags(trained: Trained, config: ConfigDict) -> list[str]:
     theirs = _flat(_config_file(trained.config))
     changed = {name: value for name, value in _flat(config).items() if theirs[name] != value}
     return [f'--config={trained.config}', *(f'--config.{name}={_as_flag(value)}' for name, value in changed.items())]
+
+
+def _epochs(config: ConfigDict, scale: Scale) -> dict[str, float]:
+    """What the scale makes of the epochs, by stage; one that the config leaves out stays out."""
+    if not scale.epochs:
+        return {}
+    epochs = dict(zip(('stage1', 'stage2'), scale.epochs, strict=True))
+    trained = [stage for stage in epochs if config[stage].epochs]
+    return epochs if len(trained) == len(epochs) else dict.fromkeys(trained, sum(scale.epochs))
 
 
 def _config_file(name: str) -> ConfigDict:

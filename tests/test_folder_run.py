@@ -98,7 +98,7 @@ def test_predict_needs_no_folder_and_evaluate_says_that_it_does(alone: Path, mov
     file = next(moved.glob('val/*/*.png'))
     predicted = helpers.run_command('predict', f'--workdir={alone}', str(file))
     assert predicted.returncode == 0, predicted.stderr
-    assert any(f'{file}  {name}  ' in predicted.stdout for name in CLASSES)
+    assert any(f'{file}  {label} {name}  ' in predicted.stdout for label, name in enumerate(sorted(CLASSES)))
     evaluated = helpers.run_command('evaluate', f'--workdir={alone}')
     assert (evaluated.returncode, evaluated.stdout) == (2, '')
     assert (

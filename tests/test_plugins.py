@@ -168,7 +168,7 @@ def test_evaluate_predict_and_export_agree(evaluated: Path) -> None:
     again = json.loads((workdir / 'evaluation_test.json').read_text())
     assert again['top1'] == results['top1'] and again['macs_share'] == results['macs_share']
     predicted = run(evaluated, 'predict', f'--workdir={workdir}', '--split=test', '--json', *IMPORTS)
-    assert (predicted.returncode, predicted.stderr) == (0, '')
+    assert predicted.returncode == 0 and f'test: top-1 {results["top1"]:.2%}\n' in predicted.stderr
     rows = [json.loads(line) for line in predicted.stdout.splitlines()]
     with np.load(workdir / 'routes' / 'test.npz') as routes:
         labels_N, decisions_Nxn = routes['predictions_N'], routes['decisions_Nxn']

@@ -40,7 +40,7 @@ ANSWERED: dict[str, list[str]] = {
     'split': ['--workdir={run}', '--split=test', '--json', f'--operating_point={POINT}', '--batch_size=100'],
 }
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
-    'no workdir': (GOOD, ['--workdir=DIRECTORY']),
+    'no workdir': (GOOD, ['--workdir=RUN', '--exported=DIRECTORY', '--pretrained=cifar10']),
     'neither files nor split': (['--workdir={run}'], ['image files or a split', '--split=test']),
     'files and split': (['--workdir={run}', '--split=test', *GOOD], ['image files or a split']),
     'unknown split': (['--workdir={run}', '--split=tset'], ['tset', 'validation']),

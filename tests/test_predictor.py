@@ -413,7 +413,7 @@ def test_the_spec_of_a_network() -> None:
     )
     assert spec_of(helpers.tiny_setup(**{'model.depth': 20})).blocks_per_stage == (3, 3, 3)
     hundred = spec_of(helpers.tiny_setup(dataset='cifar100'))
-    assert hundred.image_shape == (32, 32, 3) and hundred.classes[::33] == ('0', '33', '66', '99')
+    assert hundred.image_shape == (32, 32, 3) and hundred.classes[::33] == ('apple', 'forest', 'raccoon', 'worm')
 
 
 def spec_of(named: Setup) -> NetworkSpec:

@@ -97,7 +97,7 @@ def test_the_divergence_is_of_softened_answers_and_in_the_gradients_scale() -> N
 def test_it_is_a_term_beside_the_methods_own() -> None:
     logits = jnp.asarray([[1.0, 0.0]])
     output: Any = types.SimpleNamespace(logits_BxY=logits)
-    seen = Seen(output, jnp.zeros(1, int), 1, None, jnp.zeros(()), jnp.ones(()), logits + 5.0)  # type: ignore[arg-type]
+    seen = Seen(output, jnp.zeros(1, int), 1, None, jnp.zeros(()), jnp.ones(()), 0.0, logits + 5.0)  # type: ignore[arg-type]
     terms = objective.distilled(classification, 0.5, 2.0)(seen)
     assert terms['cross_entropy'] == Term(seen.cross_entropy)
     assert terms['distillation'].weight == 0.5

@@ -1,24 +1,36 @@
 """How figures look: colours for a light and a dark page, sizes, and what every figure does alike."""
 
+import contextlib
+import functools
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib import ticker
+from matplotlib import font_manager, ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from codinet_jax.analysis.run import Run
+from codinet_jax.runtime.console import log
 
 NARROW, WIDE = 4.8, 9.6  # inches
 SMALL = 8  # points
+LEGEND_ROW, LEGEND_ROWS = 0.18, 4  # inches of one; how many a figure has room for
 LONGEST_LABEL = 30
 MARKERS = 'osD^vPX'
 DASHES = ('-', '--', '-.', ':')
 MAX_PANEL_COLUMNS = 3
+# With the letters that matplotlib's own font lacks, where one of them is installed.
+WIDE_FONTS = (
+    *('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans CJK KR', 'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei'),
+    *('Droid Sans Fallback', 'Microsoft YaHei', 'PingFang SC', 'Hiragino Sans', 'Arial Unicode MS'),
+)
+OF_THE_PROCESS = ('backend', 'backend_fallback', 'interactive', 'toolbar', 'timezone')  # settings of no figure's look
 
 
 class Theme(NamedTuple):
@@ -60,12 +72,46 @@ def theme(is_dark: bool) -> Theme:
     )
 
 
+@contextlib.contextmanager
+def drawing(*, is_dark: bool = False) -> Iterator[None]:
+    """Figures that are built or written within look as they do here, whatever the user's matplotlibrc says.
+
+    Labels are shown as they are typed. Letters that no font here has become boxes, and a sentence says so.
+    """
+    with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context({**_defaults(), **rc(is_dark)}):
+        warnings.simplefilter('always')
+        yield
+    missing = [re.search(r'Glyph \d+ \(.*\) missing from font', str(each.message)) for each in caught]
+    for each, is_glyph in zip(caught, missing, strict=True):
+        if not is_glyph:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if any(missing):
+        _tell_of_fonts()
+
+
+@functools.cache
+def _tell_of_fonts() -> None:
+    log(f'warning: no font here has all letters of the labels: install one, as {WIDE_FONTS[0]} (fonts-noto-cjk).')
+
+
+def _defaults() -> dict[Any, Any]:
+    return {name: value for name, value in dict.items(matplotlib.rcParamsDefault) if name not in OF_THE_PROCESS}
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ['DejaVu Sans', *(name for name in WIDE_FONTS if name in installed)]
+
+
 def rc(is_dark: bool) -> dict[Any, Any]:
-    """What `matplotlib.rc_context` takes while figures are built."""
+    """The settings that are not matplotlib's own."""
     colours = theme(is_dark)
     ink = ('text.color', 'axes.labelcolor', 'axes.titlecolor', 'xtick.labelcolor', 'ytick.labelcolor')
     lines = ('axes.edgecolor', 'xtick.color', 'ytick.color')
     return {
+        'text.parse_math': False,  # a dollar is a dollar
+        'font.family': _fonts(),
         'font.size': 9,
         'axes.titlesize': 9,
         'axes.labelsize': 9,
@@ -127,8 +173,9 @@ def shortened(text: str, longest: int) -> str:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """A legend under all panels, of as many columns as there is room for."""
+    """A legend under all panels, of as many columns as there is room for; of many rows, it makes the figure higher."""
     columns = next(c for c in range(len(labels), 0, -1) if c == 1 or _width(labels, c) < figure.get_figwidth())
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, -(-len(labels) // columns) - LEGEND_ROWS))
     figure.legend(handles, labels, loc='outside lower center', ncols=columns, columnspacing=1.2, handletextpad=0.4)
 
 

@@ -1,5 +1,6 @@
 """The numbers of one or more runs as tables, for a terminal, a markdown file and the report."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,12 +38,18 @@ def text(table: Table) -> str:
 
 def markdown(tables: Sequence[Table]) -> str:
     """Tables under headings."""
-    return '\n\n'.join(f'## {table.title}\n\n{_markdown_rows(table)}' for table in tables) + '\n'
+    return '\n\n'.join(f'## {_escaped(table.title)}\n\n{_markdown_rows(table)}' for table in tables) + '\n'
 
 
 def _markdown_rows(table: Table) -> str:
     ruler = ('---', *('---:' for _ in table.header[1:]))
-    return '\n'.join(f'| {" | ".join(row)} |' for row in (table.header, ruler, *table.rows))
+    rows = (tuple(map(_escaped, row)) for row in (table.header, *table.rows))
+    return '\n'.join(f'| {" | ".join(row)} |' for row in (next(rows), ruler, *rows))
+
+
+def _escaped(text: str) -> str:
+    """Text that markdown shows as it is."""
+    return re.sub(r'([\\`*_|<>$])', r'\\\1', ' '.join(text.split()))
 
 
 def _numbers(found: Statistics) -> dict[str, str]:

@@ -4,7 +4,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure as Drawing
 
 from codinet_jax.analysis import figures, style
@@ -16,7 +15,7 @@ from experiments.reproduce.definitions import COLUMNS, Figure, Table
 def dots(table: Table, rows: Sequence[dict[str, Any]], description: str) -> bytes:
     """A panel a column and a line a row: a dot for every seed, a diamond where the paper is."""
     colours = style.theme(is_dark=False)
-    with matplotlib.rc_context(style.rc(is_dark=False)):
+    with style.drawing():
         figure = Drawing(figsize=(style.WIDE, 1.1 + 0.28 * len(rows)), layout='constrained')
         axes = figure.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, table.columns, strict=True):

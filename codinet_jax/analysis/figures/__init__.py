@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -27,7 +26,7 @@ def draw(
     `others` are shown in the plane of accuracy and cost, beside what the paper reports of the runs' data sets.
     """
     pictures = {}
-    with matplotlib.rc_context(style.rc(is_dark)):
+    with style.drawing(is_dark=is_dark):
         for stem, make in _drawn(runs, positions, others, style.theme(is_dark)):
             if picture := make():
                 _settle(picture.figure)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import patheffects
+from matplotlib import patheffects, ticker
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -97,6 +97,8 @@ def accuracy_cost(runs: Sequence[Run], theme: style.Theme, others: Sequence[pape
     if others:
         axis.set_xscale('log')  # theirs are networks of very different cost
         axis.set_xlim(0.8 * min(x for x, _ in places), 1.25 * max(x for x, _ in places))
+        for each in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            each(ticker.FuncFormatter(_in_digits))
     axis.set(xlabel='GFLOPs an image, as the paper counts', ylabel='top-1, %')
     style.legend_below(figure, list(handles.values()), [style.shortened(label, 44) for label in handles])
     words = '; '.join(
@@ -111,6 +113,11 @@ def accuracy_cost(runs: Sequence[Run], theme: style.Theme, others: Sequence[pape
         f'Top-1 against GFLOPs: {words}. {_paper_in_words(runs)}',
         is_wide=False,
     )
+
+
+def _in_digits(gflops: float, _: int) -> str:
+    """A tick of a logarithmic axis: 0.1, 0.2, 0.5, 1, and none between."""
+    return f'{gflops:g}' if f'{gflops:e}'[0] in '125' else ''
 
 
 def points(run: Run) -> list[Point]:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from codinet_jax.analysis import style
+
 DPI = {'png': 160, 'pdf': 300}  # of a PDF, only the points of scatter plots
 
 
@@ -22,5 +24,6 @@ def rendered(picture: Picture, kind: str) -> bytes:
     """The picture as 'png' or 'pdf', the same bytes every time."""
     file = io.BytesIO()
     metadata = {'CreationDate': None} if kind == 'pdf' else {}
-    picture.figure.savefig(file, format=kind, dpi=DPI[kind], metadata=metadata)
+    with style.drawing():
+        picture.figure.savefig(file, format=kind, dpi=DPI[kind], metadata=metadata)
     return file.getvalue()

@@ -1,0 +1,116 @@
+"""Labels are shown as they were typed, and no matplotlibrc of a user's changes a figure."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+import helpers
+from codinet_jax.analysis import figures, style, tables
+from codinet_jax.analysis.report import Page, page_html
+from codinet_jax.analysis.tables import Table
+from test_analysis_figures import make_run
+
+ODD = ('$x_1$', '_hidden', 'a<b>&"c', 'cost$', '100 % \\alpha', '{}')
+CJK = '深度网络'
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize('stem', ['path_lengths', 'accuracy_cost', 'training'])
+def test_a_legend_shows_what_was_typed(stem: str) -> None:
+    runs = [make_run(name=name) for name in ODD]
+    figure = figures.draw(runs, [None] * len(runs))[stem].figure
+    assert set(ODD) <= set(texts(figure))
+    found = [text for legend in figure.legends for text in legend.get_texts()]
+    assert not any(text.get_parse_math() or text.get_usetex() for text in found)
+
+
+def test_a_dollar_takes_the_room_of_a_dollar() -> None:
+    """As mathematics, $x_1$ would be drawn as one letter with an index."""
+
+    def width(label: str) -> float:
+        with style.drawing():
+            figure = Figure()
+            text = figure.text(0.1, 0.5, label)
+            figure.draw_without_rendering()
+            return text.get_window_extent().width
+
+    assert width('$x_1$') > width('x_1') + 1.5 * width('1')
+
+
+def test_hundreds_of_runs_and_long_names_are_drawn() -> None:
+    runs = [make_run(N=4, n=3, name=f'{i} {"long " * 50}') for i in range(120)]
+    figure = figures.draw(runs, [None] * len(runs))['path_lengths'].figure
+    assert len(texts(figure)) == 120 and max(map(len, texts(figure))) <= style.LONGEST_LABEL
+
+
+def test_letters_that_no_font_has_are_told_of_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, '_fonts', lambda: ['DejaVu Sans'])
+    style._tell_of_fonts.cache_clear()
+    for _ in range(2):
+        picture = figures.draw([make_run(name=CJK), make_run(name='b')], [None, None])['path_lengths']
+        figures.rendered(picture, 'png')
+    told = capsys.readouterr().out
+    assert told.count('no font here has all letters of the labels: install one') == 1 and 'Glyph' not in told
+
+
+def test_other_warnings_come_through() -> None:
+    with pytest.warns(UserWarning, match='of something else'), style.drawing():
+        warnings.warn('of something else', stacklevel=1)
+
+
+def test_tables_show_what_was_typed() -> None:
+    table = Table('of a|b', ('', 'a|b', '$x_1$ <i>'), (('top-1', '1.00%', '#2'),))
+    assert tables.markdown([table]) == (
+        '## of a\\|b\n\n|  | a\\|b | \\$x\\_1\\$ \\<i\\> |\n| --- | ---: | ---: |\n| top-1 | 1.00% | #2 |\n'
+    )
+    page = page_html(Page('t', 's', [], [], [], [table], []))
+    assert '$x_1$ &lt;i&gt;' in page and '<i>' not in page
+
+
+HOSTILE = """
+text.usetex: True
+font.size: 40
+font.family: serif
+savefig.bbox: tight
+savefig.dpi: 20
+axes.grid: True
+lines.linewidth: 9
+figure.constrained_layout.use: True
+axes.prop_cycle: cycler('color', ['red'])
+"""
+DRAWS = """
+import hashlib, sys
+sys.path.insert(0, 'tests')
+from codinet_jax.analysis import figures
+from test_analysis_figures import make_run
+pictures = figures.draw([make_run(name='a'), make_run(name='b', seed=1)], [None, None])
+for stem, picture in pictures.items():
+    print(stem, hashlib.sha256(figures.rendered(picture, 'png')).hexdigest())
+"""
+
+
+def test_a_users_matplotlibrc_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / 'matplotlibrc').write_text(HOSTILE)
+    (tmp_path / 'plain').mkdir()
+
+    def drawn(directory: Path) -> str:
+        variables = os.environ | {'MATPLOTLIBRC': str(directory), 'MPLCONFIGDIR': str(tmp_path / 'plain')}
+        command = [sys.executable, '-c', DRAWS]
+        ran = subprocess.run(
+            command, cwd=helpers.REPOSITORY, env=variables, text=True, capture_output=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    assert (drawings := drawn(tmp_path)) == drawn(tmp_path / 'plain')
+    assert drawings.count('\n') >= 5

@@ -160,11 +160,11 @@ def network_spec(members: Sequence[Member]) -> NetworkSpec:
         if (member.data_spec.class_names, arch.image_size, member.data_spec.center_crop) != wanted:
             raise InputError(f'{name} is not of the images and classes of {first.model.architecture.name}.')
     macs = [member.model.costs.static_macs for member in members]
-    for (cheap, dear), k in zip(itertools.pairwise(macs), range(1, len(macs)), strict=False):
-        if cheap >= dear:
+    for k, (before, after) in enumerate(itertools.pairwise(macs), start=2):
+        if before >= after:
             raise InputError(
-                f'Network {k + 1} of the cascade costs {dear / 1e6:.2f} MMACs, and the one before it '
-                f'{cheap / 1e6:.2f}: give the cheaper ones first.'
+                f'Network {k} of the cascade costs {after / 1e6:.2f} MMACs, and the one before it {before / 1e6:.2f}: '
+                'give the cheaper ones first.'
             )
     arch = last.model.architecture
     return NetworkSpec(

@@ -11,6 +11,7 @@ static network, and kept under a name that they take as --operating_point.
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -18,6 +19,9 @@ from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
+
+if TYPE_CHECKING:
+    from codinet_jax.inference.operating_points import Point
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
@@ -63,9 +67,9 @@ def main(argv: Sequence[str]) -> None:
 
     print('measuring what thresholds cost ...')
     curve = calibration.trace_curve(measure, NUM_POINTS.value)
+    _keep(workdir, points, split, images.num_images)  # though a target may turn out to be out of reach
     found = {name: calibration.find_threshold(measure, points, target) for name, target in targets.items()}
-    in_order = sorted(points, key=lambda point: point.threshold)
-    workdir.write_cost_curve([point._asdict() for point in in_order], split, images.num_images)
+    in_order = _keep(workdir, points, split, images.num_images)
     for name, point in found.items():
         rest = {'target_cost': targets[name], 'split': split, 'num_images': images.num_images}
         workdir.write_operating_point(name, point._asdict() | rest | {'curve': [each._asdict() for each in curve]})
@@ -78,6 +82,13 @@ def main(argv: Sequence[str]) -> None:
     )
     for name in found:
         print(f'operating point {name} is kept in {workdir}: give --operating_point={name} {TAKE_IT}.')
+
+
+def _keep(workdir: Workdir, points: Sequence['Point'], split: str, num_images: int) -> list['Point']:
+    """Keeps the curve in the workdir, and returns it by rising threshold."""
+    in_order = sorted(points, key=lambda point: point.threshold)
+    workdir.write_cost_curve([point._asdict() for point in in_order], split, num_images)
+    return in_order
 
 
 def _targets(texts: Sequence[str], name: str | None) -> dict[str, float]:

@@ -282,7 +282,10 @@ def _as_begun(config: ConfigDict, begun: ConfigDict | None) -> ConfigDict:
     filled = copy.deepcopy(config)
     if begun is None or not datasets.is_found(config.dataset) or begun.dataset != config.dataset:
         return filled
+    is_elsewhere = config.dataset == 'folder' and config.data_dir != begun.data_dir
     for name in datasets.FOUND:
+        if name == 'classes' and is_elsewhere:
+            continue  # looked for there, and held against those recorded
         if filled[name] is None and begun[name] is not None:
             filled[name] = tuple(begun[name]) if isinstance(begun[name], list) else begun[name]
     if (filled.mean, filled.std) == (None, None) and begun.mean is not None:

@@ -21,10 +21,8 @@ from codinet_jax.runtime.errors import InputError
 SPEC = DataSpec(10, 0.3, 0.4)
 
 
-def member(depth: int, seed: int, router: str | None = None, num_classes: int = 10, **changes: Any) -> Member:
-    network = RoutedResNet(
-        cifar_resnet(depth, image_size=8, image_channels=1, num_classes=num_classes, **changes), router, unroll=9
-    )
+def member(depth: int, seed: int, router: str | None = None, **changes: Any) -> Member:
+    network = RoutedResNet(cifar_resnet(depth, **{'image_size': 8, 'image_channels': 1} | changes), router, unroll=9)
     return Member(network, SPEC, helpers.random_variables(network, seed))
 
 
@@ -116,6 +114,7 @@ def test_it_is_exported_as_any_network_is(
         ([], r'two networks or more'),
         ([member(14, 2, router='linear')], r'CIFAR ResNet-14 is routed, and a cascade is of static networks'),
         ([member(8, 2)], r'Network 2 of the cascade costs .* give the cheaper ones first'),
+        ([member(14, 2, image_channels=3)], r'not of the images and classes of CIFAR ResNet-8'),
         ([member(14, 2)._replace(data_spec=DataSpec(7, 0.3, 0.4))], r'not of the images and classes of CIFAR ResNet-8'),
     ],
 )

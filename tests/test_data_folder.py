@@ -292,6 +292,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     'classes beside train': (lambda root: move(root, 'train/ant', 'ant'), r'ant/.*png lies beside train/: move'),
     'no train': (lambda root: shutil.rmtree(root / 'train'), 'holds no train/: put'),
     'val twice': (lambda root: shutil.copytree(root / 'val', root / 'validation'), 'holds val/ and validation/'),
+    'val and valid': (lambda root: shutil.copytree(root / 'val', root / 'valid'), 'holds val/ and valid/'),
+    'splits in capitals': (
+        lambda root: [move(root, old, new) for old, new in (('train', 'Training'), ('val', 'Testing'))],
+        'holds Testing/, which is the name of a split and not of a class',
+    ),
+    'a split among classes': (
+        lambda root: [move(root, f'train/{name}', name) for name in CLASSES] + [(root / 'train').rmdir()],
+        'holds val/, which is the name of a split',
+    ),
     'a loop': (
         lambda root: (root / 'train' / 'ant' / 'in').symlink_to(root / 'train'),
         'read already: remove the link',

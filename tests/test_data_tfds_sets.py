@@ -135,6 +135,8 @@ def test_what_lies_in_order_is_parted_in_memory_alone(root: Path) -> None:
     streamed = datasets.source('tfds:ordered', root, val_split=0.3)
     with pytest.raises(InputError, match='was not shuffled when it was written'):
         streamed.open('train')
+    with pytest.raises(InputError, match='its first images may be of one class'):
+        datasets.source('tfds:ordered', root).open('train')
     assert datasets.source('tfds:ordered', root).open('test').num_images == 6
 
 

@@ -1,6 +1,7 @@
 """Real runs on a folder of photographs: what a run knows of it is in its workdir, in one process and in two."""
 
 import json
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -105,6 +106,40 @@ def test_predict_needs_no_folder_and_evaluate_says_that_it_does(alone: Path, mov
         evaluated.stderr
         == f'error: data_dir {moved.parent / "images"} does not exist: give the folder of your images.\n'
     )
+
+
+def test_another_folder_is_no_more_of_the_same_run(
+    directory: Path, alone: Path, moved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helpers.hide_tensorflow(monkeypatch)
+    before = helpers.all_bytes(alone)
+    for name in ('oak', 'elm'):
+        for split in ('train', 'val'):
+            file = directory / 'trees' / split / name / 'a.png'
+            file.parent.mkdir(parents=True)
+            Image.new('RGB', (20, 20)).save(file)
+    changed = helpers.tiny_config(**CHANGES | {'data_dir': str(directory / 'trees')})
+    with pytest.raises(InputError, match=r'another config: classes \('):
+        helpers.train(changed, Workdir(alone))
+    again = helpers.tiny_config(**CHANGES | {'data_dir': str(moved)})
+    assert helpers.train(again, Workdir(alone)) == Workdir(alone).read_results(), 'a folder may move'
+    assert helpers.all_bytes(alone) == before
+
+
+def test_a_run_does_not_go_on_with_more_images(
+    directory: Path, alone: Path, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helpers.hide_tensorflow(monkeypatch)
+    shutil.copytree(alone, tmp_path / 'unfinished')
+    (tmp_path / 'unfinished' / 'results.json').unlink()
+    one_more = moved / 'train' / CLASSES[0] / 'one_more.png'
+    Image.new('RGB', (20, 20)).save(one_more)
+    try:
+        config = helpers.tiny_config(**CHANGES | {'data_dir': str(moved)})
+        with pytest.raises(InputError, match=rf'begun on {NUM_TRAIN} training images, and there are {NUM_TRAIN + 1}'):
+            helpers.train(config, Workdir(tmp_path / 'unfinished'))
+    finally:
+        one_more.unlink()
 
 
 def test_what_is_refused_leaves_no_workdir(directory: Path) -> None:

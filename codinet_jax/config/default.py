@@ -33,7 +33,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     # photographs: crops of all sizes, cut by the host, and the centre at evaluation, as of ImageNet. small: images are
     # resized, held in memory up to 2 GB, padded and cropped on the device, as of CIFAR; unset: small up to 96 pixels.
     config.views = placeholder(str)
-    config.flip = placeholder(bool)  # whether views are mirrored; unset: of all but digits and svhn
+    config.flip = placeholder(bool)  # whether views are mirrored; unset: of all but digits and svhn, so mind tfds:mnist
     config.val_split = 0.0  # share of train held out; if above 0, it is evaluated in place of the test split
     config.train_images = placeholder(int)  # the first so many of train, of a set held in memory; unset: all
     config.batch_size = 64  # L: images a step, over all devices

@@ -334,6 +334,8 @@ def source(
     ]:
         raise InputError(f'{given[0]} is of dataset=folder and dataset=tfds:NAME alone: leave it out with {name}.')
     dataset = find(name, image_size) if there is None else of_found(there)
+    if flip is None:  # a set of the table is what it is under TFDS's name too
+        flip = next((known.spec.flip for known in DATASETS.values() if name == f'tfds:{known.tfds_name}'), None)
     spec = dataset.spec if flip is None else dataclasses.replace(dataset.spec, flip=flip)
     if normalisation is not None:
         for field, numbers in zip(('mean', 'std'), normalisation, strict=True):

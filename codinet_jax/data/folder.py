@@ -22,7 +22,9 @@ from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.files import printable
 
 TRAIN = 'train'
-OTHERS = {'val': 'validation', 'validation': 'validation', 'test': 'test'}  # a folder's name, and what it is called
+# A folder's name, and what it is called.
+OTHERS = {'val': 'validation', 'valid': 'validation', 'validation': 'validation', 'test': 'test'}
+SPLITS = {TRAIN, 'training', *OTHERS, 'testing'}  # names of no class, in any case of letters
 
 
 class Files(NamedTuple):
@@ -120,14 +122,20 @@ def _split_folders(root: Path) -> dict[str, str]:
         raise InputError(f'data_dir {printable(root)} cannot be opened ({error.strerror}): give another.') from error
     folders = {os.path.basename(path): path for path in _class_folders(str(root))}
     if TRAIN not in folders and not (folders and folders.keys() <= OTHERS.keys()):
+        if odd := sorted(name for name in folders if name.casefold() in SPLITS):
+            raise InputError(
+                f'{printable(root)} holds {printable(odd[0])}/, which is the name of a split and not of a class: call '
+                'the splits train/ and val/ or test/, or give it another name.'
+            )
         return {TRAIN: str(root)}
     for name in folders.keys() - {TRAIN, *OTHERS}:
         if image := next(_images(folders[name], set()), None):
             raise InputError(
                 f'{printable(image)} lies beside train/: move the folder {printable(name)} into train/, or elsewhere.'
             )
-    if {'val', 'validation'} <= folders.keys():
-        raise InputError(f'{printable(root)} holds val/ and validation/: leave one of them.')
+    twice = [f'{name}/' for name in sorted(folders) if OTHERS.get(name) == 'validation']
+    if len(twice) > 1:
+        raise InputError(f'{printable(root)} holds {" and ".join(twice)}: leave one of them.')
     others = {split: folders[name] for name, split in OTHERS.items() if name in folders}
     return others | ({TRAIN: folders[TRAIN]} if TRAIN in folders else {})
 

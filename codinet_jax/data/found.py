@@ -100,7 +100,7 @@ def find(
 
 def open_split(name: str, directory: Path, split: str, found: Found, center_crop: float, val_split: float) -> Split:
     """One split of it, as `DataSource.open` has it: photographs are streamed, and small images, as soon as they would
-    take more than 2 GB, too; the batches are the same then.
+    take more than 2 GB, too; of folders, and of whole array_record splits, the batches are the same then.
 
     Raises:
       InputError: it has no such split, or is damaged, or is not what was found.
@@ -122,13 +122,16 @@ def _open_tfds(name: str, root: Path, split: str, classes: tuple[str, ...], cut:
         if _fits(images):
             whole = _in_memory(images, f'split {tfds_split} of {there.directory}')
             return whole.part(split, val_split) if is_part else whole
-    if is_part and val_split and not there.is_shuffled:
+    if is_part and not there.is_shuffled:
         raise InputError(
-            f'{there.directory} was not shuffled when it was written, so a share of its train would be whole classes: '
-            'leave val_split at 0, or write it again without disable_shuffling.'
+            f'{there.directory} was not shuffled when it was written, so its first images may be of one class: write '
+            'it again without disable_shuffling.'
         )
     shares = {'train': (val_split, 1.0), 'validation': (0.0, val_split)}[split] if is_part else (0.0, 1.0)
-    return tfds_photographs.open_split(name, tfds_split, root, cut, shares, classes, shape)
+    images = tfds_photographs.open_split(name, tfds_split, root, cut, shares, classes, shape)
+    if not is_part:
+        images.sample(1, 0)  # a test split without labels is refused before anything is trained
+    return images
 
 
 def _fits(images: Photographs) -> bool:

@@ -76,10 +76,16 @@ class ArrayRecords:
         import tensorflow_datasets as tfds
 
         self.prepared, self.first, self.num_images = prepared, first, num_images
+        # Other pictures too, as masks, which nobody looks at.
+        skipped = {
+            name: tfds.decode.SkipDecoding()
+            for name, feature in prepared.builder.info.features.items()
+            if isinstance(feature, tfds.features.Image)
+        }
         try:
             tfds_files.check_array_record_lengths(prepared.builder, prepared.name)
             self._source = prepared.builder.as_data_source(
-                f'{prepared.name}[{first}:{first + num_images}]', decoders={'image': tfds.decode.SkipDecoding()}
+                f'{prepared.name}[{first}:{first + num_images}]', decoders=skipped
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise prepared.damaged(error) from error

@@ -124,7 +124,8 @@ def answers(members: Sequence[Member], split: Split, batch_size: int) -> Answers
         is_real_B = positions_B >= 0
         probabilities_KxBxY = np.stack([network(images_BxHxWxC).probabilities_BxY for network in networks])
         predictions.append(probabilities_KxBxY.argmax(axis=-1)[:, is_real_B])
-        unsure.append(1 - probabilities_KxBxY.max(axis=-1)[:, is_real_B])
+        # In float32, as the program decides: of a network as sure as can be nothing is left.
+        unsure.append(np.float32(1) - probabilities_KxBxY.max(axis=-1)[:, is_real_B].astype(np.float32))
         labels.append(labels_B[is_real_B])
     return Answers(np.concatenate(predictions, axis=1), np.concatenate(unsure, axis=1), np.concatenate(labels))
 
@@ -134,7 +135,7 @@ def point(found: Answers, spec: NetworkSpec, threshold: float) -> Point:
     predictions_N, unsure_N = found.predictions_KxN[0], found.unsure_KxN[0]
     macs, num_asked = float(spec.fixed_macs), 0.0
     for k, network_macs in enumerate(spec.blocks_macs, start=1):
-        is_asked_N = unsure_N >= threshold
+        is_asked_N = unsure_N >= np.float32(threshold)
         predictions_N = np.where(is_asked_N, found.predictions_KxN[k], predictions_N)
         unsure_N = np.where(is_asked_N, found.unsure_KxN[k], unsure_N)
         macs += is_asked_N.mean() * network_macs
@@ -156,8 +157,7 @@ def network_spec(members: Sequence[Member]) -> NetworkSpec:
         name, arch = member.model.architecture.name, member.model.architecture
         if member.model.router is not None:
             raise InputError(f'{name} is routed, and a cascade is of static networks: train it with method=static.')
-        wanted = (first.data_spec.class_names, first.model.architecture.image_size, first.data_spec.center_crop)
-        if (member.data_spec.class_names, arch.image_size, member.data_spec.center_crop) != wanted:
+        if _takes(member) != _takes(first):
             raise InputError(f'{name} is not of the images and classes of {first.model.architecture.name}.')
     macs = [member.model.costs.static_macs for member in members]
     for k, (before, after) in enumerate(itertools.pairwise(macs), start=2):
@@ -177,6 +177,12 @@ def network_spec(members: Sequence[Member]) -> NetworkSpec:
         fixed_macs=macs[0],
         static_macs=macs[-1],
     )
+
+
+def _takes(member: Member) -> tuple[Any, ...]:
+    """What all networks of a cascade must have in common."""
+    arch, spec = member.model.architecture, member.data_spec
+    return arch.image_size, arch.image_channels, spec.class_names, spec.center_crop
 
 
 def _forward(members: Sequence[Member], strategy: str) -> Program:

@@ -229,10 +229,15 @@ def run(server: Server, listening: socket.socket) -> int:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    stopped: list[int] = []
+    running, stopped = uvicorn.Server(config), list[int]()
+
+    def stop(number: int, _: object) -> None:
+        running.should_exit = True  # for a signal may come before uvicorn waits for it
+        stopped.append(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: stopped.append(number))  # which uvicorn raises again when it is done
-    uvicorn.Server(config).run(sockets=[listening])
+        signal.signal(number, stop)  # which uvicorn raises again when it is done
+    running.run(sockets=[listening])
     if server.failure is not None:
         raise server.failure
     sys.stdout.flush()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from codinet_jax.runtime.errors import InputError
 
 NEAR = 0.01  # of the static network's cost: so far beyond the ends of a curve a wanted cost is taken for the end
-WIDEST_GAP, BESIDE_GAP = 0.25, 0.02  # two neighbours further apart are a step: only costs so near to one can be had
+WIDEST_GAP, BESIDE_GAP = 0.1, 0.02  # two neighbours further apart are a step: only costs so near to one can be had
 
 
 class Point(NamedTuple):

@@ -16,7 +16,16 @@ import dataclasses
 import math
 from typing import ClassVar
 
-from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification, priced_classification
+from codinet_jax.methods.method import (
+    PLAIN_SGD,
+    Method,
+    Rules,
+    Seen,
+    Term,
+    Variants,
+    classification,
+    priced_classification,
+)
 from codinet_jax.models import execution
 from codinet_jax.routing import rates, relaxation
 from codinet_jax.runtime.errors import InputError
@@ -35,6 +44,7 @@ _AUTHORS = _OURS | {
     'num_views': 1,
     'model.shortcut': 'projection',
     'loss.target_cost': None,
+    **PLAIN_SGD,
     'optimizer.weight_decay': 5e-4,
     'stage1.epochs': 350.0,
     'stage1.learning_rate': 0.1,

@@ -52,6 +52,8 @@ class Term(NamedTuple):
 
 Objective = Callable[[Seen], dict[str, Term]]
 Variants = Mapping[str, Mapping[str, Any]]  # by name, settings by dotted name
+# What an author's schedule that says nothing else is by, whatever the config's own is.
+PLAIN_SGD = {'optimizer.nesterov': False, 'stage1.warmup_epochs': 0.0, 'stage1.decay': 'steps'}
 
 
 class Rules(NamedTuple):

@@ -16,7 +16,7 @@ not here.
 import dataclasses
 from typing import ClassVar
 
-from codinet_jax.methods.method import Method, Rules, Variants, classification, priced_classification
+from codinet_jax.methods.method import PLAIN_SGD, Method, Rules, Variants, classification, priced_classification
 from codinet_jax.models import execution
 from codinet_jax.routing import relaxation
 from codinet_jax.runtime.errors import InputError
@@ -56,6 +56,8 @@ class SkipNet(Method):
             'num_views': 1,
             'model.shortcut': 'projection',
             'loss.target_cost': None,
+            'routing.initial_run_rate': 0.5,
+            **PLAIN_SGD,
             'optimizer.weight_decay': 1e-4,
             'stage1.epochs': _epochs(64_000),
             'stage1.learning_rate': 0.1,

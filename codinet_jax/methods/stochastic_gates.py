@@ -16,7 +16,16 @@ import dataclasses
 import math
 from typing import ClassVar
 
-from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification, priced_classification
+from codinet_jax.methods.method import (
+    PLAIN_SGD,
+    Method,
+    Rules,
+    Seen,
+    Term,
+    Variants,
+    classification,
+    priced_classification,
+)
 from codinet_jax.models import execution
 from codinet_jax.routing import rates, relaxation
 
@@ -35,6 +44,7 @@ _AUTHORS = {
     'num_views': 1,
     'model.shortcut': 'projection',
     'loss.target_cost': None,
+    **PLAIN_SGD,
     'loss.rate_weight': 1.0,
     'loss.target_rate': 0.6,
     'optimizer.weight_decay': 1e-4,

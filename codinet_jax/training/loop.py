@@ -116,6 +116,8 @@ class Run:
             self.progress, self.state = Progress(), self.stages[0].placed_state(self.mesh, variables, teacher)
         else:
             self.progress, self.state = Progress(**saved[0]), saved[1]
+        _check_unchanged(self.progress.num_images, train_set.num_images)
+        self.progress.num_images = train_set.num_images
         self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
         self.steps = StepReader(
             self.progress, self.writer, self.recipe, lambda: self.checkpoints.newest_step, self.checkpoints.check
@@ -309,6 +311,15 @@ def _check_claimed(workdir: Workdir, setup: Setup) -> None:
             f'{workdir} is not the same directory on every host: give --workdir one they share.'
         ) from error
     workdir.check(setup.record)
+
+
+def _check_unchanged(num_before: int, num_now: int) -> None:
+    """Refuses to go on with other images: their order, and what is held out of them, would be another."""
+    if num_before not in (0, num_now):
+        raise InputError(
+            f'This run was begun on {num_before} training images, and there are {num_now} now: make them the same '
+            'again, or train in a new --workdir.'
+        )
 
 
 def _started_from(setup: Setup) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -32,6 +32,7 @@ class Progress:
     metrics_bytes: int = 0
     num_skipped: int = 0
     skipped_in_a_row: int = 0
+    num_images: int = 0  # of train; 0 in checkpoints of older versions
     is_evaluation_due: bool = False  # a signal ended what was due after this step, cost matching among it
     window: dict[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> None:
     config = Workdir(MEMBERS.value[-1]).read_config()
     config.data_dir = DATA_DIR.value or config.data_dir
     images = setup.read(config).data.open('test').sample(2048, 0).images_NxHxWxC
-    contestants = {member.model.architecture.name: load.from_network(*member) for member in members}
+    names = [f'{k}: {member.model.architecture.name}' for k, member in enumerate(members, start=1)]
+    contestants = {name: load.from_network(*member) for name, member in zip(names, members, strict=True)}
     contestants['cascade'] = cascade.from_networks(members, threshold=THRESHOLD.value)
     rows = []
     for batch_size in map(int, BATCH_SIZES.value):
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
                     if name == 'cascade':
                         shares.append(answers.macs_B.mean() / contestant.spec.static_macs)
                 seconds[name].append((time.perf_counter() - started) / num_batches)
-        last = float(np.median(seconds[members[-1].model.architecture.name]))
+        last = float(np.median(seconds[names[-1]]))
         for name, each in seconds.items():
             median = float(np.median(each))
             rows.append({'batch_size': batch_size, 'network': name, 'seconds': median, 'to_last': median / last})

@@ -1,22 +1,19 @@
 """A config is read once, here, into the things it names; nothing below takes a config."""
 
 import dataclasses
-import difflib
-import itertools
 import json
-import math
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from codinet_jax.config import default, plugins
+from codinet_jax.config import checks, default, plugins
+from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.data import datasets
 from codinet_jax.data.datasets import DataSource
 from codinet_jax.kernels import convolution
-from codinet_jax.methods import METHODS, Method, terms
+from codinet_jax.methods import METHODS, Method
 from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
@@ -24,123 +21,8 @@ from codinet_jax.models.routers import ROUTERS, router_kind
 from codinet_jax.runtime.errors import InputError
 
 STATIC = 'static'
-DECAYS = ('steps', 'cosine', 'linear')
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _OF_METHOD = ('loss', 'routing')  # sections of a config
-
-
-@dataclasses.dataclass(frozen=True)
-class StageRecipe:
-    """How long a stage is, in passes over the images, and its learning rate: by SGD, warmed up and falling."""
-
-    epochs: float
-    learning_rate: float
-    warmup_epochs: float = 0.0
-    decay: str = 'steps'
-    decay_epochs: tuple[float, ...] = ()
-    decay_factor: float = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a network is trained, whatever the method; the fields are the settings of the same names in `default`.
-
-    Raises:
-      InputError: the first setting found wrong, by name, with what it may be.
-    """
-
-    stage1: StageRecipe
-    stage2: StageRecipe
-    seed: int = 0
-    batch_size: int = 64
-    num_views: int = 4
-    accumulate_steps: int = 1
-    label_smoothing: float = 0.0
-    distillation_weight: float = 0.0
-    distillation_temperature: float = 2.0
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 1e-4
-    base_batch_size: int | None = None
-    router_factor: float = 1.0
-    block_factor: float = 1.0
-    ema_decay: float = 0.0
-    skip_nonfinite: bool = False
-    eval_batch_size: int = 500
-    eval_every_epochs: float = 10.0
-    match_every_epochs: float = 10.0
-    log_every_steps: int = 100
-    checkpoint_every_steps: int = 1000
-    init_from: str | None = None
-    extra_terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in (
-            'batch_size',
-            'num_views',
-            'accumulate_steps',
-            'eval_batch_size',
-            'log_every_steps',
-            'checkpoint_every_steps',
-        ):
-            _at_least(name, getattr(self, name), 1)
-        _share('optimizer.momentum', self.momentum)
-        for name in ('weight_decay', 'router_factor', 'block_factor'):
-            _at_least(f'optimizer.{name}', getattr(self, name), 0)
-        if self.nesterov and not self.momentum:
-            raise InputError('optimizer.nesterov is of a momentum, and optimizer.momentum is 0: leave one out.')
-        _at_least('distillation.weight', self.distillation_weight, 0)
-        _at_least('distillation.temperature', self.distillation_temperature, 1e-3)
-        if self.base_batch_size is not None:
-            _at_least('optimizer.base_batch_size', self.base_batch_size, 1)
-        _share('optimizer.ema_decay', self.ema_decay)
-        _share('loss.label_smoothing', self.label_smoothing)
-        for name in ('eval_every_epochs', 'match_every_epochs'):
-            _at_least(name, getattr(self, name), 0)
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f'seed is {self.seed}; give a number from 0 to {2**32 - 1}.')
-        for stage, recipe in (('stage1', self.stage1), ('stage2', self.stage2)):
-            for name in ('epochs', 'learning_rate', 'warmup_epochs', 'decay_factor'):
-                _at_least(f'{stage}.{name}', getattr(recipe, name), 0)
-            _one_of(f'{stage}.decay', recipe.decay, DECAYS)
-            epochs = recipe.decay_epochs
-            if not all(isinstance(epoch, int | float) for epoch in epochs) or not all(
-                early < late for early, late in itertools.pairwise((0, *epochs, math.inf))
-            ):
-                raise InputError(f'{stage}.decay_epochs is {epochs}; write epochs above 0 in rising order.')
-        for name, weight in self.extra_terms.items():
-            terms.check(name)
-            if not math.isfinite(weight):
-                raise InputError(f'The weight of {name} is {weight}; it must be finite.')
-
-    def check_images(self, num_images: int) -> None:
-        """Refuses intervals that would never fall due.
-
-        Raises:
-          InputError: one is less than a step of so many training images.
-        """
-        for name in ('eval_every_epochs', 'match_every_epochs'):
-            every = getattr(self, name)
-            if every > 0 and round(every * num_images / self.batch_size) == 0:
-                raise InputError(
-                    f'{name} is {every}, which is less than a step of {self.batch_size} images: give at least '
-                    f'{self.batch_size / num_images:.2g}, or 0 for never.'
-                )
-
-    def check_devices(self, num_devices: int) -> None:
-        """Refuses a batch that cannot be spread evenly.
-
-        Raises:
-          InputError: devices, times the parts it is worked through in, do not divide the batch.
-        """
-        unit = num_devices * self.accumulate_steps
-        if self.batch_size % unit:
-            parts = f', in {self.accumulate_steps} parts' if self.accumulate_steps > 1 else ''
-            nearest = max(unit, self.batch_size // unit * unit)
-            raise InputError(
-                f'batch_size {self.batch_size} cannot be divided evenly among {num_devices} devices{parts}: '
-                f'try batch_size={nearest}.'
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +90,7 @@ def read(config: ConfigDict) -> Setup:
     model = _network(config, data, method)
     recipe = _recipe(config)
     record = json.loads(config.to_json())
-    _one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
+    checks.one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
     if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':
         raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
     return Setup(data, model, method, recipe, record, config.model.convolution)
@@ -219,8 +101,8 @@ def _data(config: ConfigDict) -> DataSource:
         name = 'mean' if config.mean is None else 'std'
         raise InputError(f'{name} is unset where the other one is not: give mean and std together, or neither.')
     if config.train_images is not None:
-        _at_least('train_images', config.train_images, 1)
-    _share('val_split', config.val_split)
+        checks.at_least('train_images', config.train_images, 1)
+    checks.share('val_split', config.val_split)
     return datasets.source(
         config.dataset,
         config.data_dir,
@@ -237,7 +119,7 @@ def _data(config: ConfigDict) -> DataSource:
 
 def _method(config: ConfigDict) -> Method:
     """The config's method, from settings of its fields' names in `loss` and `routing`."""
-    _one_of('method', config.method, METHODS)
+    checks.one_of('method', config.method, METHODS)
     kind = METHODS[config.method]
     given = {
         field.name: (section, config[section][field.name])
@@ -260,7 +142,7 @@ def _architecture(config: ConfigDict, data: DataSource) -> Architecture:
     model = config.model
     size, _, channels = data.image_shape
     shape = {'image_size': size, 'image_channels': channels, 'num_classes': data.spec.num_classes}
-    _one_of('model.backbone', model.backbone, ('cifar_resnet', 'imagenet_resnet'))
+    checks.one_of('model.backbone', model.backbone, ('cifar_resnet', 'imagenet_resnet'))
     try:
         if model.backbone == 'cifar_resnet':
             return cifar_resnet(model.depth, shortcut=model.shortcut, **shape)
@@ -272,9 +154,9 @@ def _architecture(config: ConfigDict, data: DataSource) -> Architecture:
 def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResNet:
     """The network of a config; `unroll` by platform where the config leaves it open."""
     model, rate = config.model, config.routing.initial_run_rate
-    _one_of('model.dtype', model.dtype, DTYPES)
-    _one_of('model.batch_norm', model.batch_norm, ('global', 'device'))
-    _one_of('model.router', model.router, (*ROUTERS, STATIC))
+    checks.one_of('model.dtype', model.dtype, DTYPES)
+    checks.one_of('model.batch_norm', model.batch_norm, ('global', 'device'))
+    checks.one_of('model.router', model.router, (*ROUTERS, STATIC))
     if method.router not in (None, model.router):
         raise InputError(
             f'method={config.method} is of model.router={method.router}, and that is {model.router}: name the variant, '
@@ -286,11 +168,11 @@ def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResN
             'variant, as in --config=digits_r14:static.'
         )
     if model.unroll is not None:
-        _at_least('model.unroll', model.unroll, 1)
+        checks.at_least('model.unroll', model.unroll, 1)
     if model.batch_norm == 'global' and model.norm_groups is not None:
         raise InputError('model.norm_groups is of model.batch_norm=device: set that as well, or leave it out.')
     if model.norm_groups is not None:
-        _at_least('model.norm_groups', model.norm_groups, 1)
+        checks.at_least('model.norm_groups', model.norm_groups, 1)
     num_groups = model.norm_groups or (jax.device_count() if model.batch_norm == 'device' else 1)
     if (config.batch_size // max(1, config.accumulate_steps)) % num_groups:
         raise InputError(
@@ -385,21 +267,3 @@ def _check_price(method: Method, model: RoutedResNet) -> None:
                     f'{name} is {value}, but router {model.router!r} has no bias to meet it with: name one in its '
                     f'RouterKind, or leave it at {unset[-1]}.'
                 )
-
-
-def _at_least(name: str, value: float, bound: float) -> None:
-    # Written so that NaN is refused as well.
-    if not bound <= value < math.inf:
-        raise InputError(f'{name} is {value}; it must be finite and at least {bound}.')
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise InputError(f'{name} is {value}; give a share in [0, 1).')
-
-
-def _one_of(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        close = difflib.get_close_matches(value, list(known), n=1)
-        hint = f' Did you mean {close[0]}?' if close else ''
-        raise InputError(f'{name} is {value!r}; it must be one of {", ".join(known)}.{hint}')

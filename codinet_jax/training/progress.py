@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from codinet_jax.config.setup import Recipe
+from codinet_jax.config.recipe import Recipe
 from codinet_jax.runtime.console import duration, log
 from codinet_jax.runtime.errors import Diverged
 from codinet_jax.training.metric_files import MetricWriter

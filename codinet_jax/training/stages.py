@@ -7,7 +7,8 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from codinet_jax.config.setup import Recipe, Setup, StageRecipe
+from codinet_jax.config.recipe import Recipe, StageRecipe
+from codinet_jax.config.setup import Setup
 from codinet_jax.data.datasets import DataSpec
 from codinet_jax.methods import Method, terms
 from codinet_jax.models.network import RoutedResNet, fresh_variables

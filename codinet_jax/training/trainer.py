@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from codinet_jax.config.setup import Recipe, Setup, StageRecipe
+from codinet_jax.config.recipe import Recipe, StageRecipe
+from codinet_jax.config.setup import Setup
 from codinet_jax.data.datasets import Dataset, DataSource, DataSpec
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.methods import Method

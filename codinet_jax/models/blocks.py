@@ -7,9 +7,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from codinet_jax.models.architecture import Block
+from codinet_jax.models.architecture import Architecture, Block
 
 ModuleDef = Callable[..., Any]
+
+
+def stem(architecture: Architecture, images_BxHxWxC: jax.Array, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
+    """What comes before the first block, as `stem_conv` and `stem_norm` of the module that calls it."""
+    kernel, stride = (3, 1) if architecture.stem == 'cifar' else (7, 2)
+    features = architecture.stem_channels
+    x = conv(features, (kernel, kernel), strides=stride, padding=kernel // 2, name='stem_conv')(images_BxHxWxC)
+    x = nn.relu(norm(name='stem_norm')(x))
+    if architecture.stem == 'imagenet':
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return x
 
 
 class Residual(nn.Module):

@@ -14,7 +14,7 @@ class CostTable(NamedTuple):
     """MACs an image: multiply-accumulates of convolutions and dense layers; FLOPs are twice that.
 
     The stem, the head, the routers and the shortcuts that change a shape are paid by every image; `blocks_n` only by
-    the images that run the block.
+    the images that run the block. `policy` is what routers compute of an image before the first block.
     """
 
     stem: int
@@ -22,6 +22,7 @@ class CostTable(NamedTuple):
     shortcuts_n: tuple[int, ...]
     routers_n: tuple[int, ...]
     head: int
+    policy: int = 0
 
     @property
     def num_blocks(self) -> int:
@@ -35,7 +36,12 @@ class CostTable(NamedTuple):
     @property
     def fixed_macs(self) -> int:
         """What an image pays that skips every block."""
-        return self.stem + sum(self.shortcuts_n) + sum(self.routers_n) + self.head
+        return self.stem + sum(self.shortcuts_n) + self.router_macs + self.head
+
+    @property
+    def router_macs(self) -> int:
+        """What an image pays to be routed."""
+        return self.policy + sum(self.routers_n)
 
     @property
     def costs_n(self) -> np.ndarray:
@@ -54,11 +60,11 @@ class CostTable(NamedTuple):
 
 
 def cost_table(
-    architecture: Architecture, router_macs: Callable[[Block], int] | None, *, first_runs: bool = False
+    architecture: Architecture, router_macs: Callable[[Block], int] | None, *, first_runs: bool = False, policy: int = 0
 ) -> CostTable:
     """The table of an architecture; `router_macs` prices one block's router, None means a static network.
 
-    Where the first block always runs (`first_runs`), it has no router to pay for.
+    Where the first block always runs (`first_runs`), it has no router to pay for. `policy` is as in `CostTable`.
     """
     kernel = 3 if architecture.stem == 'cifar' else 7
     blocks = architecture.blocks
@@ -70,6 +76,7 @@ def cost_table(
             router_macs(block) if router_macs and not (first_runs and k == 0) else 0 for k, block in enumerate(blocks)
         ),
         head=architecture.out_channels * architecture.num_classes,
+        policy=policy,
     )
 
 

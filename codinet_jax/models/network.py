@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from codinet_jax.models.architecture import Architecture, Block, Stage
-from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut
+from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut, stem
 from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.models.execution import Execution, masked
 from codinet_jax.models.norms import GroupedBatchNorm
@@ -93,6 +93,7 @@ class RoutedResNet(nn.Module):
       remat: whether training computes a block again in the backward pass and keeps only its input.
       initial_run_rate: how often a router runs its block before training, in (0, 1); None is as its kind has it.
       routers_frozen: whether norms of routers use running averages in training too.
+      backbone_frozen: whether all others do.
       convolution: in place of `lax.conv_general_dilated`; None for that.
       folded: whether batch norm is part of the convolutions, whose weights are then `inference.folding`'s.
     """
@@ -105,6 +106,7 @@ class RoutedResNet(nn.Module):
     remat: bool = False
     initial_run_rate: float | None = None
     routers_frozen: bool = False
+    backbone_frozen: bool = False
     convolution: Callable[..., Any] | None = None
     folded: bool = False
 
@@ -114,7 +116,8 @@ class RoutedResNet(nn.Module):
         if self.router is None:
             return cost_table(self.architecture, None)
         kind = router_kind(self.router)
-        return cost_table(self.architecture, kind.macs, first_runs=kind.first_runs)
+        policy = kind.start_macs(self.architecture) if kind.start_macs else 0
+        return cost_table(self.architecture, kind.macs, first_runs=kind.first_runs, policy=policy)
 
     @nn.compact
     def __call__(
@@ -128,7 +131,7 @@ class RoutedResNet(nn.Module):
         if self.convolution:
             conv = partial(conv, conv_general_dilated=self.convolution)
         gated_block = nn.remat(GatedBlock) if self.remat and train else GatedBlock
-        norm = self._norm(train, self.dtype)
+        norm = self._norm(train and not self.backbone_frozen, self.dtype)
         router_norm = self._norm(train and not self.routers_frozen, jnp.float32)
         gated: dict[str, Any] = {
             'router': self.router,
@@ -138,9 +141,8 @@ class RoutedResNet(nn.Module):
             'router_norm': router_norm,
         }
 
-        a_BxHxWxC = self._stem(images_BxHxWxC.astype(self.dtype), conv, norm)
-        start = router_kind(self.router).start if self.router else None
-        carry, shared = start(name='router_start')(a_BxHxWxC, images_BxHxWxC) if start else ((), ())
+        a_BxHxWxC = stem(self.architecture, images_BxHxWxC.astype(self.dtype), conv, norm)
+        carry, shared = self._started(a_BxHxWxC, images_BxHxWxC, conv, router_norm)
         noise_nxBx2 = None if noise_Bxnx2 is None else jnp.swapaxes(noise_Bxnx2, 0, 1)
 
         state, gates, k = (a_BxHxWxC, carry), [], 0
@@ -169,16 +171,16 @@ class RoutedResNet(nn.Module):
         v_nxB, router_logits_nxBx2 = jax.tree.map(lambda *parts: jnp.concatenate(parts), *gates)
         return RoutedOutput(logits_BxY, v_nxB.T, jnp.swapaxes(router_logits_nxBx2, 0, 1))
 
-    def _stem(self, images_BxHxWxC: jax.Array, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
-        arch = self.architecture
-        kernel, stride = (3, 1) if arch.stem == 'cifar' else (7, 2)
-        x = conv(arch.stem_channels, (kernel, kernel), strides=stride, padding=kernel // 2, name='stem_conv')(
-            images_BxHxWxC
-        )
-        x = nn.relu(norm(name='stem_norm')(x))
-        if arch.stem == 'imagenet':
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        return x
+    def _started(self, stem_BxHxWxC: jax.Array, images_BxHxWxC: jax.Array, conv: ModuleDef, norm: ModuleDef) -> Any:
+        """What routers start from: the first carry, and what they share."""
+        kind = router_kind(self.router) if self.router else None
+        if kind is None or kind.start is None:
+            return (), ()
+        told: dict[str, Any] = {}
+        if kind.start_macs:
+            told = {'architecture': self.architecture, 'conv': partial(conv, dtype=jnp.float32), 'norm': norm}
+        with jax.default_matmul_precision('highest'):  # as for routers
+            return kind.start(name='router_start', **told)(stem_BxHxWxC, images_BxHxWxC)
 
     def _residuals(self, name: str, train: bool) -> Any:
         """The residual variables of a block or a stack of them; None where they are being made or changed."""

@@ -4,8 +4,8 @@ A router is a `Router`, called once a block as `router(a_BxHxWxC, carry, shared,
 index 0 is skip, 1 run, and k is the block's number in the network, from 0. The carry travels from block to block and
 `shared` is the same for all of them; both come from the router's `start`, a module called once as
 `start(stem_BxHxWxC, images_BxHxWxC)` on the stem's output and the network's input, in float32. That seam holds three
-reaches: local routers use neither; recurrent ones evolve the carry under shared weights; a global one would decide
-every block in `start` and hand out its logits.
+reaches: local routers use neither; recurrent ones evolve the carry under shared weights; a global one decides every
+block in `start` and hands out its logits.
 
 Routers compute in float32. A norm of theirs uses running averages where routers are frozen, so that they are frozen
 whole.
@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from codinet_jax.models.architecture import Block
+from codinet_jax.models.architecture import Architecture, Block
 from codinet_jax.models.blocks import ModuleDef
 
 FORCED_MARGIN = 30.0  # run for certain: in float32 its sigmoid is 1
@@ -54,11 +54,13 @@ class RouterKind(NamedTuple):
     Attributes:
       router: makes the module called at every block, from `Router`'s fields and a name.
       macs: its MACs an image at a block.
-      start: makes the module that it starts from, if anything.
+      start: makes the module that it starts from, if anything, from a name.
       bias: where its bias is; None if it has none, and then neither a wanted cost nor an initial run rate can be had.
       initial_margin: its logit margin before training, on average.
       first_runs: whether the network's first block always runs. Nobody need ask a router there, so none is counted; a
         stack of equal blocks has one all the same, which is not heeded.
+      start_macs: what an image pays for `start`, where that has convolutions or dense layers of its own. It is then
+        made from `architecture`, the network's, and from `conv` and `norm` as a `Router` has them, too.
     """
 
     router: Callable[..., nn.Module]
@@ -67,6 +69,7 @@ class RouterKind(NamedTuple):
     bias: Bias | None = Bias()
     initial_margin: float = 0.0
     first_runs: bool = False
+    start_macs: Callable[[Architecture], int] | None = None
 
 
 def pooled(a_BxHxWxC: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from codinet_jax.models.architecture import Block
 from codinet_jax.models.gates import GATES
+from codinet_jax.models.policy import POLICIES
 from codinet_jax.models.random_router import INITIAL_MARGIN, PACE, RandomStart, random_logits
 from codinet_jax.models.recurrent import RECURRENT, RECURRENT_FEATURES
 from codinet_jax.models.router import Bias, Router, RouterKind, pooled
@@ -89,6 +90,7 @@ ROUTERS: dict[str, RouterKind] = {
     ),
     'lstm': RECURRENT['lstm'],
     **GATES,
+    **POLICIES,
 }
 
 

@@ -52,7 +52,7 @@ def later_returns_Bxn(decisions_Bxn: jax.Array, losses_B: jax.Array, rewards_n: 
 
 
 def rewards_B(decisions_Bxn: jax.Array, is_right_B: jax.Array, penalty: float) -> jax.Array:
-    """BlockDrop's R: 1 less the squared share of blocks that run where the class is right, minus the penalty elsewhere."""
+    """BlockDrop's R: 1 less the squared share of blocks that run where the class is right, elsewhere -penalty."""
     return jnp.where(is_right_B, 1 - jnp.square(jnp.mean(decisions_Bxn, axis=-1)), -penalty)
 
 

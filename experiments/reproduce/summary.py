@@ -94,7 +94,7 @@ def _of_run(run: Run, started: dict[str, Any], columns: Sequence[str]) -> dict[s
         'gflops': paper.gflops(run.dataset, results['mean_macs']),
         'num_params': results['num_params'],
         'views': results['num_steps'] * run.setup.recipe.batch_size * run.setup.recipe.num_views,
-        'router_share': sum(run.costs.routers_n) / sum(run.costs.blocks_n),
+        'router_share': run.costs.router_macs / sum(run.costs.blocks_n),
     }
     kept = ('step', 'stage', 'top1', 'mean_path_length', 'num_paths', 'macs_share')
     return {

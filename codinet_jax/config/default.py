@@ -51,8 +51,8 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.depth = 110
     config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
     config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
-    # conv, recurrent; gate_unit, one_layer, independent, lstm, feedforward1 and 2 of other authors; random: of method
-    # random; static: of method static, all run.
+    # conv, recurrent; gate_unit, one_layer, independent, lstm, feedforward1 and 2, policy of other authors; random: of
+    # method random; static: of method static, all run.
     config.model.router = 'linear'
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of as many groups as there are devices
@@ -66,6 +66,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.routing.temperature = 1.0
     config.routing.final_temperature = placeholder(float)  # what methods that lower it come to in stage 1; unset: same
     config.routing.noisy_evaluation = False  # whether methods that draw decisions in training do so in evaluation too
+    config.routing.curriculum = 0.5  # share of stage 1 by which a policy decides all blocks; at first only the last one
     config.routing.initial_run_rate = 0.5  # how likely an untrained router runs its block; near 1: blocks learn first
 
     config.loss = ConfigDict()
@@ -79,13 +80,17 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.loss.target_rate = 0.7  # it: of each block, of all in the mean, or of the share of static MACs, by method
     config.loss.block_rates = ()  # in its place one for each block, in methods that can; one of 1 is left out
     config.loss.one_sided = False  # whether a mean run rate below target is free, in methods that look at the mean
+    config.loss.policy_weight = 1.0  # of the policy gradient, in methods that draw decisions and learn from the outcome
+    config.loss.skip_reward = 0.0  # beside gamma, what these earn by skipping all blocks, if in proportion
+    config.loss.wrong_penalties = (1.0, 10.0)  # what a wrong class costs those that earn by a right one, in each stage
+    config.loss.entropy_weight = 0.1  # what a policy earns by the entropy of its decisions while it learns alone
     config.loss.label_smoothing = 0.0
     config.loss.target_cost = placeholder(float)  # wanted share of static MACs: gamma adapts, stage 2 matches it
     config.loss.gamma_gain = 0.1  # how fast: gamma a step, per unit of cost off target
     config.loss.gamma_damping_steps = 100.0  # steps by which cost lags behind gamma; more damps more
     config.loss.gamma_window = 20.0  # steps over which the cost is averaged
     config.loss.gamma_max = 10.0  # where gamma stops if the target is out of reach
-    config.loss.extra_terms = ()  # names of loss terms that a module of --import registers, added in stage 1
+    config.loss.extra_terms = ()  # names of loss terms that a module of --import registers, added where routers learn
     config.loss.extra_weights = ()  # one for each
 
     config.distillation = ConfigDict()  # in both stages, from the weights of init_from with every block run
@@ -93,7 +98,8 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.distillation.temperature = 2.0  # T
 
     config.optimizer = ConfigDict()
-    config.optimizer.momentum = 0.9
+    config.optimizer.kind = 'sgd'  # or adam, to whose gradient decay is added as well
+    config.optimizer.momentum = 0.9  # of adam: its β1
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 1e-4
     config.optimizer.base_batch_size = placeholder(int)  # batch the learning rates are meant for; unset: batch_size

@@ -10,11 +10,12 @@ from codinet_jax.methods import terms
 from codinet_jax.runtime.errors import InputError
 
 DECAYS = ('steps', 'cosine', 'linear')
+OPTIMIZERS = ('sgd', 'adam')
 
 
 @dataclasses.dataclass(frozen=True)
 class StageRecipe:
-    """How long a stage is, in passes over the images, and its learning rate: by SGD, warmed up and falling."""
+    """How long a stage is, in passes over the images, and its learning rate, warmed up and falling."""
 
     epochs: float
     learning_rate: float
@@ -41,6 +42,7 @@ class Recipe:
     label_smoothing: float = 0.0
     distillation_weight: float = 0.0
     distillation_temperature: float = 2.0
+    optimizer: str = 'sgd'
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
@@ -67,6 +69,7 @@ class Recipe:
             'checkpoint_every_steps',
         ):
             checks.at_least(name, getattr(self, name), 1)
+        checks.one_of('optimizer.kind', self.optimizer, OPTIMIZERS)
         checks.share('optimizer.momentum', self.momentum)
         for name in ('weight_decay', 'router_factor', 'block_factor'):
             checks.at_least(f'optimizer.{name}', getattr(self, name), 0)

@@ -59,6 +59,18 @@ class Setup:
         """What a run is evaluated on: the test split, or what was held out of train."""
         return 'validation' if self.data.val_split else 'test'
 
+    def check_start(self, *, is_given: bool) -> None:
+        """Refuses to keep untrained blocks as they are; `is_given` is whether there are weights to start from.
+
+        Raises:
+          InputError: stage 1 would.
+        """
+        if not is_given and self.recipe.stage1.epochs and self.method.stages()[0].frozen == 'backbone':
+            raise InputError(
+                f'{type(self.method).__name__} keeps the blocks as they are in stage 1, and they are untrained: give '
+                "init_from the weights.npz of a run of the config's static variant."
+            )
+
     def training_model(self) -> RoutedResNet:
         """The network with the convolutions that are trained with.
 
@@ -225,6 +237,7 @@ def _recipe(config: ConfigDict) -> Recipe:
         label_smoothing=config.loss.label_smoothing,
         distillation_weight=config.distillation.weight,
         distillation_temperature=config.distillation.temperature,
+        optimizer=optimizer.kind,
         momentum=optimizer.momentum,
         nesterov=optimizer.nesterov,
         weight_decay=optimizer.weight_decay,

@@ -1,16 +1,19 @@
 """One file a method of routing; see `method` for what a method is."""
 
 from codinet_jax.methods.baselines import Random, Static
+from codinet_jax.methods.blockdrop import BlockDrop
 from codinet_jax.methods.codinet import CoDiNet
 from codinet_jax.methods.convnet_aig import ConvNetAIG
 from codinet_jax.methods.laudnet import LAUDNet
 from codinet_jax.methods.method import Method, Rules, Seen, Term, classification, priced_classification
 from codinet_jax.methods.skipnet import SkipNet
+from codinet_jax.methods.skipnet_hrl import SkipNetHRL
 from codinet_jax.methods.stochastic_gates import StochasticGates
 from codinet_jax.runtime.errors import InputError
 
 __all__ = [
     'METHODS',
+    'BlockDrop',
     'CoDiNet',
     'ConvNetAIG',
     'LAUDNet',
@@ -19,6 +22,7 @@ __all__ = [
     'Rules',
     'Seen',
     'SkipNet',
+    'SkipNetHRL',
     'Static',
     'StochasticGates',
     'Term',
@@ -33,8 +37,10 @@ METHODS: dict[str, type[Method]] = {
     'random': Random,
     'convnet_aig': ConvNetAIG,
     'skipnet': SkipNet,
+    'skipnet_hrl': SkipNetHRL,
     'stochastic_gates': StochasticGates,
     'laudnet': LAUDNet,
+    'blockdrop': BlockDrop,
 }
 
 

@@ -30,7 +30,8 @@ class Seen(NamedTuple):
 
     `gamma` is the weight of compute, which a cost controller may move; `cross_entropy` is that of the output's logits,
     a mean over rows; `progress` is the share of the stage's steps that are done; `teacher_logits_BxY` are those of the
-    network that is distilled, None without one.
+    network that is distilled, None without one; `again` has the network see the batch once more by another execution,
+    as it is in training but without a gradient, and without noise but for what opens blocks.
     """
 
     output: RoutedOutput
@@ -41,6 +42,7 @@ class Seen(NamedTuple):
     cross_entropy: jax.Array
     progress: float | jax.Array = 0.0
     teacher_logits_BxY: jax.Array | None = None
+    again: Callable[[Execution], RoutedOutput] | None = None
 
 
 class Term(NamedTuple):
@@ -53,7 +55,7 @@ class Term(NamedTuple):
 Objective = Callable[[Seen], dict[str, Term]]
 Variants = Mapping[str, Mapping[str, Any]]  # by name, settings by dotted name
 # What an author's schedule that says nothing else is by, whatever the config's own is.
-PLAIN_SGD = {'optimizer.nesterov': False, 'stage1.warmup_epochs': 0.0, 'stage1.decay': 'steps'}
+PLAIN_SGD = {'optimizer.kind': 'sgd', 'optimizer.nesterov': False, 'stage1.warmup_epochs': 0.0, 'stage1.decay': 'steps'}
 
 
 class Rules(NamedTuple):
@@ -61,11 +63,16 @@ class Rules(NamedTuple):
 
     The execution may be a function of `Seen.progress`, as where a temperature falls.
     Where routers are frozen the cost controller rests, for gamma would move nothing, and extra loss terms are left out.
+    With 'backbone' all else is frozen, its norms use running averages, and the controller rests too.
+
+    `opened`, of the progress and the number of blocks, says which blocks run whatever routers say: so much is added to
+    their noise, which an execution that draws heeds.
     """
 
     execution: Execution | Callable[[jax.Array], Execution]
     objective: Objective
-    frozen: Literal['routers'] | None = None
+    frozen: Literal['routers', 'backbone'] | None = None
+    opened: Callable[[jax.Array, int], jax.Array] | None = None
 
 
 def classification(seen: Seen) -> dict[str, Term]:

@@ -10,7 +10,7 @@ Here and there: their code skips where p is a half, and we run, as in their pape
 transition is skipped; ours have. How the mixture's gradient differs is told in `convnet_aig`. Cell and last layer of
 the LSTM gate begin as Flax's do; the 400 steps at a low rate that they advise for ResNet-110 are left out of the
 variant. They keep the epoch that is best on test data, and we the last one. Their second stage, by reinforcement, is
-not here.
+`skipnet_hrl`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _OURS = {
 }
 
 
-def _epochs(steps: int) -> float:
+def epochs_of(steps: int) -> float:
     """Of 128 images a step, in passes over CIFAR's 50,000."""
     return steps * 128 / 50_000
 
@@ -59,9 +59,9 @@ class SkipNet(Method):
             'routing.initial_run_rate': 0.5,
             **PLAIN_SGD,
             'optimizer.weight_decay': 1e-4,
-            'stage1.epochs': _epochs(64_000),
+            'stage1.epochs': epochs_of(64_000),
             'stage1.learning_rate': 0.1,
-            'stage1.decay_epochs': (_epochs(32_000), _epochs(48_000)),
+            'stage1.decay_epochs': (epochs_of(32_000), epochs_of(48_000)),
             'stage2.epochs': 0.0,
         },
     }

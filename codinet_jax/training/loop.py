@@ -134,8 +134,9 @@ class Run:
         for stage in self.stages[progress.stage - 1 :]:
             if stage.number > progress.stage:
                 progress.stage = stage.number
-                self.state = self.state.with_averaged_routers()
-                self._match_cost()
+                if stage.step.model.routers_frozen:  # else they go on learning, and from where they are
+                    self.state = self.state.with_averaged_routers()
+                    self._match_cost()
                 self.state = dataclasses.replace(self.state, opt_state=stage.step.optimizer.init(self.state.params))
             self._train(stage)
             if stage.number == 2:
@@ -176,8 +177,12 @@ class Run:
                 raise Stopped(done, self.signals[0] if self.signals else signal.SIGTERM)
 
     def _is_matched(self, stage: Stage, step: int) -> bool:
-        """Whether the cost is matched within stage 2: the blocks go on changing what the routers see."""
-        return stage.number == 2 and self._is_due(self.recipe.match_every_epochs, stage, step)
+        """Whether the cost is matched within stage 2: the blocks go on changing what frozen routers see."""
+        return (
+            stage.number == 2
+            and stage.step.model.routers_frozen
+            and self._is_due(self.recipe.match_every_epochs, stage, step)
+        )
 
     def _is_evaluated(self, stage: Stage, step: int) -> bool:
         return self._is_due(self.recipe.eval_every_epochs, stage, step)
@@ -329,6 +334,7 @@ def _started_from(setup: Setup) -> tuple[dict[str, Any] | None, dict[str, Any] |
     """
     file = setup.recipe.init_from
     if file is None:
+        setup.check_start(is_given=False)
         return None, None
     imported = weights_file.read(file)
     fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import optax
@@ -9,6 +10,7 @@ import optax
 from codinet_jax.methods import Seen, Term
 from codinet_jax.methods.method import Objective
 from codinet_jax.models.cost import CostTable
+from codinet_jax.models.execution import Execution
 from codinet_jax.models.network import RoutedOutput
 
 
@@ -23,10 +25,11 @@ def total_loss(
     label_smoothing: float = 0.0,
     progress: float | jax.Array = 0.0,
     teacher_logits_BxY: jax.Array | None = None,
+    again: Callable[[Execution], RoutedOutput] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of the weighted terms, and the terms before they are weighted, by name."""
     loss = cross_entropy(output.logits_BxY, labels_B, label_smoothing)
-    seen = Seen(output, labels_B, num_views, costs, gamma, loss, progress, teacher_logits_BxY)
+    seen = Seen(output, labels_B, num_views, costs, gamma, loss, progress, teacher_logits_BxY, again)
     terms = objective(seen)
     first, *others = (term.weight * term.value for term in terms.values())
     total = first + functools.reduce(operator.add, others) if others else first

@@ -1,4 +1,4 @@
-"""SGD as in section 4.1: momentum, decay of every weight, a learning rate that falls; and freezing."""
+"""SGD as in section 4.1: momentum, decay of every weight, a learning rate that falls; Adam beside it; and freezing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,29 +39,45 @@ def schedule(
 
 
 def sgd(
-    learning_rate: optax.Schedule,
+    learning_rate: optax.Schedule, *, momentum: float, nesterov: bool = False, **settings: Any
+) -> optax.GradientTransformation:
+    """PyTorch's SGD: decay is added to the gradient before the momentum. Other settings are `grouped`'s."""
+    return grouped(optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov), **settings)
+
+
+def adam(
+    learning_rate: optax.Schedule, *, momentum: float, nesterov: bool = False, **settings: Any
+) -> optax.GradientTransformation:
+    """PyTorch's Adam, β1 of which is the momentum: decay is added to the gradient. Other settings are `grouped`'s."""
+    return grouped(optax.adam(learning_rate, b1=momentum, nesterov=nesterov), **settings)
+
+
+OPTIMIZERS = {'sgd': sgd, 'adam': adam}
+
+
+def grouped(
+    rule: optax.GradientTransformation,
     *,
-    momentum: float,
     weight_decay: float,
     freeze_routers: bool,
-    nesterov: bool = False,
+    freeze_backbone: bool = False,
     router_factor: float = 1.0,
     block_factor: float = 1.0,
 ) -> optax.GradientTransformation:
-    """PyTorch's SGD: decay is added to the gradient before the momentum.
+    """A rule by groups of parameters.
 
-    With `freeze_routers`, a router's parameters get no gradient, no decay and no momentum. The factors multiply the
-    learning rate of routers, and of all else but the head.
+    With `freeze_routers`, a router's parameters get no gradient, no decay and no momentum; with `freeze_backbone` all
+    others do not. The factors multiply the learning rate of routers, and of all else but the head.
     """
     is_scaled = (router_factor, block_factor) != (1.0, 1.0)
     optimizer = optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
-        *([_scaled(router_factor, block_factor)] if is_scaled else []),
+        optax.add_decayed_weights(weight_decay), rule, *([_scaled(router_factor, block_factor)] if is_scaled else [])
     )
-    if not freeze_routers:
+    if not (freeze_routers or freeze_backbone):
         return optimizer
-    return optax.partition({'backbone': optimizer, 'router': optax.set_to_zero()}, label_routers)
+    nothing = optax.set_to_zero()
+    groups = {'backbone': nothing if freeze_backbone else optimizer, 'router': nothing if freeze_routers else optimizer}
+    return optax.partition(groups, label_routers)
 
 
 def label_routers(params: Any) -> Any:

@@ -70,34 +70,36 @@ def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet,
         zip(method.stages(), (recipe.stage1, recipe.stage2), strict=True), start=1
     ):
         schedule = _schedule(setting, setting.learning_rate * recipe.batch_size / base, steps)
-        is_frozen = rules.frozen == 'routers'
-        sgd = optimizer.sgd(
+        is_frozen, is_backbone_frozen = rules.frozen == 'routers', rules.frozen == 'backbone'
+        update = optimizer.OPTIMIZERS[recipe.optimizer](
             schedule,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             freeze_routers=is_frozen,
+            freeze_backbone=is_backbone_frozen,
             nesterov=recipe.nesterov,
             router_factor=recipe.router_factor,
             block_factor=recipe.block_factor,
         )
         objective = rules.objective if is_frozen else terms.extended(rules.objective, recipe.extra_terms)
         step = Step(
-            model.clone(routers_frozen=is_frozen),
+            model.clone(routers_frozen=is_frozen, backbone_frozen=is_backbone_frozen),
             rules.execution,
             distilled(objective, recipe.distillation_weight, recipe.distillation_temperature),
-            sgd,
+            update,
             schedule,
             start,
             spec,
             recipe.num_views,
             key,
-            controller=None if is_frozen else method.controller,
+            controller=None if rules.frozen else method.controller,
             teacher=model.clone(router=None) if recipe.distillation_weight else None,
             accumulate_steps=recipe.accumulate_steps,
             label_smoothing=recipe.label_smoothing,
             ema_decay=recipe.ema_decay,
             skip_nonfinite=recipe.skip_nonfinite,
             num_steps=steps(setting.epochs),
+            opened=rules.opened,
         )
         stages.append(Stage(number, start, start + steps(setting.epochs), step, method.gamma, recipe.seed))
         start = stages[-1].end

@@ -1,6 +1,7 @@
 """One pure training step: views, loss, gradient, update, metrics."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from codinet_jax.data import augment
 from codinet_jax.data.datasets import DataSpec
 from codinet_jax.methods.method import Objective
 from codinet_jax.models.execution import Execution, masked
-from codinet_jax.models.network import RoutedResNet
+from codinet_jax.models.network import RoutedOutput, RoutedResNet
 from codinet_jax.routing import paths, relaxation
 from codinet_jax.routing.controller import CostController
 from codinet_jax.training.objective import total_loss
@@ -20,6 +21,7 @@ from codinet_jax.training.state import TrainState
 
 # Scalars by name; the terms of the objective by themselves under 'terms'.
 Metrics = dict[str, Any]
+OPEN = 1e4  # noise that no logit margin stands against
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +33,8 @@ class Step:
     first step. The batch is worked through in `accumulate_steps` parts, whose gradients are averaged; each part has its
     own batch statistics and its own pairs of images. `teacher` is the network whose answers to the same views are
     distilled, under the state's variables for it. With `skip_nonfinite` a step whose
-    loss or gradient is not finite changes nothing but the step's number, by which the learning rate goes.
+    loss or gradient is not finite changes nothing but the step's number, by which the learning rate goes. `opened` is
+    as in `Rules`.
     """
 
     model: RoutedResNet
@@ -50,6 +53,7 @@ class Step:
     ema_decay: float = 0.0
     skip_nonfinite: bool = False
     num_steps: int = 1
+    opened: Callable[[jax.Array, int], jax.Array] | None = None
 
     def __call__(self, state: TrainState, images: jax.Array, labels_L: jax.Array) -> tuple[TrainState, Metrics]:
         """uint8 images [L, H, W, C], or views [L, M, H, W, C], and int labels in; the next state and metrics out.
@@ -70,6 +74,8 @@ class Step:
         }
         controller = state.controller
         if router_logits_Bxnx2 is not None:
+            if self.opened:
+                router_logits_Bxnx2 += self.opening_nx2(self.progress(state))[None]
             metrics |= self.route_metrics(router_logits_Bxnx2) | {'gamma': controller.gamma}
             if self.controller:
                 controller = self.controller.update(controller, metrics['macs_share'])
@@ -85,7 +91,8 @@ class Step:
         if self.skip_nonfinite:
             is_finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
             # The schedule's own count goes on with the step, or the rate that is logged would not be the one applied.
-            counted = optax.tree.set(state.opt_state, count=optax.tree.get(after.opt_state, 'count'))
+            counts = optax.tree.get_all_with_path(after.opt_state, 'count')  # Adam has another one, of the same value
+            counted = optax.tree.set(state.opt_state, count=counts[0][1])
             before = dataclasses.replace(state, step=after.step, opt_state=counted)
             after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
             metrics['skipped'] = 1.0 - is_finite
@@ -96,7 +103,8 @@ class Step:
     ) -> tuple[Any, Any, Metrics, jax.Array | None]:
         """Gradient and metrics averaged over the parts of a batch; batch statistics after it; its router outputs."""
         num_parts = self.accumulate_steps
-        progress = (state.step - self.start) / max(1, self.num_steps)
+        progress = self.progress(state)
+        opening_nx2 = self.opening_nx2(progress)
         execution = self.execution(progress) if callable(self.execution) else self.execution
 
         def loss_fn(
@@ -104,14 +112,17 @@ class Step:
         ) -> tuple[jax.Array, tuple[Any, tuple[Metrics, jax.Array | None]]]:
             views_BxHxWxC, noise_Bxnx2 = (x.reshape(-1, *x.shape[2:]) for x in (views_lxMxHxWxC, noise_lxMxnx2))
             normalised_BxHxWxC = augment.normalise(views_BxHxWxC, *self.spec.normalisation)
-            output, mutated = self.model.apply(
-                {'params': params, 'batch_stats': batch_stats},
-                normalised_BxHxWxC,
-                execution,
-                noise_Bxnx2,
-                train=True,
-                mutable=['batch_stats'],
-            )
+            variables = {'params': params, 'batch_stats': batch_stats}
+            apply = functools.partial(self.model.apply, train=True, mutable=['batch_stats'])
+
+            def again(execution: Execution) -> RoutedOutput:
+                quiet_Bxnx2 = jnp.broadcast_to(opening_nx2[None], noise_Bxnx2.shape)
+                before = jax.lax.stop_gradient(variables)
+                output: RoutedOutput = apply(before, normalised_BxHxWxC, execution, quiet_Bxnx2)[0]
+                return output
+
+            drawn_Bxnx2 = noise_Bxnx2 + opening_nx2[None] if self.opened else noise_Bxnx2
+            output, mutated = apply(variables, normalised_BxHxWxC, execution, drawn_Bxnx2)
             teacher_logits_BxY = None
             if self.teacher is not None and state.teacher is not None:
                 teacher_logits_BxY = self.teacher.apply(state.teacher, normalised_BxHxWxC, masked(), train=False)[0]
@@ -126,6 +137,7 @@ class Step:
                 label_smoothing=self.label_smoothing,
                 progress=progress,
                 teacher_logits_BxY=teacher_logits_BxY,
+                again=again,
             )
             accuracy = jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B)
             metrics = {'loss': loss, 'terms': terms, 'accuracy': accuracy}
@@ -154,6 +166,16 @@ class Step:
         if router_logits is not None:
             router_logits = router_logits.reshape(-1, *router_logits.shape[2:])
         return gradient, batch_stats, metrics, router_logits
+
+    def progress(self, state: TrainState) -> jax.Array:
+        """The share of the stage's steps that are done."""
+        return (state.step - self.start) / max(1, self.num_steps)
+
+    def opening_nx2(self, progress: jax.Array) -> jax.Array:
+        """What is added to the noise of the blocks that run whatever is drawn."""
+        n = self.model.architecture.num_blocks
+        opened_n = self.opened(progress, n) if self.opened else jnp.zeros(n)
+        return jnp.stack([jnp.zeros(n), OPEN * opened_n], axis=-1)
 
     def average(self, averages: Any, variables: Any, step: jax.Array) -> Any:
         """The exponential moving average; over few steps it forgets faster, or it would hold on to the first ones."""

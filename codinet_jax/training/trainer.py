@@ -79,6 +79,7 @@ class Trainer:
         setup = self._setup(epochs)
         setup.recipe.check_devices(jax.device_count())
         setup.recipe.check_images(train.num_images)
+        setup.check_start(is_given=variables is not None)
         teacher = None
         if setup.recipe.distillation_weight:
             if variables is None:

@@ -106,7 +106,7 @@ def test_peers_differ_in_their_method_and_in_nothing_that_is_paid_for(scale: str
     """One backbone, schedule, number of views and cost, so that what differs is how routes are learnt."""
     rows = [row.run for row in DEFINITIONS['peers'].rows]
     configs = [config_of(name, scale) for name in rows]
-    assert len({config.method for config in configs}) == 7
+    assert len({config.method for config in configs}) == 9
     for name, config in zip(rows, configs, strict=True):
         ours = {key: value for key, value in flat(config).items() if key.split('.')[0] not in ('loss', 'routing')}
         theirs = flat(config_of('peers_codinet', scale))

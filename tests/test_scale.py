@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import helpers
+from codinet_jax.methods.method import cross_entropy
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import Architecture, Block, Conv
 from codinet_jax.models.architecture import Stage as StageOfBlocks
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.training import stages
-from codinet_jax.training.objective import cross_entropy
 from codinet_jax.training.stages import Stage
 from codinet_jax.training.state import TrainState, create
 from codinet_jax.training.step import Step

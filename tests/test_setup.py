@@ -146,7 +146,7 @@ def test_a_variant_has_the_last_word_and_changes_nothing_else(name: str) -> None
 
 def test_a_peer_is_had_on_our_schedule_and_on_its_authors() -> None:
     peers = [name for name in METHODS if name not in ('codinet', 'static', 'random')]
-    assert peers == ['convnet_aig', 'skipnet', 'stochastic_gates', 'laudnet']
+    assert peers == ['convnet_aig', 'skipnet', 'stochastic_gates', 'laudnet', 'act', 'early_exit']
     for variant, changes in default.variants().items():
         if changes.get('method') in peers:
             schedule = {name for name in changes if name.split('.')[0] not in ('method', 'model', 'routing', 'loss')}

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from codinet_jax.config import checks, default, plugins
@@ -179,6 +180,12 @@ def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResN
             f'method is {config.method} and model.router {model.router}, and only one of them skips blocks: name the '
             'variant, as in --config=digits_r14:static.'
         )
+    if model.router in ROUTERS and router_kind(model.router).stages and method.router != model.router:
+        known = ' or '.join(name for name, each in METHODS.items() if each.router == model.router)
+        raise InputError(
+            f'model.router={model.router} is of method={known or "one of your own"}, and that is {config.method}: name '
+            'the variant, or another router.'
+        )
     if model.unroll is not None:
         checks.at_least('model.unroll', model.unroll, 1)
     if model.batch_norm == 'global' and model.norm_groups is not None:
@@ -265,10 +272,10 @@ def _check_price(method: Method, model: RoutedResNet) -> None:
         if target is not None:
             raise InputError('loss.target_cost is set, but a static network always costs the same: leave it out.')
         return
-    is_forced = router_kind(model.router).first_runs
-    floor = (model.costs.fixed_macs + (model.costs.blocks_n[0] if is_forced else 0)) / model.costs.static_macs
+    forced_n = router_kind(model.router).always_run_n(model.architecture)
+    floor = model.costs.mean_macs(np.array(forced_n)) / model.costs.static_macs
     if target is not None and target < floor:
-        skipped = 'all that it can' if is_forced else 'every block'
+        skipped = 'all that it can' if any(forced_n) else 'every block'
         raise InputError(f'loss.target_cost is {target}, but an image that skips {skipped} costs {floor:.3f}.')
     if router_kind(model.router).bias is None:
         for name, value, unset in (

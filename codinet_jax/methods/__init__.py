@@ -1,9 +1,11 @@
 """One file a method of routing; see `method` for what a method is."""
 
+from codinet_jax.methods.act import ACT
 from codinet_jax.methods.baselines import Random, Static
 from codinet_jax.methods.blockdrop import BlockDrop
 from codinet_jax.methods.codinet import CoDiNet
 from codinet_jax.methods.convnet_aig import ConvNetAIG
+from codinet_jax.methods.early_exit import EarlyExit
 from codinet_jax.methods.laudnet import LAUDNet
 from codinet_jax.methods.method import Method, Rules, Seen, Term, classification, priced_classification
 from codinet_jax.methods.skipnet import SkipNet
@@ -12,10 +14,12 @@ from codinet_jax.methods.stochastic_gates import StochasticGates
 from codinet_jax.runtime.errors import InputError
 
 __all__ = [
+    'ACT',
     'METHODS',
     'BlockDrop',
     'CoDiNet',
     'ConvNetAIG',
+    'EarlyExit',
     'LAUDNet',
     'Method',
     'Random',
@@ -41,6 +45,8 @@ METHODS: dict[str, type[Method]] = {
     'stochastic_gates': StochasticGates,
     'laudnet': LAUDNet,
     'blockdrop': BlockDrop,
+    'act': ACT,
+    'early_exit': EarlyExit,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.execution import Execution
@@ -43,6 +44,7 @@ class Seen(NamedTuple):
     progress: float | jax.Array = 0.0
     teacher_logits_BxY: jax.Array | None = None
     again: Callable[[Execution], RoutedOutput] | None = None
+    label_smoothing: float = 0.0  # of `cross_entropy`
 
 
 class Term(NamedTuple):
@@ -73,6 +75,14 @@ class Rules(NamedTuple):
     objective: Objective
     frozen: Literal['routers', 'backbone'] | None = None
     opened: Callable[[jax.Array, int], jax.Array] | None = None
+
+
+def cross_entropy(logits_BxY: jax.Array, labels_B: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """The mean over rows, in nats."""
+    if not label_smoothing:
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxY, labels_B).mean()
+    targets_BxY = optax.smooth_labels(jax.nn.one_hot(labels_B, logits_BxY.shape[-1]), label_smoothing)
+    return optax.losses.softmax_cross_entropy(logits_BxY, targets_BxY).mean()
 
 
 def classification(seen: Seen) -> dict[str, Term]:

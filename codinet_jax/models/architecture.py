@@ -55,6 +55,10 @@ class Stage(NamedTuple):
     block: Block
     repeats: int
 
+    @property
+    def num_blocks(self) -> int:
+        return (self.transition is not None) + self.repeats
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:

@@ -53,9 +53,24 @@ def masked(threshold: Threshold = 0.5) -> Execution:
 
     def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
         u_B = relaxation.hard_decision(v_B, threshold)
-        return jnp.where(u_B[:, None, None, None], run(*operands), skip(*operands))
+        ran = run(*operands)
+        return jnp.where(jnp.expand_dims(u_B, range(1, ran.ndim)), ran, skip(*operands))
 
     return Execution(_decide_hard, combine)
+
+
+def all_run() -> Execution:
+    """Every block runs, whatever its router says: a_k = F(a), v = 1."""
+
+    def decide(router_logits_Bx2: jax.Array, noise_Bx2: jax.Array | None) -> jax.Array:
+        del noise_Bx2
+        return jnp.ones(router_logits_Bx2.shape[0])
+
+    def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
+        del skip, v_B
+        return run(*operands)
+
+    return Execution(decide, combine)
 
 
 def conditional(threshold: Threshold = 0.5) -> Execution:

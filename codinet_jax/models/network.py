@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from codinet_jax.models.architecture import Architecture, Block, Stage
 from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut, stem
 from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.models.execution import Execution, masked
 from codinet_jax.models.norms import GroupedBatchNorm
+from codinet_jax.models.router import Stages
 from codinet_jax.models.routers import router_kind, shifted
 
 EPSILON = 1e-5  # of batch norm
@@ -23,12 +25,14 @@ he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 class RoutedOutput(NamedTuple):
     """What the network says of B images: class logits, every gate's v, and the router outputs behind it.
 
-    All are float32. A static network has v = 1 everywhere and no router outputs.
+    All are float32. A static network has v = 1 everywhere and no router outputs. `of_stages` is what routers kept at
+    the ends of stages, where theirs is a kind that does; see `router.Stages`.
     """
 
     logits_BxY: jax.Array
     run_probability_Bxn: jax.Array
     router_logits_Bxnx2: jax.Array | None
+    of_stages: tuple[Any, ...] = ()
 
 
 class GatedBlock(nn.Module):
@@ -117,7 +121,8 @@ class RoutedResNet(nn.Module):
             return cost_table(self.architecture, None)
         kind = router_kind(self.router)
         policy = kind.start_macs(self.architecture) if kind.start_macs else 0
-        return cost_table(self.architecture, kind.macs, first_runs=kind.first_runs, policy=policy)
+        table = cost_table(self.architecture, kind.macs, first_runs=kind.first_runs, policy=policy)
+        return table._replace(routers_n=kind.stages.routers_n(self.architecture)) if kind.stages else table
 
     @nn.compact
     def __call__(
@@ -146,7 +151,11 @@ class RoutedResNet(nn.Module):
         noise_nxBx2 = None if noise_Bxnx2 is None else jnp.swapaxes(noise_Bxnx2, 0, 1)
 
         state, gates, k = (a_BxHxWxC, carry), [], 0
+        stages = router_kind(self.router).stages if self.router else None
+        ends, of_stages = [], []
         for i, stage in enumerate(self.architecture.stages, start=1):
+            if stages:
+                state = (state[0], stages.begin(stage, *state))
             if stage.transition:
                 noise_Bx2 = None if noise_nxBx2 is None else noise_nxBx2[k]
                 name = f'stage{i}_transition'
@@ -163,13 +172,27 @@ class RoutedResNet(nn.Module):
                 )
                 gates.append(gate)
                 k += stage.repeats
+            if stages:
+                state, kept = self._stage_end(stages, i, state, shared)
+                ends.append(k - 1)
+                of_stages += [] if kept is None else [kept]
 
         z_BxC = jnp.mean(state[0], axis=(1, 2), dtype=jnp.float32)
         logits_BxY = nn.Dense(self.architecture.num_classes, name='head')(z_BxC)
         if self.router is None:
             return RoutedOutput(logits_BxY, jnp.ones((logits_BxY.shape[0], k)), None)
         v_nxB, router_logits_nxBx2 = jax.tree.map(lambda *parts: jnp.concatenate(parts), *gates)
-        return RoutedOutput(logits_BxY, v_nxB.T, jnp.swapaxes(router_logits_nxBx2, 0, 1))
+        if stages and stages.answer:
+            logits_BxY = stages.answer(execution, logits_BxY, of_stages, v_nxB[np.array(ends)])
+        return RoutedOutput(logits_BxY, v_nxB.T, jnp.swapaxes(router_logits_nxBx2, 0, 1), tuple(of_stages))
+
+    def _stage_end(self, stages: Stages, i: int, state: tuple[jax.Array, Any], shared: Any) -> tuple[Any, Any]:
+        """What a router makes of the end of stage i, counted from 1: the state after it, and what is kept of it."""
+        arch = self.architecture
+        end = stages.end(num_classes=arch.num_classes, is_last=i == len(arch.stages), name=f'stage{i}_end')
+        with jax.default_matmul_precision('highest'):
+            a_BxHxWxC, carry, kept = end(*state, shared)
+        return (a_BxHxWxC.astype(self.dtype), carry), kept
 
     def _started(self, stem_BxHxWxC: jax.Array, images_BxHxWxC: jax.Array, conv: ModuleDef, norm: ModuleDef) -> Any:
         """What routers start from: the first carry, and what they share."""

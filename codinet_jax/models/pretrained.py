@@ -23,7 +23,7 @@ from codinet_jax.models.architecture import (
     imagenet_resnet,
 )
 from codinet_jax.models.network import RoutedResNet, fresh_variables
-from codinet_jax.models.routers import is_router
+from codinet_jax.models.routers import is_of_routing
 from codinet_jax.runtime.errors import InputError
 
 Path = tuple[str, ...]
@@ -123,8 +123,8 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
       InputError: the two differ in a leaf, its shape or its type.
     """
     ours, theirs = traverse_util.flatten_dict(variables), traverse_util.flatten_dict(imported)
-    wanted = ours if any(map(is_router, theirs)) else _without_routers(ours)
-    given = theirs if any(map(is_router, ours)) else _without_routers(theirs)
+    wanted = ours if any(map(is_of_routing, theirs)) else _without_routers(ours)
+    given = theirs if any(map(is_of_routing, ours)) else _without_routers(theirs)
     if other_classes(variables, imported) is not None:
         wanted, given = ({path: leaf for path, leaf in of.items() if 'head' not in path} for of in (wanted, given))
     for path in wanted | given:
@@ -215,7 +215,7 @@ def _is_stack(path: Path) -> bool:
 
 
 def _without_routers(leaves: Mapping[Path, Any]) -> dict[Path, Any]:
-    return {path: leaf for path, leaf in leaves.items() if not is_router(path)}
+    return {path: leaf for path, leaf in leaves.items() if not is_of_routing(path)}
 
 
 def _described(leaf: Any) -> str:

@@ -5,7 +5,7 @@ index 0 is skip, 1 run, and k is the block's number in the network, from 0. The 
 `shared` is the same for all of them; both come from the router's `start`, a module called once as
 `start(stem_BxHxWxC, images_BxHxWxC)` on the stem's output and the network's input, in float32. That seam holds three
 reaches: local routers use neither; recurrent ones evolve the carry under shared weights; a global one decides every
-block in `start` and hands out its logits.
+block in `start` and hands out its logits. One that gathers something over the blocks of a stage has `Stages` too.
 
 Routers compute in float32. A norm of theirs uses running averages where routers are frozen, so that they are frozen
 whole.
@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from codinet_jax.models.architecture import Architecture, Block
+from codinet_jax.models.architecture import Architecture, Block, Stage
 from codinet_jax.models.blocks import ModuleDef
 
 FORCED_MARGIN = 30.0  # run for certain: in float32 its sigmoid is 1
@@ -48,6 +48,27 @@ class Bias(NamedTuple):
     gain: float = 1.0
 
 
+class Stages(NamedTuple):
+    """What a router does where a stage begins and ends, and what follows from it for the network.
+
+    Attributes:
+      begin: the carry that a stage begins with: `begin(stage, a_BxHxWxC, carry)`.
+      end: makes, from `num_classes`, `is_last` and a name, the module called after a stage's last block as `module(
+        a_BxHxWxC, carry, shared) -> (a_BxHxWxC, carry, kept)`. What it keeps, arrays of B rows or None, comes out with
+        the network's answer.
+      always_run_n: the blocks that every image runs.
+      routers_n: the MACs of deciding at every block, in place of the kind's `macs`.
+      answer: the network's logits, if they are not its head's: `answer(execution, logits_BxY, kept, v_SxB)`, where v
+        is that of each stage's last block.
+    """
+
+    begin: Callable[[Stage, jax.Array, Any], Any]
+    end: Callable[..., nn.Module]
+    always_run_n: Callable[[Architecture], tuple[bool, ...]]
+    routers_n: Callable[[Architecture], tuple[int, ...]]
+    answer: Callable[..., jax.Array] | None = None
+
+
 class RouterKind(NamedTuple):
     """A way of deciding.
 
@@ -61,6 +82,7 @@ class RouterKind(NamedTuple):
         stack of equal blocks has one all the same, which is not heeded.
       start_macs: what an image pays for `start`, where that has convolutions or dense layers of its own. It is then
         made from `architecture`, the network's, and from `conv` and `norm` as a `Router` has them, too.
+      stages: what it does at the ends of stages, if anything; only the method that names this router trains it then.
     """
 
     router: Callable[..., nn.Module]
@@ -70,6 +92,13 @@ class RouterKind(NamedTuple):
     initial_margin: float = 0.0
     first_runs: bool = False
     start_macs: Callable[[Architecture], int] | None = None
+    stages: Stages | None = None
+
+    def always_run_n(self, architecture: Architecture) -> tuple[bool, ...]:
+        """The blocks that every image runs, whatever it is."""
+        if self.stages:
+            return self.stages.always_run_n(architecture)
+        return tuple(self.first_runs and k == 0 for k in range(architecture.num_blocks))
 
 
 def pooled(a_BxHxWxC: jax.Array) -> jax.Array:

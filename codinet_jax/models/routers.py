@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from codinet_jax.models.architecture import Block
+from codinet_jax.models.exits import EXITS
 from codinet_jax.models.gates import GATES
+from codinet_jax.models.halting import HALTING
 from codinet_jax.models.policy import POLICIES
 from codinet_jax.models.random_router import INITIAL_MARGIN, PACE, RandomStart, random_logits
 from codinet_jax.models.recurrent import RECURRENT, RECURRENT_FEATURES
@@ -26,6 +28,7 @@ __all__ = [
     'Bias',
     'Router',
     'RouterKind',
+    'is_of_routing',
     'is_router',
     'register',
     'router_kind',
@@ -91,6 +94,8 @@ ROUTERS: dict[str, RouterKind] = {
     'lstm': RECURRENT['lstm'],
     **GATES,
     **POLICIES,
+    **HALTING,
+    **EXITS,
 }
 
 
@@ -120,6 +125,11 @@ def router_kind(name: str) -> RouterKind:
 def is_router(path: Sequence[str]) -> bool:
     """Whether a variable of this path is a router's, or one that routers share."""
     return not {'router', 'router_start'}.isdisjoint(path)
+
+
+def is_of_routing(path: Sequence[str]) -> bool:
+    """Whether only a routed network has this variable: a router's, or of the end of a stage."""
+    return is_router(path) or any(name.startswith('stage') and name.endswith('_end') for name in path)
 
 
 def shifted(params: Any, router: str, shift: float | jax.Array) -> Any:

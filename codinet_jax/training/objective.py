@@ -8,7 +8,7 @@ import jax
 import optax
 
 from codinet_jax.methods import Seen, Term
-from codinet_jax.methods.method import Objective
+from codinet_jax.methods.method import Objective, cross_entropy
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.execution import Execution
 from codinet_jax.models.network import RoutedOutput
@@ -29,19 +29,11 @@ def total_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of the weighted terms, and the terms before they are weighted, by name."""
     loss = cross_entropy(output.logits_BxY, labels_B, label_smoothing)
-    seen = Seen(output, labels_B, num_views, costs, gamma, loss, progress, teacher_logits_BxY, again)
+    seen = Seen(output, labels_B, num_views, costs, gamma, loss, progress, teacher_logits_BxY, again, label_smoothing)
     terms = objective(seen)
     first, *others = (term.weight * term.value for term in terms.values())
     total = first + functools.reduce(operator.add, others) if others else first
     return total, {name: term.value for name, term in terms.items()}
-
-
-def cross_entropy(logits_BxY: jax.Array, labels_B: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """The mean over rows, in nats."""
-    if not label_smoothing:
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxY, labels_B).mean()
-    targets_BxY = optax.smooth_labels(jax.nn.one_hot(labels_B, logits_BxY.shape[-1]), label_smoothing)
-    return optax.losses.softmax_cross_entropy(logits_BxY, targets_BxY).mean()
 
 
 def distilled(objective: Objective, weight: float, temperature: float) -> Objective:

@@ -66,6 +66,8 @@ PEERS = {
     'skipnet': 'SkipNet, RNN gate',
     'skipnet_feedforward2': 'SkipNet, FFGate-II',
     'laudnet': 'LAUDNet, layers',
+    'act': 'ACT',
+    'early_exit': 'early exits',
 }
 RUNS |= {f'peers_{variant}': Trained(f'{R110}:{variant}', {'loss.target_cost': 0.7}) for variant in PEERS}
 RUNS |= {

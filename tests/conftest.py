@@ -11,11 +11,11 @@ import jax
 import pytest
 
 # Level 0 compiles faster yet, but what it compiles runs four times as long, which a training run does not make up for.
-QUICK_COMPILING = '--xla_backend_optimization_level=1'
+QUICK_COMPILING = '--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1'
 if jax.__version_info__ < (0, 11):  # later there is one way only to compile a fusion
     QUICK_COMPILING += ' --xla_cpu_use_fusion_emitters=false'
 
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {QUICK_COMPILING}'
+os.environ['XLA_FLAGS'] = f'{QUICK_COMPILING} {os.environ.get("XLA_FLAGS", "")}'  # the last one counts
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -40,6 +40,11 @@ LONG_FILES = (
     'test_network',
     'test_golden',
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, for some tests wait for processes and disks."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,12 +1,16 @@
 """Every table and figure of the paper, from its networks to its files, at a scale that shows nothing else."""
 
+import fcntl
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import helpers
+from codinet_jax.workdir import Workdir
 from experiments.reproduce import queue, scales, summary
 from experiments.reproduce.definitions import DEFINITIONS, Table
 from experiments.reproduce.runs import RUNS
@@ -24,9 +28,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(job: queue.Job) -> bool:
-    """What the queue's own does in a process."""
+    """What the queue's own does in a process; runs of which this scale makes the same config are trained once."""
     job.beside('.json').write_text(json.dumps({'command': []}))
-    helpers.train(scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, job.cost), job.workdir)
+    config = scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, job.cost)
+    runs_of_one = job.workdir.path.parents[1] / 'runs_of_one_config'
+    runs_of_one.mkdir(exist_ok=True)
+    first = Workdir(runs_of_one / hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest())
+    with open(first.path.with_suffix('.lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if first.read_results() is None:
+            helpers.train(config, first)
+    shutil.copytree(first.path, job.workdir.path)
     return True
 
 

@@ -14,6 +14,7 @@ COMMANDS = (
     'calibrate',
     'predict',
     'serve',
+    'demo',
     'export',
     'cascade',
     'benchmark',

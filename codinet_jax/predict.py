@@ -26,11 +26,8 @@ from codinet_jax.workdir import Workdir
 if TYPE_CHECKING:
     from codinet_jax.inference.answers import Answer, Form, Refusal
     from codinet_jax.inference.inputs import Item
-    from codinet_jax.inference.predictor import Predictor
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
-EXPORTED = flags.DEFINE_string('exported', None, 'In place of a run: what codinet_jax.export or cascade wrote.')
-PRETRAINED = flags.DEFINE_string('pretrained', None, 'In place of a run: a network of the package, cifar10.')
+NETWORK = command.define_network()
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], "A split of the run's data set, for files.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data lie, if not where the run's config says.")
@@ -51,21 +48,22 @@ SECONDS_TO_PROGRESS = {True: 5.0, False: 60.0}  # by whether it goes to a termin
 
 def main(argv: Sequence[str]) -> int:
     files = argv[1:]
-    if sum(bool(flag.value) for flag in (WORKDIR, EXPORTED, PRETRAINED)) != 1:
-        raise InputError('Say which network: --workdir=RUN, --exported=DIRECTORY or --pretrained=cifar10.')
+    network = NETWORK.given('which network')
     if bool(files) == bool(SPLIT.value):
         raise InputError('Say what to classify, image files or a split: IMAGE... or --split=test.')
-    if not WORKDIR.value and (SPLIT.value or STRATEGY.value):
+    if not NETWORK.workdir.value and (SPLIT.value or STRATEGY.value):
         raise InputError('--split and --strategy are of a run: give its --workdir, or image files alone.')
     csv_file = _new_file()
     command.start_devices()
 
-    from codinet_jax.inference import answers, inputs
+    from codinet_jax.inference import answers, inputs, source
 
-    predictor = _predictor()
+    predictor = source.predictor(
+        **network, operating_point=OPERATING_POINT.value, cost=COST.value, strategy=STRATEGY.value
+    )
     form = answers.Form(predictor.spec, TOP.value, answers.marks_for(sys.stdout.encoding))
     if SPLIT.value:
-        items, num_items = _of_split(Workdir.named(WORKDIR.value), SPLIT.value)
+        items, num_items = _of_split(Workdir.named(NETWORK.workdir.value), SPLIT.value)
     else:
         paths = inputs.find(files)
         items, num_items = inputs.read(paths, predictor.spec, 2 * BATCH_SIZE.value), len(paths)
@@ -87,26 +85,6 @@ def main(argv: Sequence[str]) -> int:
     for line in ([tally.accuracy(SPLIT.value)] if SPLIT.value else []) + [tally.closing(predictor.spec)]:
         print(line, file=sys.stderr if is_each else sys.stdout, flush=True)
     return 1 if tally.num_failed else 0
-
-
-def _predictor() -> 'Predictor':
-    if WORKDIR.value:
-        from codinet_jax.inference import load
-
-        return load.from_workdir(
-            WORKDIR.value, operating_point=OPERATING_POINT.value, cost=COST.value, strategy=STRATEGY.value
-        )
-    if EXPORTED.value:
-        from codinet_jax.inference import exported
-
-        predictor = exported.load(EXPORTED.value)
-    else:
-        from codinet_jax.inference import shipped
-
-        predictor = shipped.load_pretrained(PRETRAINED.value or '')
-    known = predictor.operating_points
-    predictor.threshold = known.threshold(OPERATING_POINT.value, COST.value, otherwise=predictor.threshold)
-    return predictor
 
 
 def _new_file() -> pathlib.Path | None:

@@ -24,6 +24,7 @@ ROOMS = (
     'inference',
     'compiling',
     'analysis',
+    'demonstration',
     'codinet_jax',  # the package's own __init__
     'commands',
 )

@@ -219,7 +219,7 @@ def test_warming_up_compiles_every_size() -> None:
 
 
 def test_an_answer_from_afar() -> None:
-    answer = Answer(2, np.array([0.25, 0.25, 0.5]), np.array([False, True]), 120)
+    answer = Answer(2, np.array([0.25, 0.25, 0.5]), np.array([0.4, 0.8]), np.array([False, True]), 120)
     assert serving.as_json(answer, SPEC) == {
         'label': 2,
         'class': 'elk',

@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
@@ -28,6 +29,8 @@ from codinet_jax.runtime.errors import InputError
 UPLOAD_SECONDS = 60  # for an image to arrive; whoever is slower would hold a place that others could have
 SHUTDOWN_SECONDS = 60  # for requests in flight to be answered
 RETRY_SECONDS = 1
+
+T = TypeVar('T')
 
 USAGE = """{name}: a network of {blocks} gated blocks, for images of {size}x{size} pixels and {classes} classes.
 
@@ -48,40 +51,49 @@ What cannot be answered has a JSON object with a sentence at "error": 400 the re
 
 
 class Server:
-    """The application of one network."""
+    """The application of one network; what else it is to show, another adds to its routes."""
 
     def __init__(self, batcher: Batcher, name: str, max_upload_bytes: int, ready: Callable[[dict[int, float]], None]):
         self.batcher, self.name, self.max_upload_bytes, self.ready = batcher, name, max_upload_bytes, ready
         self.counts = {'requests': 0, 'errors': 0}
         # Decoding leaves Python to others; more threads than cores would only hold more images at once.
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), 'decoder')
+        self.decoders = ThreadPoolExecutor(os.cpu_count(), 'decoder')
         self.failure: BaseException | None = None
+        own = [
+            Route('/', self.usage),
+            Route('/health', self.health),
+            Route('/predict', self.predict, methods=['POST']),
+        ]
         self.application = Starlette(
-            routes=[
-                Route('/', self.usage),
-                Route('/health', self.health),
-                Route('/predict', self.predict, methods=['POST']),
-            ],
+            routes=[*self.more_routes(), *own],
             lifespan=self._lifespan,
             exception_handlers={HTTPException: self._refused, Exception: self._failed},
         )
+
+    def more_routes(self) -> list[Route]:
+        """What is looked up before its own."""
+        return []
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
         del application
         async with self.batcher:
-            warming = asyncio.create_task(self._warm_up())
+            warming = asyncio.create_task(self._warmed_up())
             yield
             warming.cancel()
             await asyncio.wait([warming])
-        self._decoders.shutdown()
+        self.decoders.shutdown()
 
-    async def _warm_up(self) -> None:
+    async def _warmed_up(self) -> None:
         try:
-            self.ready(await self.batcher.warm_up())
+            self.ready(await self.warm_up())
         except Exception as error:  # there is nothing to serve
             self.failure = error
             signal.raise_signal(signal.SIGTERM)
+
+    async def warm_up(self) -> dict[int, float]:
+        """Compiles what requests will want; seconds by size of batch."""
+        return await self.batcher.warm_up()
 
     async def usage(self, request: Request) -> PlainTextResponse:
         spec = self.batcher.predictor.spec
@@ -107,22 +119,38 @@ class Server:
         self.counts['requests'] += 1
         spec = self.batcher.predictor.spec
         top = _query(request, 'top', int, lambda value: 1 <= value <= len(spec.classes), f'1 to {len(spec.classes)}')
+        threshold = self.threshold_of(request)
+        answer = await self.answered(request, lambda image_HxWxC: self.batcher.answer(image_HxWxC, threshold))
+        return JSONResponse(serving.as_json(answer, spec, top))
+
+    def threshold_of(self, request: Request) -> float | None:
+        """The threshold that a query asks for, by itself or by a cost; None if it asks for none.
+
+        Raises:
+          HTTPException: it cannot be.
+        """
         threshold = _query(request, 'threshold', float, math.isfinite, 'a number, as 0.5')
-        threshold = self._held_to(threshold, _query(request, 'cost', float, math.isfinite, 'a number, as 0.5'))
+        return self._held_to(threshold, _query(request, 'cost', float, math.isfinite, 'a number, as 0.5'))
+
+    async def answered(self, request: Request, answer: Callable[[np.ndarray], Awaitable[T]]) -> T:
+        """What `answer` makes of the image that a request brings, as the network takes it.
+
+        Raises:
+          HTTPException: there is no image in it, or it cannot be answered now.
+        """
+        spec = self.batcher.predictor.spec
         if not self.batcher.is_ready:
-            _busy('The network is being compiled')
+            busy('The network is being compiled')
         try:
             with self.batcher.admitted():
                 content = await self._image(request)
                 arguments = (content, spec.image_size, spec.num_channels, spec.center_crop)
                 loop = asyncio.get_running_loop()
-                image_HxWxC = await loop.run_in_executor(self._decoders, read_image, *arguments)
-                answer = await self.batcher.answer(image_HxWxC, threshold)
+                return await answer(await loop.run_in_executor(self.decoders, read_image, *arguments))
         except Overloaded:
-            _busy(f'{self.batcher.max_requests} images are being answered already')
+            busy(f'{self.batcher.max_requests} images are being answered already')
         except InputError as error:
             raise HTTPException(422, str(error)) from error
-        return JSONResponse(serving.as_json(answer, spec, top))
 
     def _held_to(self, threshold: float | None, cost: float | None) -> float | None:
         if cost is None:
@@ -167,8 +195,12 @@ class Server:
                     break
             else:
                 return bytes(content)
-        sentence = f'The image has more than {self._megabytes:g} MB: send it smaller.'
-        raise HTTPException(413, sentence, {'Connection': 'close'})
+        raise HTTPException(413, self.too_large, {'Connection': 'close'})
+
+    @property
+    def too_large(self) -> str:
+        """What is said of an image of too many bytes."""
+        return f'The image has more than {self._megabytes:g} MB: send it smaller.'
 
     @property
     def _megabytes(self) -> float:
@@ -197,7 +229,8 @@ def _query(request: Request, name: str, kind: Callable[[str], Any], is_good: Cal
     raise HTTPException(400, f'?{name}={text} cannot be: give {wanted}.')
 
 
-def _busy(why: str) -> NoReturn:
+def busy(why: str) -> NoReturn:
+    """Tells a caller to come again."""
     raise HTTPException(503, f'{why}: try again in a second.', {'Retry-After': str(RETRY_SECONDS)})
 
 
@@ -214,6 +247,12 @@ def bound(host: str, port: int) -> socket.socket:
         number = getattr(error, 'errno', None) or 0
         reason = os.strerror(number) if number > 0 else getattr(error, 'strerror', error)  # a name's number is below
         raise InputError(f'{host}:{port} cannot be listened at ({reason}): give another --host or --port.') from error
+
+
+def address(listening: socket.socket) -> str:
+    """Where a browser on this machine finds what listens there."""
+    host, port = listening.getsockname()[:2]
+    return f'http://{f"[{host}]" if ":" in host else host}:{port}'
 
 
 def run(server: Server, listening: socket.socket) -> int:

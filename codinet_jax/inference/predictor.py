@@ -42,6 +42,16 @@ class NetworkSpec:
     def image_shape(self) -> tuple[int, int, int]:
         return (self.image_size, self.image_size, self.num_channels)
 
+    @property
+    def is_cascade(self) -> bool:
+        """Whether its blocks are whole networks, of `inference.cascade`: the last is the static network itself."""
+        return self.blocks_macs[-1:] == (self.static_macs,)
+
+    @property
+    def pays_routers(self) -> bool:
+        """Whether an image that runs every block costs more than the static network."""
+        return self.fixed_macs + sum(self.blocks_macs) > self.static_macs
+
     def draw(self, decisions_n: Sequence[int] | np.ndarray, marks: str = '·█') -> str:
         """A route as a row of blocks, stages set apart; `marks` are what stands for one skipped and one run."""
         blocks = iter(decisions_n)

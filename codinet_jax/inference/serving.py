@@ -26,6 +26,7 @@ class Answer(NamedTuple):
 
     label: int
     probabilities_Y: np.ndarray
+    run_probability_n: np.ndarray
     decisions_n: np.ndarray
     macs: int
 
@@ -166,13 +167,14 @@ class Batcher:
         rows = zip(
             prediction.labels_B,
             prediction.probabilities_BxY,
+            prediction.run_probability_Bxn,
             prediction.decisions_Bxn,
             prediction.macs_B,
             strict=True,
         )
-        for each, (label, probabilities_Y, decisions_n, macs) in zip(batch, rows, strict=True):
+        for each, (label, probabilities_Y, v_n, decisions_n, macs) in zip(batch, rows, strict=True):
             if not each.answer.done():
-                each.answer.set_result(Answer(int(label), probabilities_Y, decisions_n, int(macs)))
+                each.answer.set_result(Answer(int(label), probabilities_Y, v_n, decisions_n, int(macs)))
 
 
 def as_json(answer: Answer, spec: NetworkSpec, top: int | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import importlib.util
 import io
 import itertools
 import os
@@ -11,13 +12,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import jax
 from absl import app, flags, logging
 
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
+
+flags.disclaim_key_flags()  # flags defined here are those of the command that asks for them
 
 
 def start_devices(batch_size: int = 0) -> None:
@@ -35,6 +38,65 @@ def start_devices(batch_size: int = 0) -> None:
             raise InputError(
                 'A module of --import made a JAX array while it was imported: let it make arrays inside functions.'
             ) from error
+
+
+class NetworkFlags(NamedTuple):
+    """The flags of which one says which network a command is about."""
+
+    workdir: flags.FlagHolder[str | None]
+    exported: flags.FlagHolder[str | None]
+    pretrained: flags.FlagHolder[str | None]
+
+    def given(self, wanted: str) -> dict[str, str | None]:
+        """Their values by name.
+
+        Raises:
+          InputError: not one of them is given, but none or several; `wanted` is what the sentence asks for.
+        """
+        values = {'workdir': self.workdir.value, 'exported': self.exported.value, 'pretrained': self.pretrained.value}
+        if sum(map(bool, values.values())) != 1:
+            raise InputError(f'Say {wanted}: --workdir=RUN, --exported=DIRECTORY or --pretrained=cifar10.')
+        return values
+
+
+def define_network() -> NetworkFlags:
+    """The flags --workdir, --exported and --pretrained, of which one is to be given."""
+    return NetworkFlags(
+        flags.DEFINE_string('workdir', None, 'Where the run is kept.'),
+        flags.DEFINE_string('exported', None, 'In place of a run: what codinet_jax.export or cascade wrote.'),
+        flags.DEFINE_string('pretrained', None, 'In place of a run: a network of the package, cifar10.'),
+    )
+
+
+class ListeningFlags(NamedTuple):
+    """The flags that say where a server listens, and how much it lets in."""
+
+    host: flags.FlagHolder[str]
+    port: flags.FlagHolder[int]
+    max_upload_mb: flags.FlagHolder[float]
+
+
+def define_listening() -> ListeningFlags:
+    """The flags --host, --port and --max_upload_mb."""
+    return ListeningFlags(
+        flags.DEFINE_string('host', '127.0.0.1', 'The address to listen at; 0.0.0.0 is every one of this machine.'),
+        flags.DEFINE_integer(
+            'port', 8000, 'The port to listen at; 0 takes a free one.', lower_bound=0, upper_bound=65535
+        ),
+        flags.DEFINE_float('max_upload_mb', 20.0, 'Megabytes of a request; more get 413.', lower_bound=0.001),
+    )
+
+
+def check_serving() -> None:
+    """To be called before a command makes ready to serve.
+
+    Raises:
+      InputError: a package for it is not installed.
+    """
+    packages = ('starlette', 'uvicorn', 'python_multipart')
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"Serving needs {', '.join(missing)}: pip install 'codinet_jax[serve]'.")
 
 
 def define_operating_point() -> tuple[flags.FlagHolder[str | None], flags.FlagHolder[float | None]]:

@@ -1,0 +1,68 @@
+// The accuracy-cost curve: what thresholds were measured to cost and how right they were, and where the dial is on it.
+
+import {percent} from './drawing.js';
+
+const [WIDTH, HEIGHT] = [300, 190];
+const [LEFT, RIGHT, TOP, BOTTOM] = [40, 12, 10, 34];
+
+function shape(tag, attributes, text = '') {
+  const made = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = text;
+  return made;
+}
+
+// Round numbers that enclose the values, four or five of them.
+function ticks(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const rough = Math.max(high - low, 1e-3) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((each) => each * power >= rough * 0.999);
+  const first = Math.floor(low / step + 1e-9);
+  const count = Math.ceil(high / step - 1e-9) - first;
+  return Array.from({length: count + 1}, (_, i) => (first + i) * step);
+}
+
+export function curve(points) {
+  const [xTicks, yTicks] = [0, 1].map((axis) => ticks(points.map((point) => point[axis])));
+  const along = (value, all, from, to) => from + ((value - all[0]) / (all.at(-1) - all[0])) * (to - from);
+  const x = (share) => along(share, xTicks, LEFT, WIDTH - RIGHT);
+  const y = (top1) => along(top1, yTicks, HEIGHT - BOTTOM, TOP);
+
+  const drawn = shape('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img'});
+  for (const tick of yTicks) {
+    drawn.append(
+      shape('line', {class: 'grid', x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick)}),
+      shape('text', {x: LEFT - 6, y: y(tick) + 4, 'text-anchor': 'end'}, percent(tick)),
+    );
+  }
+  for (const tick of xTicks) {
+    drawn.append(shape('text', {x: x(tick), y: HEIGHT - BOTTOM + 15, 'text-anchor': 'middle'}, percent(tick)));
+  }
+  const title = {x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 3, 'text-anchor': 'middle'};
+  drawn.append(shape('text', title, 'top-1 accuracy by mean cost, of static'));
+  drawn.append(shape('polyline', {class: 'line', points: points.map(([share, top1]) => `${x(share)},${y(top1)}`).join(' ')}));
+  for (const [share, top1] of points) drawn.append(shape('circle', {class: 'dot', cx: x(share), cy: y(top1), r: 2}));
+
+  const here = shape('circle', {class: 'here', r: 6});
+  const spent = shape('path', {class: 'spent', d: 'M0 0 l5 8 h-10 z'});
+  drawn.append(spent, here);
+
+  // `cost` is what the image at hand cost; off the axis there is no mark for it.
+  function turn(stop, cost) {
+    const isKnown = stop !== null && stop.top1 !== null;
+    here.style.display = isKnown ? '' : 'none';
+    if (isKnown) {
+      here.setAttribute('cx', x(stop.macs_share));
+      here.setAttribute('cy', y(stop.top1));
+    }
+    const isOn = cost !== null && cost >= xTicks[0] && cost <= xTicks.at(-1);
+    spent.style.display = isOn ? '' : 'none';
+    if (isOn) spent.setAttribute('transform', `translate(${x(cost)} ${HEIGHT - BOTTOM})`);
+    drawn.ariaLabel = isKnown
+      ? `Accuracy by mean cost; the dial is at ${percent(stop.macs_share)} of the static network and ${percent(stop.top1)} right`
+      : 'Accuracy by mean cost';
+  }
+
+  return {drawn, turn};
+}

@@ -1,0 +1,72 @@
+"""The network that a page is about, with what is known of it besides: its curve, its images, the names of its parts."""
+
+import dataclasses
+import math
+
+from codinet_jax.demonstration.examples import Examples, read_examples
+from codinet_jax.inference import shipped, source
+from codinet_jax.inference.operating_points import Point
+from codinet_jax.inference.predictor import Predictor
+from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
+
+NO_RUN = 'Test images by their routes are shown of a run: give its --workdir.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a page is about.
+
+    `members` are the names of a cascade's networks, where they are known. The `curve` was measured on what
+    `measured_on` says. Of images at hand there are `examples`, or a sentence says why there are none.
+    """
+
+    name: str
+    predictor: Predictor
+    members: tuple[str, ...]
+    curve: tuple[Point, ...]
+    measured_on: str
+    examples: Examples | str
+
+
+def subject(
+    predictor: Predictor, *, workdir: str | None = None, exported: str | None = None, pretrained: str | None = None
+) -> Subject:
+    """A network of `inference.source`, which was named so.
+
+    Raises:
+      InputError: what its workdir holds cannot be read.
+    """
+    name = source.name(workdir=workdir, exported=exported, pretrained=pretrained)
+    if pretrained:
+        return _of_package(name, predictor)
+    curve = predictor.operating_points.curve
+    if not workdir:
+        return Subject(name, predictor, (), curve, 'the images that it was calibrated on', NO_RUN)
+    run = Workdir(workdir)
+    return Subject(name, predictor, (), curve, _calibrated_on(run), _examples(run, predictor))
+
+
+def _of_package(name: str, predictor: Predictor) -> Subject:
+    about = shipped.read_card(name)['about']
+    curve = [
+        Point(each['threshold'], 1e6 * each['mmacs'] / predictor.spec.static_macs, each['top1'], math.nan)
+        for each in about['test']
+    ]
+    curve.sort()
+    members = tuple(about['name'].split(' > '))
+    return Subject(name, predictor, members, tuple(curve), f"{name}'s test images", NO_RUN)
+
+
+def _calibrated_on(run: Workdir) -> str:
+    found = run.read_results('cost_curve') or {}
+    if 'num_images' not in found or 'split' not in found:
+        return 'the images that it was calibrated on'
+    return f'{found["num_images"]:,} images of the {found["split"]} split'
+
+
+def _examples(run: Workdir, predictor: Predictor) -> Examples | str:
+    try:
+        return read_examples(run, predictor.spec)
+    except InputError as error:  # the page can do without
+        return str(error)

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from browsing import DESK, PHONE, chromium, expect
 from codinet_jax.analysis import report, style
 from codinet_jax.analysis.report import Page, Shown
 from codinet_jax.analysis.route_map import route_map_html
@@ -23,12 +23,6 @@ from synthetic_run import CLASSES, grid_positions, synthetic_run
 
 pytestmark = pytest.mark.browser
 
-QUIET = [
-    *('--no-sandbox', '--disable-gpu', '--disable-quic', '--disable-background-networking'),
-    *('--disable-component-update', '--disable-sync', '--no-first-run'),
-]
-DESK = {'viewport': {'width': 1280, 'height': 900}}
-PHONE = {'viewport': {'width': 390, 'height': 844}, 'has_touch': True, 'is_mobile': True, 'device_scale_factor': 2}
 SMALL = PHONE | {'viewport': {'width': 360, 'height': 640}}
 
 RUN, P = synthetic_run(), 60
@@ -42,22 +36,10 @@ ON_SCREEN = """(places) => {
 }"""
 
 
-def expect(found: Any) -> Any:
-    """playwright's, which is there where these tests are asked for."""
-    from playwright.sync_api import expect as of_playwright
-
-    return of_playwright(found)
-
-
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    # Without a Chromium of the system's, the one that playwright installed.
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=shutil.which('chromium'), args=QUIET)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope='session')

@@ -12,34 +12,37 @@ function shape(tag, attributes, text = '') {
   return made;
 }
 
-// Round numbers that enclose the values, four or five of them.
-function ticks(values) {
+// From a little below the least value to a little above the greatest, and the round numbers between, a handful.
+function axis(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  const rough = Math.max(high - low, 1e-3) / 4;
+  const room = Math.max(0.04 * (high - low), 1e-3);
+  const rough = Math.max(high - low, 2e-3) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((each) => each * power >= rough * 0.999);
-  const first = Math.floor(low / step + 1e-9);
-  const count = Math.ceil(high / step - 1e-9) - first;
-  return Array.from({length: count + 1}, (_, i) => (first + i) * step);
+  const [from, to] = [low - room, high + room];
+  const first = Math.ceil(from / step);
+  const ticks = Array.from({length: Math.floor(to / step) - first + 1}, (_, i) => (first + i) * step);
+  return {from, to, ticks};
 }
 
 export function curve(points) {
-  const [xTicks, yTicks] = [0, 1].map((axis) => ticks(points.map((point) => point[axis])));
-  const along = (value, all, from, to) => from + ((value - all[0]) / (all.at(-1) - all[0])) * (to - from);
-  const x = (share) => along(share, xTicks, LEFT, WIDTH - RIGHT);
-  const y = (top1) => along(top1, yTicks, HEIGHT - BOTTOM, TOP);
+  const [across, up] = [0, 1].map((coordinate) => axis(points.map((point) => point[coordinate])));
+  const along = (value, {from, to}, start, end) => start + ((value - from) / (to - from)) * (end - start);
+  const x = (share) => along(share, across, LEFT, WIDTH - RIGHT);
+  const y = (top1) => along(top1, up, HEIGHT - BOTTOM, TOP);
 
   const drawn = shape('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img'});
-  for (const tick of yTicks) {
+  for (const tick of up.ticks) {
     drawn.append(
       shape('line', {class: 'grid', x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick)}),
       shape('text', {x: LEFT - 6, y: y(tick) + 4, 'text-anchor': 'end'}, percent(tick)),
     );
   }
-  for (const tick of xTicks) {
+  for (const tick of across.ticks) {
     drawn.append(shape('text', {x: x(tick), y: HEIGHT - BOTTOM + 15, 'text-anchor': 'middle'}, percent(tick)));
   }
   const title = {x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 3, 'text-anchor': 'middle'};
+  drawn.append(shape('line', {class: 'axis', x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM}));
   drawn.append(shape('text', title, 'top-1 accuracy by mean cost, of static'));
   drawn.append(shape('polyline', {class: 'line', points: points.map(([share, top1]) => `${x(share)},${y(top1)}`).join(' ')}));
   for (const [share, top1] of points) drawn.append(shape('circle', {class: 'dot', cx: x(share), cy: y(top1), r: 2}));
@@ -56,7 +59,7 @@ export function curve(points) {
       here.setAttribute('cx', x(stop.macs_share));
       here.setAttribute('cy', y(stop.top1));
     }
-    const isOn = cost !== null && cost >= xTicks[0] && cost <= xTicks.at(-1);
+    const isOn = cost !== null && cost >= across.from && cost <= across.to;
     spent.style.display = isOn ? '' : 'none';
     if (isOn) spent.setAttribute('transform', `translate(${x(cost)} ${HEIGHT - BOTTOM})`);
     drawn.ariaLabel = isKnown

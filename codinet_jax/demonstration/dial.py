@@ -57,8 +57,8 @@ def dial(predictor: Predictor, its_kind: str, curve: Sequence[Point], measured_o
     """
     if its_kind == 'static':
         return Dial((), 0, NO_DIAL)
-    own = 'as trained' if its_kind == 'routed' and predictor.threshold == AS_TRAINED else 'as given'
-    names = _names(predictor.operating_points.points) | {predictor.threshold: own}
+    trained = {AS_TRAINED: 'as trained'} if its_kind == 'routed' else {}
+    names = {predictor.threshold: 'as given'} | trained | _names(predictor.operating_points.points)
     thresholds = _of_costs(curve) if curve else _of_logits()
     stops = [_stop(threshold, curve, names.get(threshold, '')) for threshold in {*thresholds, *names}]
     stops.sort(key=lambda stop: -stop.threshold)

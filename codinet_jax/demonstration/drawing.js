@@ -5,8 +5,11 @@ const percentage = new Intl.NumberFormat('en', {style: 'percent', maximumFractio
 const SMALL = 96; // pixels a side; smaller pictures keep their pixels when they are enlarged
 const LIGHTING = 0.4; // seconds until the last block of a route is lit
 
-export const percent = (share) => percentage.format(share);
-export const megaMacs = (macs) => `${significant.format(macs / 1e6)} MMACs`;
+const LEAST = 0.0005; // that is more than nothing, or less than all, in a percentage of one digit
+export const percent = (share) =>
+  share > 0 && share < LEAST ? '<0.1%' : share < 1 && share > 1 - LEAST ? '>99.9%' : percentage.format(share);
+export const mega = (macs) => significant.format(macs / 1e6);
+export const megaMacs = (macs) => `${mega(macs)} MMACs`;
 export const milliseconds = (seconds) => `${significant.format(1e3 * seconds)} ms`;
 
 export function make(tag, attributes = {}, ...children) {
@@ -19,7 +22,7 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 export function picture(source, size, alt) {
-  return make('img', {src: source, alt, class: size <= SMALL ? 'is-small' : '', loading: 'lazy', width: size, height: size});
+  return make('img', {src: source || false, alt, class: size <= SMALL ? 'is-small' : '', width: size, height: size});
 }
 
 // Routes.
@@ -34,6 +37,7 @@ export function routeInWords(route) {
 export function drawRoute(element, about, route, gates) {
   if (about.kind === 'cascade') return drawChain(element, about, route, gates);
   if (!element.querySelector('.cell')) element.replaceChildren(...about.blocksPerStage.map(emptyStage));
+  element.style.setProperty('--blocks', route.length);
   element.querySelectorAll('.cell').forEach((cell, k) => {
     cell.style.setProperty('--wait', `${(LIGHTING * k) / route.length}s`);
     cell.classList.toggle('runs', Boolean(route[k]));
@@ -157,8 +161,11 @@ function thumbnail(about, {number, label, prediction}, choose) {
   const button = make(
     'button',
     {type: 'button', title: words, class: isRight ? '' : 'is-wrong', 'aria-label': `Image ${number}: ${words}`},
-    picture(`picture/${number}`, Math.min(64, about.imageSize), ''),
   );
+  const image = picture('', Math.min(64, about.imageSize), '');
+  image.loading = 'lazy'; // which must be known before the source is
+  image.src = `picture/${number}`;
+  button.append(image);
   button.addEventListener('click', () => choose(number, about.classes[label]));
   return button;
 }

@@ -37,7 +37,9 @@ def read_examples(workdir: Workdir, spec: NetworkSpec) -> Examples:
     by = 'by the route that all of them took' if routes == 1 else f'by the {routes} routes that they took'
     if routes > len(found):
         by = f'by the {len(found)} commonest of {routes} routes, which {shown:.0%} of them took'
-    sentence = f'{len(record.labels_N):,} images of the {split} split, evaluated when training ended, {by}.'
+    sentence = (
+        f'{len(record.labels_N):,} images of the {split} split, evaluated when training ended, {by}. Framed: wrong.'
+    )
     return Examples(thumbnails_SxhxwxC, found, sentence)
 
 

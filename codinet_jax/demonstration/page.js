@@ -6,7 +6,7 @@ import {
   drawGroups,
   drawRoute,
   drawViews,
-  megaMacs,
+  mega,
   memberNames,
   milliseconds,
   percent,
@@ -71,14 +71,14 @@ async function begin() {
 }
 
 function introduction() {
-  const of = `${about.imageSize}x${about.imageSize} pixels, ${about.channels === 1 ? 'grey' : 'colour'}, ${about.classes.length} classes`;
+  const colours = about.channels === 1 ? 'in grey' : 'in colour';
   const blocks = about.blocksMacs.length;
   const what = {
     cascade: `A cascade of ${blocks + 1} networks: the next is asked where the ones before are unsure.`,
     routed: `A routed network of ${blocks} blocks: every image runs those that it needs.`,
     static: `A static network of ${blocks} blocks: every image runs all of them.`,
   };
-  return `${what[about.kind]} It sees ${of}.`;
+  return `${what[about.kind]} It sees ${about.imageSize}x${about.imageSize} pixels, ${colours}, and knows ${about.classes.length} classes.`;
 }
 
 // The dial.
@@ -92,13 +92,14 @@ function showDial() {
   element('dial-note').textContent = sentence;
   if (about.curve.length > 1) {
     plot = curve(about.curve);
-    element('curve').replaceChildren(plot.drawn);
+    element('curve').prepend(plot.drawn);
+    element('curve-plate').hidden = false;
   }
   if (stops.length) {
     element('turned').hidden = false;
     element('turn').max = stops.length - 1;
     element('turn').value = start;
-    element('points').replaceChildren(...stops.flatMap((each, i) => (each.name ? [pointButton(each.name, i)] : [])));
+    element('points').append(...stops.flatMap((each, i) => (each.name ? [pointButton(each.name, i)] : [])));
   }
   turned();
 }
@@ -122,12 +123,12 @@ function turned() {
   if (at === null) return;
   const [head, rest] = [document.createElement('b'), document.createElement('span')];
   const held = `threshold ${threshold.format(at.threshold)}`;
-  head.textContent = at.macs_share === null ? held : `${percent(at.macs_share)} of the cost`;
+  head.textContent = at.macs_share === null ? held : `${percent(at.macs_share)} of static`;
   const right = at.top1 === null ? '' : `, ${percent(at.top1)} right`;
-  rest.textContent = at.macs_share === null ? meaning() : `of static in the mean${right}; ${held}`;
+  rest.textContent = at.macs_share === null ? meaning() : `mean cost${right}; ${held}`;
   element('stop').replaceChildren(head, rest);
   element('turn').setAttribute('aria-valuetext', `${head.textContent}; ${rest.textContent}`);
-  for (const button of element('points').children) {
+  for (const button of element('points').querySelectorAll('button')) {
     button.ariaPressed = String(Number(button.dataset.stop) === element('turn').valueAsNumber);
   }
 }
@@ -200,7 +201,7 @@ function show({caption}) {
   element('changed').hidden = false;
   element('class').textContent = image.class;
   element('sure').textContent = percent(image.probability);
-  element('macs').textContent = megaMacs(image.macs);
+  element('macs').textContent = mega(image.macs);
   element('share').textContent = percent(image.cost);
   element('time').textContent = milliseconds(seconds);
   element('blocks').textContent = blocksRun(image.route);

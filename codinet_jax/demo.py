@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.closing(http_server.bound(HOST.value, PORT.value)) as listening:
         command.start_devices()
         predictor = source.predictor(
-            **network, imports=IMPORT.value, operating_point=OPERATING_POINT.value, cost=COST.value
+            network, imports=IMPORT.value, operating_point=OPERATING_POINT.value, cost=COST.value
         )
-        shown, address = subject(predictor, **network), http_server.address(listening)
+        shown, address = subject(predictor, network), http_server.address(listening)
 
         def report_ready(seconds: dict[int, float]) -> None:
             print(f'ready in {sum(seconds.values()):.1f} s: open {address} in a browser', flush=True)

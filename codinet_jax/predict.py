@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     network = NETWORK.given('which network')
     if bool(files) == bool(SPLIT.value):
         raise InputError('Say what to classify, image files or a split: IMAGE... or --split=test.')
-    if not NETWORK.workdir.value and (SPLIT.value or STRATEGY.value):
+    if not network.workdir and (SPLIT.value or STRATEGY.value):
         raise InputError('--split and --strategy are of a run: give its --workdir, or image files alone.')
     csv_file = _new_file()
     command.start_devices()
@@ -59,11 +59,11 @@ def main(argv: Sequence[str]) -> int:
     from codinet_jax.inference import answers, inputs, source
 
     predictor = source.predictor(
-        **network, operating_point=OPERATING_POINT.value, cost=COST.value, strategy=STRATEGY.value
+        network, operating_point=OPERATING_POINT.value, cost=COST.value, strategy=STRATEGY.value
     )
     form = answers.Form(predictor.spec, TOP.value, answers.marks_for(sys.stdout.encoding))
     if SPLIT.value:
-        items, num_items = _of_split(Workdir.named(NETWORK.workdir.value), SPLIT.value)
+        items, num_items = _of_split(Workdir.named(network.workdir), SPLIT.value)
     else:
         paths = inputs.find(files)
         items, num_items = inputs.read(paths, predictor.spec, 2 * BATCH_SIZE.value), len(paths)

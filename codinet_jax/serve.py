@@ -42,17 +42,16 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.closing(http_server.bound(HOST.value, PORT.value)) as listening:
         command.start_devices()
         predictor = source.predictor(
-            **network, imports=IMPORT.value, operating_point=OPERATING_POINT.value, cost=COST.value
+            network, imports=IMPORT.value, operating_point=OPERATING_POINT.value, cost=COST.value
         )
         if THRESHOLD.value is not None:
             predictor.threshold = THRESHOLD.value
         batcher = Batcher(
             predictor, max_batch=MAX_BATCH.value, max_wait=MAX_WAIT_MS.value / 1e3, max_requests=MAX_REQUESTS.value
         )
-        name = source.name(**network)
-        server = http_server.Server(batcher, name, round(MAX_UPLOAD_MB.value * 1e6), _report_ready)
+        server = http_server.Server(batcher, network.name, round(MAX_UPLOAD_MB.value * 1e6), _report_ready)
         address = http_server.address(listening)
-        print(f'{name} at {address}, gates held to {predictor.threshold:g}; compiling', flush=True)
+        print(f'{network.name} at {address}, gates held to {predictor.threshold:g}; compiling', flush=True)
         return http_server.run(server, listening)
 
 

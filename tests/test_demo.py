@@ -32,6 +32,7 @@ from codinet_jax.demonstration.subject import subject
 from codinet_jax.inference import http_server
 from codinet_jax.inference.operating_points import OperatingPoints, Point
 from codinet_jax.inference.predictor import NetworkSpec, Predictor
+from codinet_jax.runtime.command import NamedNetwork
 from demo_run import NUM_IMAGES, NUM_PICTURES, POINT, POINT_THRESHOLD, DemoRun, demo_run
 
 # --- The dial, of networks that are functions. ---
@@ -115,7 +116,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
 
 @pytest.fixture(scope='module')
 def client(run: DemoRun) -> Iterator[httpx.Client]:
-    server = PageServer(subject(run.predictor, workdir=str(run.workdir)), 20_000, lambda seconds: None)
+    server = PageServer(subject(run.predictor, NamedNetwork(str(run.workdir))), 20_000, lambda seconds: None)
     listening = http_server.bound('127.0.0.1', 0)
     running = uvicorn.Server(uvicorn.Config(server.application, log_level='warning'))
     thread = threading.Thread(target=running.run, kwargs={'sockets': [listening]})
@@ -246,7 +247,7 @@ def test_what_is_no_image_is_one_sentence(
 def test_a_run_that_was_not_evaluated_is_shown_without_its_images(tmp_path: Path) -> None:
     workdir = helpers.write_workdir(tmp_path / 'bare', helpers.tiny_config())
     predictor = network((0.4, 0.8))
-    shown = subject(predictor, workdir=str(workdir))
+    shown = subject(predictor, NamedNetwork(str(workdir)))
     assert isinstance(shown.examples, str) and 'make it with codinet_jax.evaluate' in shown.examples
     about = page_server.about(shown)
     assert about['groups'] == [] and about['curve'] == [] and about['dial']['sentence'] == dials.NO_CURVE

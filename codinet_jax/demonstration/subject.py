@@ -4,9 +4,10 @@ import dataclasses
 import math
 
 from codinet_jax.demonstration.examples import Examples, read_examples
-from codinet_jax.inference import shipped, source
+from codinet_jax.inference import shipped
 from codinet_jax.inference.operating_points import Point
 from codinet_jax.inference.predictor import Predictor
+from codinet_jax.runtime.command import NamedNetwork
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -29,21 +30,19 @@ class Subject:
     examples: Examples | str
 
 
-def subject(
-    predictor: Predictor, *, workdir: str | None = None, exported: str | None = None, pretrained: str | None = None
-) -> Subject:
-    """A network of `inference.source`, which was named so.
+def subject(predictor: Predictor, network: NamedNetwork) -> Subject:
+    """A network, which a command was given under this name.
 
     Raises:
       InputError: what its workdir holds cannot be read.
     """
-    name = source.name(workdir=workdir, exported=exported, pretrained=pretrained)
-    if pretrained:
+    name = network.name
+    if network.pretrained:
         return _of_package(name, predictor)
     curve = predictor.operating_points.curve
-    if not workdir:
+    if not network.workdir:
         return Subject(name, predictor, (), curve, 'the images that it was calibrated on', NO_RUN)
-    run = Workdir(workdir)
+    run = Workdir(network.workdir)
     return Subject(name, predictor, (), curve, _calibrated_on(run), _examples(run, predictor))
 
 

@@ -1,4 +1,4 @@
-"""Which network a command is about: a run's, an exported one, or one that comes with the package.
+"""The network that a command is about, of a run, exported, or of the package, for all commands alike.
 
 Only what that one needs is imported, so that an exported network is used without the code of the models.
 """
@@ -6,26 +6,22 @@ Only what that one needs is imported, so that an exported network is used withou
 from collections.abc import Sequence
 
 from codinet_jax.inference.predictor import Predictor
-from codinet_jax.runtime import files
+from codinet_jax.runtime.command import NamedNetwork
 
 
 def predictor(
+    network: NamedNetwork,
     *,
-    workdir: str | None = None,
-    exported: str | None = None,
-    pretrained: str | None = None,
     imports: Sequence[str] = (),
     operating_point: str | None = None,
     cost: float | None = None,
     strategy: str | None = None,
 ) -> Predictor:
-    """The network that one of the first three names, held to a threshold.
+    """The network of that name, held to a threshold.
 
     Args:
-      workdir: of a finished run.
-      exported: a directory that `codinet_jax.export` or `cascade` wrote.
-      pretrained: the name of a network of the package.
-      imports: modules or files that the run's routers and the like are from.
+      network: its name.
+      imports: modules or files that a run's routers and the like are from.
       operating_point: a name that `codinet_jax.calibrate` gave to a threshold; the network's own if not given.
       cost: what the mean image may cost instead, as a share of the static network's MACs.
       strategy: how a run's network is executed; see `load.from_network`.
@@ -33,26 +29,21 @@ def predictor(
     Raises:
       InputError: there is no such network, operating point or strategy, or the cost cannot be had.
     """
-    if workdir:
+    if network.workdir:
         from codinet_jax.config import plugins
 
         plugins.load(imports)
 
         from codinet_jax.inference import load
 
-        return load.from_workdir(workdir, operating_point=operating_point, cost=cost, strategy=strategy)
-    if exported:
-        from codinet_jax.inference import exported as exported_files
+        return load.from_workdir(network.workdir, operating_point=operating_point, cost=cost, strategy=strategy)
+    if network.exported:
+        from codinet_jax.inference import exported
 
-        found = exported_files.load(exported)
+        found = exported.load(network.exported)
     else:
         from codinet_jax.inference import shipped
 
-        found = shipped.load_pretrained(pretrained or '')
+        found = shipped.load_pretrained(network.pretrained or '')
     found.threshold = found.operating_points.threshold(operating_point, cost, otherwise=found.threshold)
     return found
-
-
-def name(*, workdir: str | None = None, exported: str | None = None, pretrained: str | None = None) -> str:
-    """What that network is called: its directory's name, or its own."""
-    return pretrained or files.expanded(exported or workdir or '').absolute().name

@@ -40,6 +40,19 @@ def start_devices(batch_size: int = 0) -> None:
             ) from error
 
 
+class NamedNetwork(NamedTuple):
+    """Which network a command is about: one of a workdir, an exported directory, and a name in the package."""
+
+    workdir: str | None = None
+    exported: str | None = None
+    pretrained: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called: its directory's name, or its own."""
+        return self.pretrained or files.expanded(self.exported or self.workdir or '').absolute().name
+
+
 class NetworkFlags(NamedTuple):
     """The flags of which one says which network a command is about."""
 
@@ -47,16 +60,16 @@ class NetworkFlags(NamedTuple):
     exported: flags.FlagHolder[str | None]
     pretrained: flags.FlagHolder[str | None]
 
-    def given(self, wanted: str) -> dict[str, str | None]:
-        """Their values by name.
+    def given(self, wanted: str) -> NamedNetwork:
+        """Their values.
 
         Raises:
           InputError: not one of them is given, but none or several; `wanted` is what the sentence asks for.
         """
-        values = {'workdir': self.workdir.value, 'exported': self.exported.value, 'pretrained': self.pretrained.value}
-        if sum(map(bool, values.values())) != 1:
+        values = [flag.value for flag in self]
+        if sum(map(bool, values)) != 1:
             raise InputError(f'Say {wanted}: --workdir=RUN, --exported=DIRECTORY or --pretrained=cifar10.')
-        return values
+        return NamedNetwork(*values)
 
 
 def define_network() -> NetworkFlags:

@@ -51,7 +51,7 @@ export function curve(points) {
   const spent = shape('path', {class: 'spent', d: 'M0 0 l5 8 h-10 z'});
   drawn.append(spent, here);
 
-  // `cost` is what the image at hand cost; off the axis there is no mark for it.
+  // `cost` is what the image at hand cost, if there is one. Returns whether it has a mark: it may lie beyond the axis.
   function turn(stop, cost) {
     const isKnown = stop !== null && stop.top1 !== null;
     here.style.display = isKnown ? '' : 'none';
@@ -65,6 +65,7 @@ export function curve(points) {
     drawn.ariaLabel = isKnown
       ? `Accuracy by mean cost; the dial is at ${percent(stop.macs_share)} of the static network and ${percent(stop.top1)} right`
       : 'Accuracy by mean cost';
+    return isOn;
   }
 
   return {drawn, turn};

@@ -3,6 +3,7 @@
 const significant = new Intl.NumberFormat('en', {maximumSignificantDigits: 3});
 const percentage = new Intl.NumberFormat('en', {style: 'percent', maximumFractionDigits: 1});
 const SMALL = 96; // pixels a side; smaller pictures keep their pixels when they are enlarged
+const MANY = 32; // blocks, which are drawn smaller
 const LIGHTING = 0.4; // seconds until the last block of a route is lit
 
 const LEAST = 0.0005; // that is more than nothing, or less than all, in a percentage of one digit
@@ -75,16 +76,13 @@ export function memberNames(about) {
 }
 
 export function smallRoute(about, route) {
-  const ends = new Set();
-  about.blocksPerStage.reduce((sum, size) => (ends.add(sum + size - 1), sum + size), 0);
+  const isCascade = about.kind === 'cascade';
   // The first network of a cascade is always asked.
-  const cells = about.kind === 'cascade' ? [1, ...route] : route;
-  const squares = cells.map((runs, k) => {
-    const marks = [runs && 'runs', about.kind !== 'cascade' && ends.has(k) && 'ends-stage'].filter(Boolean);
-    return make('i', {class: marks.join(' ')});
-  });
-  const words = about.kind === 'cascade' ? `${memberNames(about)[route.lastIndexOf(1) + 1]} answers` : routeInWords(route);
-  return make('div', {class: 'small', role: 'img', 'aria-label': words}, ...squares);
+  const cells = isCascade ? [1, ...route] : [...route];
+  const sizes = isCascade ? [cells.length] : about.blocksPerStage;
+  const stages = sizes.map((size) => make('span', {}, ...cells.splice(0, size).map((runs) => make('i', {class: runs ? 'runs' : ''}))));
+  const words = isCascade ? `${memberNames(about)[route.lastIndexOf(1) + 1]} answers` : routeInWords(route);
+  return make('div', {class: route.length > MANY ? 'small many' : 'small', role: 'img', 'aria-label': words}, ...stages);
 }
 
 // Classes.
@@ -114,11 +112,8 @@ const sameRoute = (one, other) => one.every((runs, k) => runs === other[k]);
 export function viewsInWords(about, image, views) {
   const routes = views.filter((view) => sameRoute(view.route, image.route)).length;
   const classes = views.filter((view) => view.label === image.label).length;
-  const road = about.kind === 'cascade' ? 'is answered by the same network' : 'takes the same route';
-  return `Of ${views.length} changed images ${routes} ${road}, and ${classes} get the same class.`.replace(
-    / (\d+) (is answered|takes)/,
-    (all, count, verb) => (count === '1' ? all : ` ${count} ${verb === 'takes' ? 'take' : 'are answered'}`),
-  );
+  const road = about.kind === 'cascade' ? 'Same network' : 'Same route';
+  return `${road}: ${routes} of ${views.length}. Same class: ${classes} of ${views.length}.`;
 }
 
 export function drawViews(element, about, image, views) {

@@ -41,6 +41,7 @@ async function ask(path, options) {
 function complain(sentence) {
   element('error').textContent = sentence;
   element('error').hidden = !sentence;
+  if (sentence) element('error').scrollIntoView({block: 'nearest'});
 }
 
 // The network.
@@ -117,9 +118,18 @@ function pointButton(name, i) {
   return button;
 }
 
+function drawCurve() {
+  if (plot === null) return;
+  const cost = answer?.image.cost ?? null;
+  const isOn = plot.turn(stop(), cost);
+  const marks = isOn ? ['○ the dial', '▲ this image'] : ['○ the dial'];
+  if (cost !== null && !isOn) marks.push(`this image, at ${percent(cost)}, is off the scale`);
+  element('marks').textContent = marks.join(', ');
+}
+
 function turned() {
   const at = stop();
-  plot?.turn(at, answer?.image.cost ?? null);
+  drawCurve();
   if (at === null) return;
   const [head, rest] = [document.createElement('b'), document.createElement('span')];
   const held = `threshold ${threshold.format(at.threshold)}`;
@@ -209,7 +219,7 @@ function show({caption}) {
   drawBars(element('bars'), image.top);
   element('agreement').textContent = viewsInWords(about, image, views);
   drawViews(element('views'), about, image, views);
-  plot?.turn(stop(), image.cost);
+  drawCurve();
 }
 
 function blocksRun(route) {

@@ -3,6 +3,7 @@
 import base64
 import collections
 import contextlib
+import dataclasses
 import io
 import re
 import signal
@@ -27,8 +28,10 @@ import helpers
 from codinet_jax.data.augmentations import AUGMENTATIONS
 from codinet_jax.demonstration import dial as dials
 from codinet_jax.demonstration import page_server
+from codinet_jax.demonstration.examples import Examples
 from codinet_jax.demonstration.page_server import PageServer
 from codinet_jax.demonstration.subject import subject
+from codinet_jax.evaluation.record import read_routes, write_routes, write_thumbnails
 from codinet_jax.inference import http_server
 from codinet_jax.inference.operating_points import OperatingPoints, Point
 from codinet_jax.inference.predictor import NetworkSpec, Predictor
@@ -213,6 +216,11 @@ def test_test_images_are_grouped_by_their_routes(client: httpx.Client, run: Demo
             seen.add(i)
     for i in list(seen)[:5]:
         assert pixels(client.get(f'/picture/{i}').content).tolist() == run.images_NxHxWxC[i].tolist()
+        told = client.post(f'/look?number={i}').json()['image']
+        assert told['route'] == record.decisions_Nxn[i].astype(int).tolist()
+        assert told_pixels(told).tolist() == run.images_NxHxWxC[i].tolist()
+    for number in (NUM_PICTURES, 'x', '-1'):
+        assert client.post(f'/look?number={number}').status_code == 404
     assert client.get(f'/picture/{NUM_PICTURES}').json() == {'error': f'No picture is kept of image {NUM_PICTURES}.'}
 
 
@@ -251,6 +259,18 @@ def test_a_run_that_was_not_evaluated_is_shown_without_its_images(tmp_path: Path
     assert isinstance(shown.examples, str) and 'make it with codinet_jax.evaluate' in shown.examples
     about = page_server.about(shown)
     assert about['groups'] == [] and about['curve'] == [] and about['dial']['sentence'] == dials.NO_CURVE
+
+
+def test_small_copies_of_photographs_are_enlarged_and_said_to_be_small(tmp_path: Path, run: DemoRun) -> None:
+    workdir = helpers.write_workdir(tmp_path / 'small', helpers.tiny_config())
+    write_routes(workdir, 'test', *read_routes(run.workdir, 'test'))
+    write_thumbnails(workdir, 'test', run.images_NxHxWxC[:, ::2, ::2])
+    spec = dataclasses.replace(run.predictor.spec, center_crop=0.5)
+    shown = subject(Predictor(spec, run.predictor.forward), NamedNetwork(str(workdir)))
+    assert isinstance(shown.examples, Examples) and 'Only small copies were kept' in shown.examples.sentence
+    seen = PageServer(shown, 1, lambda seconds: None).at_hand('3')
+    small = Image.fromarray(run.images_NxHxWxC[3, ::2, ::2, 0]).resize((8, 8), Image.Resampling.BICUBIC)
+    assert seen[..., 0].tolist() == np.asarray(small).tolist(), 'whole, for it was cropped when it was kept'
 
 
 # --- The page. ---

@@ -37,10 +37,10 @@ def read_examples(workdir: Workdir, spec: NetworkSpec) -> Examples:
     by = 'by the route that all of them took' if routes == 1 else f'by the {routes} routes that they took'
     if routes > len(found):
         by = f'by the {len(found)} commonest of {routes} routes, which {shown:.0%} of them took'
-    sentence = (
-        f'{len(record.labels_N):,} images of the {split} split, evaluated when training ended, {by}. Framed: wrong.'
-    )
-    return Examples(thumbnails_SxhxwxC, found, sentence)
+    sentence = f'{len(record.labels_N):,} images of the {split} split, evaluated when training ended, {by}.'
+    if thumbnails_SxhxwxC.shape[1:] != spec.image_shape:
+        sentence += ' Only small copies were kept, of which the network may say something else.'
+    return Examples(thumbnails_SxhxwxC, found, f'{sentence} Framed: wrong.')
 
 
 def grouped(record: Record, spec: NetworkSpec, num_pictures: int) -> tuple[int, list[dict[str, Any]]]:

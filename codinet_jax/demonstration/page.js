@@ -22,7 +22,7 @@ const threshold = new Intl.NumberFormat('en', {maximumSignificantDigits: 3});
 
 let about = null;
 let plot = null;
-let shown = null; // the image that is looked at: {content, caption}
+let shown = null; // the image that is looked at: {content, caption}, or {number, caption} of one at hand
 let wanted = null; // the one that is to be
 let answer = null;
 
@@ -165,9 +165,11 @@ async function look() {
 }
 
 async function lookOnce(image) {
-  const query = stop() === null ? '' : `?threshold=${stop().threshold}`;
+  const query = new URLSearchParams();
+  if (stop() !== null) query.set('threshold', stop().threshold);
+  if (image.number !== undefined) query.set('number', image.number);
   try {
-    answer = await ask(`look${query}`, {method: 'POST', body: image.content});
+    answer = await ask(`look?${query}`, {method: 'POST', body: image.content});
     shown = image;
     complain('');
     show(image);
@@ -177,25 +179,17 @@ async function lookOnce(image) {
   }
 }
 
-function lookAt(content, caption) {
-  if (content.size > about.maxUploadBytes) return complain(about.tooLarge);
-  wanted = {content, caption};
+function lookAtExample(number, name) {
+  wanted = {number, caption: `Test image ${number}, of class ${name}.`};
   look();
-}
-
-async function lookAtExample(number, name) {
-  try {
-    const response = await fetch(`picture/${number}`);
-    lookAt(await response.blob(), `Test image ${number}, of class ${name}.`);
-  } catch {
-    complain(GONE);
-  }
 }
 
 function lookAtFile(files) {
   const file = files?.[0];
   if (!file) return complain('There is no image in that: give an image file, or copy the image itself.');
-  lookAt(file, `${file.name || 'What was pasted'}, as the network sees it.`);
+  if (file.size > about.maxUploadBytes) return complain(about.tooLarge);
+  wanted = {content: file, caption: `${file.name || 'What was pasted'}, as the network sees it.`};
+  look();
 }
 
 function show({caption}) {

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from codinet_jax.data.augmentations import AUGMENTATIONS
+from codinet_jax.data.image_files import read_image
 from codinet_jax.demonstration.dial import dial, kind
 from codinet_jax.demonstration.subject import Subject
 from codinet_jax.inference import serving
@@ -56,7 +57,7 @@ class PageServer(Server):
             Route('/page/{name}', self.file),
             Route('/about', self.about),
             Route('/look', self.look, methods=['POST']),
-            Route('/picture/{number:int}', self.picture),
+            Route('/picture/{number}', self.picture),
         ]
 
     async def warm_up(self) -> dict[int, float]:
@@ -85,16 +86,34 @@ class PageServer(Server):
         return JSONResponse(self.known, headers=HEADERS)
 
     async def picture(self, request: Request) -> Response:
-        number, examples = request.path_params['number'], self.subject.examples
-        if isinstance(examples, str) or number >= len(examples.thumbnails_SxhxwxC):
-            raise HTTPException(404, f'No picture is kept of image {number}.')
-        return Response(png(examples.thumbnails_SxhxwxC[number]), media_type='image/png', headers=HEADERS)
+        kept_hxwxC = self._kept(request.path_params['number'])
+        return Response(png(kept_hxwxC), media_type='image/png', headers=HEADERS)
 
     async def look(self, request: Request) -> JSONResponse:
-        """An image, and views of it as evaluation makes them: what the network sees, says and does of each."""
+        """An image, and views of it as evaluation makes them: what the network sees, says and does of each.
+
+        The image is uploaded, or one at hand, by its ?number.
+        """
         self.counts['requests'] += 1
-        threshold = self.threshold_of(request)
-        return JSONResponse(await self.answered(request, lambda image: self._looked(image, threshold)))
+        threshold, number = self.threshold_of(request), request.query_params.get('number')
+        with self.admission():
+            image_HxWxC = await self.uploaded(request) if number is None else self.at_hand(number)
+            return JSONResponse(await self._looked(image_HxWxC, threshold))
+
+    def at_hand(self, number: str) -> np.ndarray:
+        """An image at hand, whole, as the network takes it.
+
+        Raises:
+          HTTPException: there is none of this number.
+        """
+        spec = self.subject.predictor.spec
+        return read_image(png(self._kept(number)), spec.image_size, spec.num_channels)
+
+    def _kept(self, number: str) -> np.ndarray:
+        examples = self.subject.examples
+        if isinstance(examples, str) or not number.isdecimal() or int(number) >= len(examples.thumbnails_SxhxwxC):
+            raise HTTPException(404, f'No picture is kept of image {number}.')
+        return examples.thumbnails_SxhxwxC[int(number)]
 
     async def _looked(self, image_HxWxC: np.ndarray, threshold: float | None) -> dict[str, Any]:
         spec, started = self.subject.predictor.spec, time.perf_counter()

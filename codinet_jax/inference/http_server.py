@@ -7,9 +7,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 import uvicorn
@@ -29,8 +29,6 @@ from codinet_jax.runtime.errors import InputError
 UPLOAD_SECONDS = 60  # for an image to arrive; whoever is slower would hold a place that others could have
 SHUTDOWN_SECONDS = 60  # for requests in flight to be answered
 RETRY_SECONDS = 1
-
-T = TypeVar('T')
 
 USAGE = """{name}: a network of {blocks} gated blocks, for images of {size}x{size} pixels and {classes} classes.
 
@@ -120,7 +118,8 @@ class Server:
         spec = self.batcher.predictor.spec
         top = _query(request, 'top', int, lambda value: 1 <= value <= len(spec.classes), f'1 to {len(spec.classes)}')
         threshold = self.threshold_of(request)
-        answer = await self.answered(request, lambda image_HxWxC: self.batcher.answer(image_HxWxC, threshold))
+        with self.admission():
+            answer = await self.batcher.answer(await self.uploaded(request), threshold)
         return JSONResponse(serving.as_json(answer, spec, top))
 
     def threshold_of(self, request: Request) -> float | None:
@@ -132,25 +131,33 @@ class Server:
         threshold = _query(request, 'threshold', float, math.isfinite, 'a number, as 0.5')
         return self._held_to(threshold, _query(request, 'cost', float, math.isfinite, 'a number, as 0.5'))
 
-    async def answered(self, request: Request, answer: Callable[[np.ndarray], Awaitable[T]]) -> T:
-        """What `answer` makes of the image that a request brings, as the network takes it.
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[None]:
+        """Where an image is read and answered.
 
         Raises:
-          HTTPException: there is no image in it, or it cannot be answered now.
+          HTTPException: it cannot be now, or it is none.
         """
-        spec = self.batcher.predictor.spec
         if not self.batcher.is_ready:
             busy('The network is being compiled')
         try:
             with self.batcher.admitted():
-                content = await self._image(request)
-                arguments = (content, spec.image_size, spec.num_channels, spec.center_crop)
-                loop = asyncio.get_running_loop()
-                return await answer(await loop.run_in_executor(self.decoders, read_image, *arguments))
+                yield
         except Overloaded:
             busy(f'{self.batcher.max_requests} images are being answered already')
         except InputError as error:
             raise HTTPException(422, str(error)) from error
+
+    async def uploaded(self, request: Request) -> np.ndarray:
+        """The image that a request brings, as the network takes it.
+
+        Raises:
+          HTTPException: it brings none, or too large a one.
+          InputError: it cannot be read.
+        """
+        content, spec = await self._image(request), self.batcher.predictor.spec
+        arguments = (content, spec.image_size, spec.num_channels, spec.center_crop)
+        return await asyncio.get_running_loop().run_in_executor(self.decoders, read_image, *arguments)
 
     def _held_to(self, threshold: float | None, cost: float | None) -> float | None:
         if cost is None:

@@ -44,7 +44,8 @@ export function curve(points) {
   const title = {x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 3, 'text-anchor': 'middle'};
   drawn.append(shape('line', {class: 'axis', x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM}));
   drawn.append(shape('text', title, 'top-1 accuracy by mean cost, of static'));
-  drawn.append(shape('polyline', {class: 'line', points: points.map(([share, top1]) => `${x(share)},${y(top1)}`).join(' ')}));
+  const corners = points.map(([share, top1]) => `${x(share)},${y(top1)}`).join(' ');
+  drawn.append(shape('polyline', {class: 'line', points: corners}));
   for (const [share, top1] of points) drawn.append(shape('circle', {class: 'dot', cx: x(share), cy: y(top1), r: 2}));
 
   const here = shape('circle', {class: 'here', r: 6});
@@ -63,7 +64,8 @@ export function curve(points) {
     spent.style.display = isOn ? '' : 'none';
     if (isOn) spent.setAttribute('transform', `translate(${x(cost)} ${HEIGHT - BOTTOM})`);
     drawn.ariaLabel = isKnown
-      ? `Accuracy by mean cost; the dial is at ${percent(stop.macs_share)} of the static network and ${percent(stop.top1)} right`
+      ? `Accuracy by mean cost; the dial is at ${percent(stop.macs_share)} of the static network` +
+        ` and ${percent(stop.top1)} right`
       : 'Accuracy by mean cost';
     return isOn;
   }

@@ -50,7 +50,8 @@ export function drawRoute(element, about, route, gates) {
 
 function emptyStage(size, number) {
   const cells = Array.from({length: size}, () => make('div', {class: 'cell'}, make('i')));
-  return make('div', {class: 'stage'}, make('span', {}, `Stage ${number + 1}`), make('div', {class: 'cells'}, ...cells));
+  const name = make('span', {}, `Stage ${number + 1}`);
+  return make('div', {class: 'stage'}, name, make('div', {class: 'cells'}, ...cells));
 }
 
 function drawChain(element, about, route, gates) {
@@ -64,10 +65,10 @@ function drawChain(element, about, route, gates) {
     const marks = `member${isAsked ? ' runs' : ''}${k === last ? ' answers' : ''}`;
     return make('div', {class: marks}, make('b', {}, name), `${megaMacs(costs[k])}`, make('br'), `${unsure}${does}`);
   });
-  element.replaceChildren(
-    make('div', {class: 'chain'}, ...members.flatMap((member, k) => (k ? [make('span', {class: 'arrow'}, '→'), member] : [member]))),
-  );
-  element.ariaLabel = `${names[last]} answers; ${route.filter(Boolean).length + 1} of ${names.length} networks are asked`;
+  const linked = members.flatMap((member, k) => (k ? [make('span', {class: 'arrow'}, '→'), member] : [member]));
+  element.replaceChildren(make('div', {class: 'chain'}, ...linked));
+  const numAsked = route.filter(Boolean).length + 1;
+  element.ariaLabel = `${names[last]} answers; ${numAsked} of ${names.length} networks are asked`;
 }
 
 export function memberNames(about) {
@@ -80,9 +81,11 @@ export function smallRoute(about, route) {
   // The first network of a cascade is always asked.
   const cells = isCascade ? [1, ...route] : [...route];
   const sizes = isCascade ? [cells.length] : about.blocksPerStage;
-  const stages = sizes.map((size) => make('span', {}, ...cells.splice(0, size).map((runs) => make('i', {class: runs ? 'runs' : ''}))));
+  const square = (runs) => make('i', {class: runs ? 'runs' : ''});
+  const stages = sizes.map((size) => make('span', {}, ...cells.splice(0, size).map(square)));
   const words = isCascade ? `${memberNames(about)[route.lastIndexOf(1) + 1]} answers` : routeInWords(route);
-  return make('div', {class: route.length > MANY ? 'small many' : 'small', role: 'img', 'aria-label': words}, ...stages);
+  const marks = route.length > MANY ? 'small many' : 'small';
+  return make('div', {class: marks, role: 'img', 'aria-label': words}, ...stages);
 }
 
 // Classes.
@@ -121,11 +124,14 @@ export function drawViews(element, about, image, views) {
     ...views.map((view) => {
       const done = DONE[view.name] ?? view.name;
       const alike = view.route.filter((runs, k) => runs === image.route[k]).length;
-      const road = about.kind === 'cascade' ? 'network' : 'route';
       const isSame = alike === view.route.length;
-      const agrees = isSame ? `same ${road}` : about.kind === 'cascade' ? 'another network' : `${alike} of ${view.route.length} blocks alike`;
+      const agrees =
+        about.kind === 'cascade'
+          ? `${isSame ? 'same' : 'another'} network`
+          : isSame ? 'same route' : `${alike} of ${view.route.length} blocks alike`;
       const caption = make('figcaption', {}, make('b', {}, done), view.class, make('br'), make('span', {}, agrees));
-      return make('figure', {class: 'view'}, picture(view.picture, about.imageSize, `the image ${done}`), smallRoute(about, view.route), caption);
+      const seen = picture(view.picture, about.imageSize, `the image ${done}`);
+      return make('figure', {class: 'view'}, seen, smallRoute(about, view.route), caption);
     }),
   );
 }

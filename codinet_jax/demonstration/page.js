@@ -79,7 +79,8 @@ function introduction() {
     routed: `A routed network of ${blocks} blocks: every image runs those that it needs.`,
     static: `A static network of ${blocks} blocks: every image runs all of them.`,
   };
-  return `${what[about.kind]} It sees ${about.imageSize}x${about.imageSize} pixels, ${colours}, and knows ${about.classes.length} classes.`;
+  const size = `${about.imageSize}x${about.imageSize} pixels`;
+  return `${what[about.kind]} It sees ${size}, ${colours}, and knows ${about.classes.length} classes.`;
 }
 
 // The dial.
@@ -144,7 +145,9 @@ function turned() {
 }
 
 function meaning() {
-  return about.kind === 'cascade' ? 'of doubt, from which the next network is asked' : 'that a gate must reach for its block to run';
+  return about.kind === 'cascade'
+    ? 'of doubt, from which the next network is asked'
+    : 'that a gate must reach for its block to run';
 }
 
 // Images.

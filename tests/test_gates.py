@@ -23,7 +23,8 @@ GATES = ('gate_unit', 'independent', 'one_layer', 'lstm', 'feedforward1', 'feedf
 FIRST_RUNS = ('lstm', 'feedforward1', 'feedforward2')
 ARCH = helpers.tiny_architecture()
 NUM_IMAGES = 24
-SEEDS = dict.fromkeys(GATES, 3) | {'lstm': 2}  # under which images part ways, and no gate is a tie
+ALL = (*GATES, 'policy')
+SEEDS = dict.fromkeys(ALL, 3) | {'lstm': 2}  # under which images part ways, and no gate is a tie
 
 
 @functools.cache
@@ -105,7 +106,7 @@ def test_a_gate_is_its_equation_at_every_block_but_a_first_one_that_always_runs(
             np.testing.assert_allclose(output.router_logits_Bxnx2[row, k], expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('router', GATES)
+@pytest.mark.parametrize('router', ALL)
 def test_all_executions_and_the_folded_network_agree(router: str) -> None:
     net, expected = RoutedResNet(ARCH, router), applied(router)[0]
     u_Bxn = relaxation.hard_decision(expected.run_probability_Bxn)
@@ -132,7 +133,7 @@ def test_all_executions_and_the_folded_network_agree(router: str) -> None:
         np.testing.assert_allclose(output.router_logits_Bxnx2, expected.router_logits_Bxnx2, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('router', GATES)
+@pytest.mark.parametrize('router', ALL)
 def test_a_shift_moves_every_margin_but_that_of_a_forced_block(router: str) -> None:
     net, variables = RoutedResNet(ARCH, router), variables_of(router)
     moved = {**variables, 'params': shifted(variables['params'], router, 1.5)}

@@ -16,7 +16,16 @@ from codinet_jax.config import default, setup
 from codinet_jax.data import augment
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.inference import calibration, exported, load
-from codinet_jax.methods import ConvNetAIG, LAUDNet, Method, Seen, SkipNet, StochasticGates
+from codinet_jax.methods import (
+    BlockDrop,
+    ConvNetAIG,
+    LAUDNet,
+    Method,
+    Seen,
+    SkipNet,
+    SkipNetHRL,
+    StochasticGates,
+)
 from codinet_jax.models import execution
 from codinet_jax.models.network import RoutedOutput
 from codinet_jax.runtime import sharding
@@ -177,14 +186,16 @@ def test_what_a_method_cannot_do_is_refused_by_name(variant: str, setting: str, 
 def test_evaluation_draws_only_where_it_is_asked_to() -> None:
     for method in (ConvNetAIG, StochasticGates):
         assert method(noisy_evaluation=True).samples_in_evaluation and not method().samples_in_evaluation
-    assert not SkipNet().samples_in_evaluation and not LAUDNet().samples_in_evaluation
+    for method in (SkipNet, SkipNetHRL, LAUDNet, BlockDrop):
+        assert not method().samples_in_evaluation
 
 
 # --- Through everything. ---
 
 
 def peer(variant: str) -> Any:
-    return default.with_variant(helpers.tiny_config(**{'loss.target_cost': 0.7}), variant)
+    depth = 14 if variant == 'blockdrop' else 8  # a policy for three blocks costs what they do
+    return default.with_variant(helpers.tiny_config(**{'loss.target_cost': 0.7, 'model.depth': depth}), variant)
 
 
 def test_a_run_is_trained_at_a_wanted_cost_evaluated_and_read(tmp_path: Path) -> None:
@@ -199,7 +210,9 @@ def test_a_run_is_trained_at_a_wanted_cost_evaluated_and_read(tmp_path: Path) ->
     assert all('cost' in row for row in run.metrics if row['kind'] == 'train' and row['stage'] == 1)
 
 
-@pytest.mark.parametrize('variant', ['convnet_aig', 'independent_gates', 'laudnet', 'skipnet', 'skipnet_feedforward1'])
+@pytest.mark.parametrize(
+    'variant', ['convnet_aig', 'independent_gates', 'laudnet', 'skipnet', 'skipnet_feedforward1', 'blockdrop']
+)
 def test_a_run_is_predicted_exported_and_calibrated(variant: str, tmp_path: Path) -> None:
     workdir = helpers.write_workdir(tmp_path / 'run', peer(variant), seed=2)
     found = setup.read(workdir.read_config())

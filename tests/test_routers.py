@@ -9,18 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codinet_jax.models.architecture import Block, Conv
+from codinet_jax.models.architecture import Block, Conv, cifar_resnet
 from codinet_jax.models.routers import RECURRENT_FEATURES, ROUTERS
 from reference_network import Tree, np_router
 
 FIRST = np.int32(0)
+MAKERS: dict[str, Any] = {
+    'conv': partial(nn.Conv, use_bias=False),
+    'norm': partial(nn.BatchNorm, use_running_average=True),
+}
 
 
 def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]:
     rng = np.random.default_rng(seed)
     a_BxHxWxC = jnp.asarray(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
-    conv, norm = partial(nn.Conv, use_bias=False), partial(nn.BatchNorm, use_running_average=True)
-    module = ROUTERS[router].router(block=Block(5, 4, (Conv(3, 4),), 'identity'), conv=conv, norm=norm)
+    module = ROUTERS[router].router(block=Block(5, 4, (Conv(3, 4),), 'identity'), **MAKERS)
     carry, shared = started(router)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), a_BxHxWxC, carry, shared, FIRST))
     drawn = {
@@ -36,13 +39,14 @@ def started(router: str) -> tuple[Any, Tree]:
     """What a router's first block is given for three images, where its start, if it has one, has random weights."""
     if (make_start := ROUTERS[router].start) is None:
         return (), ()
-    rng, start = np.random.default_rng(1), make_start()
+    told = {'architecture': cifar_resnet(14, image_size=5), **MAKERS} if ROUTERS[router].start_macs else {}
+    rng, start = np.random.default_rng(1), make_start(**told)
     inputs = jnp.ones((3, 5, 5, 4)), jnp.ones((3, 5, 5, 3))
-    params = jax.eval_shape(lambda: start.init(jax.random.key(0), *inputs))['params']
-    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), params)
-    carry, shared = start.apply({'params': params}, *inputs)
+    variables = jax.eval_shape(lambda: start.init(jax.random.key(0), *inputs))
+    variables = jax.tree.map(lambda x: jnp.asarray(np.abs(rng.normal(size=x.shape)), x.dtype), variables)
+    carry, shared = start.apply(variables, *inputs)
     if router == 'recurrent':
-        jax.tree.map(np.testing.assert_array_equal, shared, params)
+        jax.tree.map(np.testing.assert_array_equal, shared, variables['params'])
     return carry, shared
 
 

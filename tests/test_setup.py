@@ -106,7 +106,7 @@ def test_every_config_can_start_in_every_variant(name: str, variant: str) -> Non
     assert found.data.image_shape[0] == found.model.architecture.image_size
     assert found.data.spec.num_classes == found.model.architecture.num_classes
     assert found.method.is_routed == (found.model.router is not None) == (variant != 'static')
-    assert (sum(found.costs.routers_n) == 0) == (found.model.router in (None, 'random', 'independent'))
+    assert (found.costs.router_macs == 0) == (found.model.router in (None, 'random', 'independent'))
 
 
 def test_there_are_configs_and_they_build_what_their_names_say() -> None:
@@ -146,7 +146,8 @@ def test_a_variant_has_the_last_word_and_changes_nothing_else(name: str) -> None
 
 def test_a_peer_is_had_on_our_schedule_and_on_its_authors() -> None:
     peers = [name for name in METHODS if name not in ('codinet', 'static', 'random')]
-    assert peers == ['convnet_aig', 'skipnet', 'stochastic_gates', 'laudnet', 'act', 'early_exit']
+    theirs = ('convnet_aig', 'skipnet', 'skipnet_hrl', 'stochastic_gates', 'laudnet', 'blockdrop', 'act', 'early_exit')
+    assert tuple(peers) == theirs
     for variant, changes in default.variants().items():
         if changes.get('method') in peers:
             schedule = {name for name in changes if name.split('.')[0] not in ('method', 'model', 'routing', 'loss')}
@@ -154,7 +155,8 @@ def test_a_peer_is_had_on_our_schedule_and_on_its_authors() -> None:
             assert bool(schedule) == is_theirs == ('loss.target_cost' in changes), variant
             assert {'loss.alpha', 'loss.beta'} < set(changes), 'settings of another method would be recorded'
             if is_theirs:
-                assert changes['num_views'] == 1 and changes['stage2.epochs'] == 0
+                has_two_stages = changes['method'] in ('skipnet_hrl', 'blockdrop')
+                assert changes['num_views'] == 1 and (changes['stage2.epochs'] > 0) == has_two_stages
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:

@@ -154,7 +154,11 @@ DEFINITIONS: dict[str, Table | Figure] = {
     'peers': Table(
         'Methods on one footing: one backbone, one schedule, one cost',
         ('accuracy', 'cost', 'paths', 'entropy', 'same_route', 'views'),
-        (Row('static', STATIC.run), *(Row(label, f'peers_{variant}') for variant, label in PEERS.items())),
+        (
+            Row('static', STATIC.run),
+            *(Row(label, f'peers_{variant}') for variant, label in PEERS.items()),
+            Row('BlockDrop, after static and at its own cost', 'peers_blockdrop'),
+        ),
     ),
     'few_blocks': Table(
         'Diversity for networks of few blocks: more weight, and a margin of a whole block',

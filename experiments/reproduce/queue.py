@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LOOKS = 10
 
 
 class Job(NamedTuple):
-    """A run of `RUNS` with a seed, where it is kept, and the one whose cost it is to have, if any."""
+    """A run of `RUNS` with a seed, where it is kept, and the one whose cost or weights it needs, if any."""
 
     run: str
     seed: int
@@ -37,7 +37,14 @@ class Job(NamedTuple):
     @property
     def cost(self) -> float | None:
         """The share of the static network's MACs that it is to have, once that is known."""
-        return (self.needs.workdir.read_results() or {})['macs_share'] if self.needs else None
+        if self.needs is None or not RUNS[self.run].cost_of:
+            return None
+        return (self.needs.workdir.read_results() or {})['macs_share']
+
+    @property
+    def start(self) -> pathlib.Path | None:
+        """The weights that it starts from, if not fresh ones."""
+        return self.needs.workdir.path / 'weights.npz' if self.needs and RUNS[self.run].start_of else None
 
     @property
     def is_finished(self) -> bool:
@@ -45,7 +52,7 @@ class Job(NamedTuple):
 
 
 def planned(names: Sequence[str], directory: pathlib.Path, seeds: Sequence[str]) -> list[Job]:
-    """The runs that tables and figures need, each once, and before it the one whose cost it is to have.
+    """The runs that tables and figures need, each once, and before it the one that it needs.
 
     Raises:
       InputError: a name is unknown, or none is given, or a seed is no number.
@@ -61,8 +68,8 @@ def planned(names: Sequence[str], directory: pathlib.Path, seeds: Sequence[str])
 
     def add(run: str, seed: int) -> Job:
         if (run, seed) not in jobs:
-            cost_of = RUNS[run].cost_of
-            needs = add(cost_of, seed) if cost_of else None
+            needed = RUNS[run].cost_of or RUNS[run].start_of
+            needs = add(needed, seed) if needed else None
             jobs[run, seed] = Job(run, seed, Workdir(directory / run / f'seed_{seed}'), needs)
         return jobs[run, seed]
 
@@ -101,6 +108,8 @@ def train(job: Job, scale: str, data_dir: str | None) -> bool:
     arguments = [*command_flags(trained, config), f'--workdir={job.workdir}']
     about = {'run': job.run, 'scale': scale, 'command': ['codinet_jax.main', *arguments[:-1]]}
     job.beside('.json').write_text(json.dumps(about, indent=2) + '\n')
+    if job.start:
+        arguments.append(f'--config.init_from={job.start}')
     if data_dir:
         arguments.append(f'--config.data_dir={data_dir}')
     print(f'\n{job}', flush=True)

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 class Trained(NamedTuple):
     """A network to train: a config file with its variant, and what is changed in it.
 
-    `cost_of` names another one whose cost it is to have: by `loss.target_cost`, or, if it is static, by its depth.
+    `cost_of` names another one whose cost it is to have: by `loss.target_cost`, or, if it is static, by its depth;
+    `start_of`, in its place, one whose weights it starts from.
     """
 
     config: str
     changes: Mapping[str, Any] = MappingProxyType({})
     cost_of: str | None = None
+    start_of: str | None = None
 
 
 MARGINS = (0.25, 0.5, 0.75, 1.0)
@@ -64,12 +66,15 @@ PEERS = {
     'stochastic_gates': 'stochastic gates',
     'independent_gates': 'independent gates',
     'skipnet': 'SkipNet, RNN gate',
+    'skipnet_hrl': 'SkipNet, RNN gate, by reinforcement',
     'skipnet_feedforward2': 'SkipNet, FFGate-II',
     'laudnet': 'LAUDNet, layers',
     'act': 'ACT',
     'early_exit': 'early exits',
 }
 RUNS |= {f'peers_{variant}': Trained(f'{R110}:{variant}', {'loss.target_cost': 0.7}) for variant in PEERS}
+# At a cost of its own: on a small network its policy alone may cost more than that.
+RUNS['peers_blockdrop'] = Trained(f'{R110}:blockdrop', {'loss.target_cost': None}, start_of='cifar10_r110_static')
 RUNS |= {
     f'{name}_{router}': Trained(f'configs/{name}.py', {'model.router': router})
     for name in ('cifar10_r74', 'cifar10_r110')

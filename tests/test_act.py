@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import helpers
+from codinet_jax.analysis.run import read_run
 from codinet_jax.config import default, setup
 from codinet_jax.evaluation.cost_search import nearest_shift
 from codinet_jax.inference.folding import fold
@@ -19,6 +21,7 @@ from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, ci
 from codinet_jax.models.network import RoutedOutput, RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS, shifted
 from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
 from reference_network import Tree, in_order, np_dense, np_relu, np_residual, np_shortcut, np_sigmoid, np_stem
 
 # Five units, of which the first reads the stem; four, of which the first changes the shape; and one alone.
@@ -296,3 +299,19 @@ def test_what_it_cannot_do_is_refused_by_name(changes: dict[str, Any], sentence:
     config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=sentence):
         setup.read(config)
+
+
+# --- Through everything. ---
+
+
+def test_a_run_ponders_less_for_the_price_of_compute_and_meets_its_cost(tmp_path: Path) -> None:
+    """Nine steps teach it little, and the shift of its scores does the rest."""
+    workdir = Workdir(tmp_path / 'run')
+    results = helpers.train(variant(**{'loss.target_cost': 0.8, 'loss.gamma': 1.0}), workdir)
+    assert results is not None and results['macs_share'] == pytest.approx(0.8, abs=0.02)
+    run, costs = read_run(workdir, label='ACT'), setup.read(workdir.read_config()).costs
+    rates_n = run.record.decisions_Nxn.mean(axis=0)
+    assert results['macs_share'] == pytest.approx(costs.mean_macs(rates_n) / costs.static_macs, rel=1e-5)
+    np.testing.assert_array_equal(rates_n[[0, 2, 4]], 1)
+    rows = [row for row in run.metrics if row['kind'] == 'train' and row['stage'] == 1]
+    assert all(6 <= row['ponder'] <= 9 for row in rows)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import optax
 import pytest
 
 import helpers
+from codinet_jax.analysis.run import read_run
 from codinet_jax.config import default, setup
 from codinet_jax.inference.folding import fold
 from codinet_jax.methods import EarlyExit, Seen
@@ -20,6 +22,7 @@ from codinet_jax.models.network import RoutedOutput, RoutedResNet, fresh_variabl
 from codinet_jax.models.routers import ROUTERS, shifted
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import stages
+from codinet_jax.workdir import Workdir
 from reference_network import Tree, in_order, np_dense, np_relu, np_residual, np_shortcut, np_stem
 
 # Three stages of two, three and one blocks: two exits and a head; both shortcuts that change the shape.
@@ -261,3 +264,19 @@ def test_what_it_cannot_do_is_refused_by_name(changes: dict[str, Any], sentence:
     config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=sentence):
         setup.read(config)
+
+
+# --- Through everything. ---
+
+
+def test_a_run_trains_all_heads_and_meets_its_cost_by_who_leaves(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path / 'run')
+    results = helpers.train(variant(**{'loss.target_cost': 0.7}), workdir)
+    assert results is not None and results['macs_share'] == pytest.approx(0.7, abs=0.01)
+    run, costs = read_run(workdir, label='early exits'), setup.read(workdir.read_config()).costs
+    rates_n = run.record.decisions_Nxn.mean(axis=0)
+    assert results['macs_share'] == pytest.approx(costs.mean_macs(rates_n) / costs.static_macs, rel=1e-5)
+    assert rates_n[0] == 1 >= rates_n[1] >= rates_n[2] and results['num_paths'] <= 3
+    for stage in (1, 2):
+        rows = [row for row in run.metrics if row['kind'] == 'train' and row['stage'] == stage]
+        assert all(row['loss'] == pytest.approx(row['cross_entropy'] + row['exits'], rel=1e-5) for row in rows)

@@ -2,6 +2,8 @@
 nothing is imported because a workdir names it."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +196,33 @@ def test_calibrate_and_analyze_take_them(evaluated: Path) -> None:
     assert (analyzed.returncode, analyzed.stderr) == (0, ''), analyzed.stderr
     page = (evaluated / 'runs' / 'digits_r14' / 'analysis' / 'report.html').read_text()
     assert 'standing' in page and 'lying' in page
+
+
+def test_what_the_readme_adds_is_trained_and_evaluated_as_it_stands_there(tmp_path: Path) -> None:
+    """A loss term, a router and a method, each one file; and the term's command, with the others' flags."""
+    readme = (helpers.REPOSITORY / 'codinet_jax' / 'README.md').read_text()
+    section = readme.partition('\n## Add a router, a loss, a data set, a method\n')[2]
+    files = {name: text for text, name in re.findall(r'```python\n(# (\w+\.py): .*?)```', section, re.DOTALL)}
+    assert list(files) == ['target_rates.py', 'peak.py', 'held.py']
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (command,) = re.findall(r'```bash\npython -m codinet_jax\.main (.*?)```', section, re.DOTALL)
+    told = shlex.split(command.replace('\\\n', ' '))
+    for name in ('peak', 'held'):
+        (flags,) = re.findall(rf'`(--import={name}\.py [^`]*)`', ' '.join(section.split()))
+        told += shlex.split(flags)
+    imports = [flag for flag in told if flag.startswith('--import=')]
+    tiny = helpers.tiny_flags(**{'model.depth': 14})[1:]
+    result = run(tmp_path, 'main', *told, *tiny, '--workdir=mine')
+    assert (result.returncode, result.stderr) == (0, ''), result.stderr
+    rows = [json.loads(line) for line in (tmp_path / 'mine' / 'metrics.jsonl').read_text().splitlines()]
+    rows = [row for row in rows if row['kind'] == 'train' and row['stage'] == 1]
+    for row in rows:
+        parts = row['cross_entropy'] + 10 * row['held'] + 2 * row['target_rates']
+        assert row['loss'] == pytest.approx(parts, rel=1e-5) and row['held'] > 0
+    assert rows and json.loads((tmp_path / 'mine' / 'config.json').read_text())['model']['router'] == 'peak'
+    evaluated = run(tmp_path, 'evaluate', '--workdir=mine', *imports)
+    assert (evaluated.returncode, evaluated.stderr) == (0, ''), evaluated.stderr
 
 
 COMMANDS = {

@@ -15,7 +15,7 @@ import helpers
 from codinet_jax.analysis.run import read_run
 from codinet_jax.config import default, setup
 from codinet_jax.inference.folding import fold
-from codinet_jax.methods import EarlyExit, Seen
+from codinet_jax.methods import EarlyExit, Seen, terms
 from codinet_jax.models import execution, exits, pretrained
 from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, cifar_resnet
 from codinet_jax.models.network import RoutedOutput, RoutedResNet, fresh_variables
@@ -179,8 +179,8 @@ def test_every_head_is_trained_on_every_image() -> None:
         targets_BxY = optax.smooth_labels(jax.nn.one_hot(LABELS_B, 5), smoothing)
         last = optax.losses.softmax_cross_entropy(output.logits_BxY, targets_BxY).mean()
         seen = Seen(output, jnp.asarray(LABELS_B), 1, NET.costs, jnp.float32(0), last, label_smoothing=smoothing)
-        terms = EarlyExit(exit_weight=0.5).objective(seen)
-        return sum(term.weight * term.value for term in terms.values()), output
+        minimised = EarlyExit(exit_weight=0.5).objective(seen)
+        return sum(term.weight * term.value for term in minimised.values()), output
 
     (total, output), gradient = helpers.quick_jit(jax.value_and_grad(loss, has_aux=True))(tree['params'])
     assert (output.run_probability_Bxn == 1).all()
@@ -257,9 +257,13 @@ def test_exits_cost_on_resnet_110_what_was_counted_by_hand() -> None:
         ({'method': 'skipnet', 'routing.relaxation': 'rounded'}, r'^model\.router=exits is of method=early_exit'),
         ({'model.router': 'linear'}, r'^method=early_exit is of model\.router=exits'),
         ({'loss.exit_weight': float('nan')}, r'^loss\.exit_weight is nan'),
+        ({'loss.extra_terms': ('even',), 'loss.extra_weights': (1.0,)}, r'those of EarlyExit do not: leave them out'),
     ],
 )
-def test_what_it_cannot_do_is_refused_by_name(changes: dict[str, Any], sentence: str) -> None:
+def test_what_it_cannot_do_is_refused_by_name(
+    changes: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(terms.TERMS, 'even', lambda seen: jnp.var(seen.output.run_probability_Bxn))
     config = variant()
     config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=sentence):

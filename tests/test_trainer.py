@@ -51,6 +51,10 @@ def test_training_starts_from_given_variables() -> None:
 def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r'^CoDiNet trains networks with routers; this one has router None'):
         trainer(router=None)
+    with pytest.raises(InputError, match=r"^CoDiNet does not train router 'exits': give the network another, or take"):
+        trainer(router='exits')
+    with pytest.raises(InputError, match=r"^ACT does not train router 'linear': give the network halting, or take"):
+        trainer(cj.methods.ACT())
     with pytest.raises(InputError, match=r'^The network has 10 classes and the data 3'):
         cj.Trainer(helpers.tiny_network(), cj.DataSpec(3, 0.3, 0.4), cj.methods.CoDiNet())
     with pytest.raises(InputError, match='an image that skips every block costs'):

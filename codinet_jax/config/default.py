@@ -52,7 +52,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
     config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
     # conv, recurrent; gate_unit, one_layer, independent, lstm, feedforward1 and 2 of other authors; random, policy,
-    # halting, exits: of methods random, blockdrop, act, early_exit; static: of method static, all run.
+    # halting, exits: each of one method; static: of method static, all run.
     config.model.router = 'linear'
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of as many groups as there are devices
@@ -84,8 +84,8 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.loss.skip_reward = 0.0  # beside gamma, what these earn by skipping all blocks, if in proportion
     config.loss.wrong_penalties = (1.0, 10.0)  # what a wrong class costs those that earn by a right one, in each stage
     config.loss.entropy_weight = 0.1  # what a policy earns by the entropy of its decisions while it learns alone
-    config.loss.ponder_weight = 0.01  # of a unit's halting, in act
-    config.loss.exit_weight = 1.0  # of the cross-entropies of all exits, in early_exit
+    config.loss.ponder_weight = 0.01  # of a block more in a stage, in methods that halt there
+    config.loss.exit_weight = 1.0  # of the cross-entropies of all heads before the last, in methods that have some
     config.loss.label_smoothing = 0.0
     config.loss.target_cost = placeholder(float)  # wanted share of static MACs: gamma adapts, stage 2 matches it
     config.loss.gamma_gain = 0.1  # how fast: gamma a step, per unit of cost off target

@@ -49,6 +49,11 @@ class Setup:
                 'larger batch_size or fewer accumulate_steps.'
             )
         _check_price(self.method, self.model)
+        if self.recipe.extra_terms and self.method.stages()[0].frozen == 'routers':
+            raise InputError(
+                f'loss.extra_terms are added where routers learn, and those of {type(self.method).__name__} do not: '
+                'leave them out.'
+            )
         self.method.check_blocks(self.costs.num_blocks)
 
     @property
@@ -180,7 +185,7 @@ def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResN
             f'method is {config.method} and model.router {model.router}, and only one of them skips blocks: name the '
             'variant, as in --config=digits_r14:static.'
         )
-    if model.router in ROUTERS and router_kind(model.router).stages and method.router != model.router:
+    if model.router != STATIC and not method.suits(model.router):
         known = ' or '.join(name for name, each in METHODS.items() if each.router == model.router)
         raise InputError(
             f'model.router={model.router} is of method={known or "one of your own"}, and that is {config.method}: name '
@@ -272,11 +277,12 @@ def _check_price(method: Method, model: RoutedResNet) -> None:
         if target is not None:
             raise InputError('loss.target_cost is set, but a static network always costs the same: leave it out.')
         return
-    forced_n = router_kind(model.router).always_run_n(model.architecture)
-    floor = model.costs.mean_macs(np.array(forced_n)) / model.costs.static_macs
-    if target is not None and target < floor:
-        skipped = 'all that it can' if any(forced_n) else 'every block'
-        raise InputError(f'loss.target_cost is {target}, but an image that skips {skipped} costs {floor:.3f}.')
+    if target is not None:
+        always_n = router_kind(model.router).always_run_n(model.architecture)
+        floor = model.costs.mean_macs(np.array(always_n)) / model.costs.static_macs
+        if target < floor:
+            skipped = 'all that it can' if any(always_n) else 'every block'
+            raise InputError(f'loss.target_cost is {target}, but an image that skips {skipped} costs {floor:.3f}.')
     if router_kind(model.router).bias is None:
         for name, value, unset in (
             ('loss.target_cost', target, (None,)),

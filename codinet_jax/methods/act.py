@@ -13,7 +13,7 @@ linear layer, for our units end in a ReLU and theirs, of pre-activation, in neit
 later units still run in their training; here it stands still in training too, and so it does in batch statistics. The
 threshold t raises ε, whose logit is higher by t's, so that an image can be had to halt earlier without training; it
 goes further only by a shift of its scores. On one footing a second stage trains the blocks under frozen scores; theirs
-has none. Their images are whitened one by one, ours by the data set's mean.
+has none. Their images are whitened one by one and cropped from 36x36, ours by the data set's mean and from 40x40.
 
 SACT, the same of every position, is not here, and its published numbers are data (`analysis.paper`). Its decisions are
 no masks of rows: a unit's last convolution runs at the positions that go on, and its first at those and all beside

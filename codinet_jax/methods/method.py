@@ -21,6 +21,7 @@ import optax
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.execution import Execution
 from codinet_jax.models.network import RoutedOutput
+from codinet_jax.models.routers import router_kind
 from codinet_jax.routing import losses
 from codinet_jax.routing.controller import CostController
 from codinet_jax.runtime.errors import InputError
@@ -142,6 +143,13 @@ class Method:
         return CostController(
             self.target_cost, self.gamma_gain, self.gamma_damping_steps, self.gamma_window, self.gamma_max
         )
+
+    def suits(self, router: str | None) -> bool:
+        """Whether it trains networks with this router; one that has `Stages` is trained by the method that names it."""
+        if router is None:
+            return not self.is_routed
+        is_claimed = self.router is not None or router_kind(router).stages is not None
+        return self.is_routed and (self.router == router or not is_claimed)
 
     def stages(self) -> tuple[Rules, Rules]:
         """What the two stages ask, in order."""

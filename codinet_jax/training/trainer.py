@@ -43,6 +43,11 @@ class Trainer:
                 f'{type(method).__name__} trains networks {"with" if method.is_routed else "without"} routers; this '
                 f'one has router {network.router!r}.'
             )
+        if not method.suits(network.router):
+            raise InputError(
+                f'{type(method).__name__} does not train router {network.router!r}: give the network '
+                f'{method.router or "another"}, or take another method.'
+            )
         if spec.num_classes != network.architecture.num_classes:
             raise InputError(
                 f'The network has {network.architecture.num_classes} classes and the data {spec.num_classes}: give '

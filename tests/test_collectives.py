@@ -9,11 +9,13 @@ import jax
 import pytest
 
 import helpers
+from codinet_jax.config import default
 from codinet_jax.runtime import sharding
 from codinet_jax.training import stages
 from codinet_jax.training.state import num_params
 
 L, M, n = 16, 2, 4
+VARIANTS: dict[str | None, str] = {'halting': 'act', 'exits': 'early_exit'}  # routers of one method
 COLLECTIVE = re.compile(
     r'= (.*?) (all-reduce|all-gather|(?:ragged-)?all-to-all|collective-(?:permute|broadcast)|reduce-scatter)'
     r'(?:-start)?\('
@@ -27,7 +29,10 @@ NORM_CHANNELS = sum(channels * count for channels, count in NORMS)
 def collectives(router: str | None, number: int = 1, norm_groups: int = 1) -> list[tuple[str, str, tuple[int, ...]]]:
     """Kind, element type and shape of everything that leaves a device in a stage's step."""
     mesh = sharding.data_mesh(8)
-    stage = helpers.tiny_stages(helpers.tiny_config(batch_size=L, num_views=M), router)[number - 1]
+    changes = {'loss.target_cost': None} if router in VARIANTS else {}  # their tiny networks have no such cost
+    config = helpers.tiny_config(batch_size=L, num_views=M, **changes)
+    config = default.with_variant(config, VARIANTS.get(router, 'codinet'))
+    stage = helpers.tiny_stages(config, router)[number - 1]
     step = dataclasses.replace(stage.step, model=stage.step.model.clone(norm_groups=norm_groups))
     batch = sharding.put(mesh, *helpers.noise_images(L))
     step_fn = stages.compiled(step, mesh)
@@ -76,7 +81,7 @@ def test_routing_adds_little_to_what_is_summed(number: int) -> None:
     assert added <= (routers if number == 1 else 0) + L * (n + 2 * M) + 3 * n + 12
 
 
-@pytest.mark.parametrize('router', [None, 'linear'])
+@pytest.mark.parametrize('router', [None, 'linear', *VARIANTS])
 def test_no_pixel_and_no_activation_travels(router: str | None) -> None:
     sizes = {leaf.shape for leaf in jax.tree.leaves(helpers.shapes(helpers.tiny_network(router)))}
     weights = sizes | {shape[1:] for shape in sizes}

@@ -223,6 +223,8 @@ def test_untrained_exits_leave_above_the_confidence_that_is_set() -> None:
     logits_2xY = jnp.log(jnp.array([[0.902, 0.05, 0.048], [0.898, 0.06, 0.042]]))
     margins = exits.margin_B(logits_2xY) + np.log(9)
     assert margins[0] < 0 < margins[1]
+    sure_2x3 = jnp.array([[0.0, 30.0, 0.0], [0.0, 40.0, -jnp.inf]])
+    np.testing.assert_allclose(exits.margin_B(sure_2x3), [np.log(2) - 30, -40], rtol=1e-6)
 
 
 def test_it_starts_from_a_static_network_with_fresh_exits() -> None:

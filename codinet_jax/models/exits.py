@@ -17,8 +17,6 @@ from codinet_jax.models.architecture import Architecture
 from codinet_jax.models.execution import Execution
 from codinet_jax.models.router import FORCED_MARGIN, Bias, Router, RouterKind, Stages, pooled
 
-_LEAST = 1e-7  # unsureness, before its logarithm is taken
-
 
 class ExitStart(nn.Module):
     """No image is sure yet, and `bias`, which all exits share: at zero an image leaves where p is above a half."""
@@ -57,8 +55,11 @@ class Exit(nn.Module):
 
 def margin_B(logits_BxY: jax.Array) -> jax.Array:
     """The logit of 1 - max p; without a gradient, for a decision to leave has none."""
-    unsure_B = 1 - jnp.max(jax.nn.softmax(jax.lax.stop_gradient(logits_BxY)), axis=-1)
-    return jax.scipy.special.logit(jnp.clip(unsure_B, _LEAST, 1 - _LEAST))
+    logits_BxY = jax.lax.stop_gradient(logits_BxY)
+    is_likeliest_BxY = jax.nn.one_hot(jnp.argmax(logits_BxY, axis=-1), logits_BxY.shape[-1], dtype=bool)
+    # From the other classes, for of a p near one float32 leaves nothing.
+    others_B = jax.nn.logsumexp(jnp.where(is_likeliest_BxY, -jnp.inf, logits_BxY), axis=-1)
+    return others_B - jnp.max(logits_BxY, axis=-1)
 
 
 def answer(execution: Execution, logits_BxY: jax.Array, exits: Sequence[jax.Array], v_SxB: jax.Array) -> jax.Array:

@@ -213,7 +213,16 @@ def test_a_run_is_trained_at_a_wanted_cost_evaluated_and_read(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     'variant',
-    ['convnet_aig', 'independent_gates', 'laudnet', 'skipnet', 'skipnet_feedforward1', 'blockdrop', 'act', 'early_exit'],
+    [
+        'convnet_aig',
+        'independent_gates',
+        'laudnet',
+        'skipnet',
+        'skipnet_feedforward1',
+        'blockdrop',
+        'act',
+        'early_exit',
+    ],
 )
 def test_a_run_is_predicted_exported_and_calibrated(variant: str, tmp_path: Path) -> None:
     workdir = helpers.write_workdir(tmp_path / 'run', peer(variant), seed=2)

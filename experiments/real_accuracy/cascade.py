@@ -123,18 +123,47 @@ def answers(cache: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
     return [*sorted(cache.glob('given_*.npz')), *sorted(runs)]
 
 
+def ask_all(
+    given: Sequence[str], data_dir: str, cache: pathlib.Path, num_test: int, num_calibration: int, cut: int, batch: int
+) -> None:
+    """Puts the answers of given networks into the cache, those that are not there of so many images."""
+    missing = [path for path in given if not _is_asked(answers_of(path, cache), num_test, num_calibration)]
+    if not missing:
+        return
+    test = images.read('test', data_dir, cache).part(slice(num_test))
+    calibration = images.read('train', data_dir, cache).part(slice(num_calibration))
+    for weights in missing:
+        found = ask(weights, test, calibration, cut, batch)
+        accuracy = 100 * np.mean(np.argmax(found['logits'], -1) == found['labels'])
+        print(f'{pathlib.Path(weights).stem}: {accuracy:.2f} % at {found["macs"] / 1e6:.2f} MMACs', flush=True)
+        np.savez_compressed(answers_of(weights, cache), **found)
+
+
+def _is_asked(path: pathlib.Path, num_test: int, num_calibration: int) -> bool:
+    if not path.exists():
+        return False
+    found = read(path)
+    return (len(found.labels), len(found.calibration_labels)) == (num_test, num_calibration)
+
+
+def answers_of(weights: str, cache: pathlib.Path) -> pathlib.Path:
+    """The file of a given network's answers."""
+    return cache / f'given_{pathlib.Path(weights).stem}.npz'
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
     cache, output = pathlib.Path(flags.FLAGS.cache), pathlib.Path(flags.FLAGS.output)
-    missing = [path for path in flags.FLAGS.given if not (cache / f'given_{pathlib.Path(path).stem}.npz').exists()]
-    if missing:
-        test = images.read('test', flags.FLAGS.data_dir, cache).part(slice(flags.FLAGS.test_images))
-        train = images.read('train', flags.FLAGS.data_dir, cache).part(slice(flags.FLAGS.calibration))
-        for weights in missing:
-            given = ask(weights, test, train, flags.FLAGS.cut, flags.FLAGS.eval_batch)
-            accuracy = 100 * np.mean(np.argmax(given['logits'], -1) == given['labels'])
-            print(f'{pathlib.Path(weights).stem}: {accuracy:.2f} % at {given["macs"] / 1e6:.2f} MMACs', flush=True)
-            np.savez_compressed(cache / f'given_{pathlib.Path(weights).stem}.npz', **given)
+    num_test, num_calibration = flags.FLAGS.test_images, flags.FLAGS.calibration
+    ask_all(
+        flags.FLAGS.given,
+        flags.FLAGS.data_dir,
+        cache,
+        num_test,
+        num_calibration,
+        flags.FLAGS.cut,
+        flags.FLAGS.eval_batch,
+    )
     rows = table([read(path) for path in answers(cache, output)])
     output.mkdir(parents=True, exist_ok=True)
     (output / 'cascades.json').write_text(json.dumps(rows, indent=1) + '\n')

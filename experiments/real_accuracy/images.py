@@ -47,16 +47,18 @@ def save(path: pathlib.Path, array: np.ndarray) -> None:
     files.write(path, lambda file: np.save(file, array))
 
 
-def draws(pool: int, num_images: int, seed: int = 0) -> np.ndarray:
+def draws(pool: int, num_images: int, seed: int = 0, padding: int = PADDING) -> np.ndarray:
     """uint8 [K, N, 5] of every view: row and column of the crop, mirrored or not, row and column of the cut."""
-    high = np.array([2 * PADDING + 1, 2 * PADDING + 1, 2, 32, 32])
+    high = np.array([2 * padding + 1, 2 * padding + 1, 2, 32, 32])
     return np.random.default_rng(seed).integers(0, high, (pool, num_images, 5)).astype(np.uint8)
 
 
-def views(images_LxHxWxC: jax.Array, draws_LxMx5: jax.Array, is_cut_LxM: jax.Array, cut: int) -> jax.Array:
+def views(
+    images_LxHxWxC: jax.Array, draws_LxMx5: jax.Array, is_cut_LxM: jax.Array, cut: int, padding: int = PADDING
+) -> jax.Array:
     """uint8 [L, M, H, W, C]; a square of `cut` pixels a side is grey where `is_cut_LxM`."""
     drawn_LxMx5 = draws_LxMx5.astype(jnp.int32)
-    views_LxMxHxWxC = augment.crops_at(images_LxHxWxC, drawn_LxMx5[..., :2], PADDING)
+    views_LxMxHxWxC = augment.crops_at(images_LxHxWxC, drawn_LxMx5[..., :2], padding)
     is_mirrored_LxM = drawn_LxMx5[..., 2] > 0
     views_LxMxHxWxC = jnp.where(is_mirrored_LxM[..., None, None, None], views_LxMxHxWxC[:, :, :, ::-1], views_LxMxHxWxC)
     side = jnp.arange(images_LxHxWxC.shape[1])[None, None, :]

@@ -18,14 +18,24 @@ def places_n(cache: pathlib.Path, start: networks.Start, train: images.Images, n
     Harm is the divergence from the answers of the whole network to augmented training images, squares cut out. Norms
     take the batch's statistics, as if estimated anew.
     """
-    file = cache / f'order_{start.name}_{num_images}.json'
+    file = _file(cache, start.name, num_images)
     if not file.exists():
         record = _greedy(start, train, num_images)
         files.write(file, lambda opened: opened.write(files.json_bytes(record)))
-    order = json.loads(file.read_text())['order']
+    order = read(cache, start.name, num_images)['order']
     place_n = np.full(start.architecture.num_blocks, np.nan)
     place_n[order] = np.linspace(1, 0, len(order))
     return place_n
+
+
+def read(cache: pathlib.Path, name: str, num_images: int) -> dict[str, Any]:
+    """What `places_n` kept: the order, the divergence after each step of it, and that without each block alone."""
+    found: dict[str, Any] = json.loads(_file(cache, name, num_images).read_text())
+    return found
+
+
+def _file(cache: pathlib.Path, name: str, num_images: int) -> pathlib.Path:
+    return cache / f'order_{name}_{num_images}.json'
 
 
 def _greedy(start: networks.Start, train: images.Images, num_images: int) -> dict[str, Any]:
@@ -40,40 +50,33 @@ def _greedy(start: networks.Start, train: images.Images, num_images: int) -> dic
     )[:, 0]
 
     @jax.jit
-    def log_probabilities(variables: Any, views_BxHxWxC: jax.Array, rates_Fxn: jax.Array) -> jax.Array:
-        def of(rates_n: jax.Array) -> jax.Array:
-            noise_Bxnx2 = gates.noise(jax.random.key(0), len(views_BxHxWxC), rates_n)
-            output: Any = model.apply(
-                variables,
-                images.normalise(views_BxHxWxC),
-                gates.execution(gates.Knobs(rates_n)),
-                noise_Bxnx2,
-                train=True,
-                mutable=['batch_stats'],
-            )[0]
-            return jax.nn.log_softmax(output.logits_BxY)
-
-        return jax.lax.map(of, rates_Fxn)
+    def log_probabilities(variables: Any, views_BxHxWxC: jax.Array, rates_n: jax.Array) -> jax.Array:
+        output: Any = model.apply(
+            variables,
+            images.normalise(views_BxHxWxC),
+            gates.execution(gates.Knobs(rates_n)),
+            gates.noise(jax.random.key(0), len(views_BxHxWxC), rates_n),
+            train=True,
+            mutable=['batch_stats'],
+        )[0]
+        return jax.nn.log_softmax(output.logits_BxY)
 
     left = list(np.flatnonzero(allocation.free_n(start.architecture)))
-    num_free = len(left)
     rates_n = np.ones(start.architecture.num_blocks, np.float32)
 
-    def harms(candidates: np.ndarray) -> np.ndarray:
-        padded = np.concatenate([candidates, np.ones((num_free - len(candidates), len(rates_n)), np.float32)])
-        logs_FxBxY = np.asarray(log_probabilities(variables, views_BxHxWxC, jnp.asarray(padded)), np.float64)
-        logs_FxBxY = logs_FxBxY[: len(candidates)]
-        return np.mean(np.sum(np.exp(whole_BxY) * (whole_BxY - logs_FxBxY), axis=-1), axis=-1)
+    def answers(candidates_Fxn: np.ndarray) -> np.ndarray:
+        found = [log_probabilities(variables, views_BxHxWxC, candidate_n) for candidate_n in candidates_Fxn]
+        return np.asarray(jax.device_get(found), np.float64)
 
-    ones = jnp.ones((num_free, len(rates_n)))
-    whole_BxY = np.asarray(log_probabilities(variables, views_BxHxWxC, ones), np.float64)[0]
+    whole_BxY = answers(rates_n[None])[0]
+
     order: list[int] = []
     harm: list[float] = []
     alone: dict[int, float] = {}
     while left:
         candidates = np.repeat(rates_n[None], len(left), axis=0)
         candidates[np.arange(len(left)), left] = 0
-        found = harms(candidates)
+        found = np.mean(np.sum(np.exp(whole_BxY) * (whole_BxY - answers(candidates)), axis=-1), axis=-1)
         alone = alone or {int(k): float(h) for k, h in zip(left, found, strict=True)}
         best = int(np.argmin(found))
         order.append(int(left.pop(best)))

@@ -8,6 +8,7 @@ weights.npz         the final parameters and batch statistics, by path; input/: 
 results.json        what came of it
 routes/test.npz     every test image's label, prediction, gates and decisions, and those of its augmentations
 thumbnails/test.npz what the test images look like
+shuffled/test.npz   how often they are right on other images' routes, if codinet_jax.evaluate was asked for it
 analysis/           numbers, figures and the page that codinet_jax.analyze makes of these
 operating_points.json  thresholds on the gates that meet a wanted cost, by name; budgets.json in older ones
 cost_curve.json     what thresholds cost and how accurate they are, as codinet_jax.calibrate measured last
@@ -158,9 +159,12 @@ class Workdir:
         return files.read_json(path) if path.exists() else None
 
     def write_arrays(self, kind: str, name: str, arrays: Mapping[str, Any]) -> None:
-        """Keeps arrays in a file of KIND/; `kind` is routes or thumbnails."""
+        """Keeps arrays in a file of KIND/; `kind` is routes, thumbnails or shuffled."""
         path = self.path / kind / f'{name}.npz'
         files.write(path, lambda file: np.savez_compressed(file, **arrays))
+
+    def holds_arrays(self, kind: str, name: str) -> bool:
+        return (self.path / kind / f'{name}.npz').exists()
 
     def read_arrays(self, kind: str, name: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
         """What `write_arrays` kept.

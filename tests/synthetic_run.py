@@ -9,7 +9,7 @@ import numpy as np
 import helpers
 from codinet_jax.analysis.run import Run
 from codinet_jax.config.setup import Setup
-from codinet_jax.evaluation.record import AugmentedRecord, Record
+from codinet_jax.evaluation.record import AugmentedRecord, Record, ShuffledRecord
 from codinet_jax.models.cost import CostTable
 
 CLASSES = ('cat', 'dog', 'cow')
@@ -65,6 +65,12 @@ def synthetic_run(
         operating_points={},
         evaluations={},
     )
+
+
+def shuffled(record: Record) -> ShuffledRecord:
+    """Right half the time on any image's route, and as often as on their own on one's of their class."""
+    is_right_N = (record.predictions_N == record.labels_N).astype(np.float32)
+    return ShuffledRecord(record.predictions_N, np.full(len(is_right_N), 0.5, np.float32), is_right_N)
 
 
 def grid_positions(num_images: int = 60) -> np.ndarray:

@@ -7,7 +7,15 @@ import numpy as np
 
 from codinet_jax.config import setup
 from codinet_jax.config.setup import Setup
-from codinet_jax.evaluation.record import AugmentedRecord, Record, read_routes, read_thumbnails
+from codinet_jax.evaluation import controls
+from codinet_jax.evaluation.record import (
+    AugmentedRecord,
+    Record,
+    ShuffledRecord,
+    read_routes,
+    read_shuffled,
+    read_thumbnails,
+)
 from codinet_jax.evaluation.statistics import statistics
 from codinet_jax.models.cost import CostTable
 from codinet_jax.runtime.errors import InputError
@@ -23,7 +31,8 @@ class Run:
     It is `recorded` under a name, its split's and its operating point's; `is_own` says whether training ended with it.
     `thumbnails_SxhxwxC` show the first S images. `results` are the run's own, `metrics` the rows of its training,
     `operating_points` what `calibrate` found. `evaluations` are the summaries there are of the same split: the run's
-    own under `AS_TRAINED`, if it was on that split, and those at operating points under their names.
+    own under `AS_TRAINED`, if it was on that split, and those at operating points under their names. `shuffled` is what
+    came of other images' routes, if that was asked for.
     """
 
     name: str
@@ -39,6 +48,7 @@ class Run:
     metrics: list[dict[str, Any]]
     operating_points: dict[str, Any]
     evaluations: dict[str, dict[str, Any]]
+    shuffled: ShuffledRecord | None = None
 
     @property
     def num_images(self) -> int:
@@ -88,12 +98,14 @@ class Run:
     @property
     def macs_N(self) -> np.ndarray:
         """MACs that each image costs."""
-        return self.costs.fixed_macs + self.record.decisions_Nxn @ np.array(self.costs.blocks_n)
+        return controls.macs_of_images(self.record, self.costs)
 
     def numbers(self) -> dict[str, Any]:
         """What numbers.json holds: all that is counted, and of what."""
         found = statistics(self.record, self.augmented, self.costs, self.class_names)
-        return {'split': self.split, 'operating_point': self.operating_point, 'is_static': self.is_static} | found
+        worth = controls.worth_of_routes(self.record, self.shuffled) if self.shuffled else None
+        about = {'split': self.split, 'operating_point': self.operating_point, 'is_static': self.is_static}
+        return about | found | {'worth_of_routes': worth}
 
 
 def read_run(
@@ -133,5 +145,6 @@ def read_run(
         results=results,
         metrics=workdir.read_metrics(),
         operating_points=points,
+        shuffled=read_shuffled(workdir, recorded, record),
         evaluations=own | {name: summary for name, summary in at_points.items() if summary is not None},
     )

@@ -9,6 +9,7 @@ from codinet_jax.analysis.remarks import remarks
 from codinet_jax.analysis.report import Page, Shown, page_html
 from codinet_jax.analysis.route_map import route_map_html
 from codinet_jax.analysis.run import Run
+from codinet_jax.evaluation import controls
 from codinet_jax.runtime.files import json_bytes
 
 Log = Callable[[str], None]
@@ -22,10 +23,16 @@ class Study(NamedTuple):
     numbers: tables.Table
 
 
-def study(runs: Sequence[Run], log: Log) -> Study:
-    """Analyses runs, whose names differ; one alone also gets its route map and the drawings that have no overlay."""
+def study(runs: Sequence[Run], log: Log, against: Sequence[Run] = ()) -> Study:
+    """Analyses runs, whose names differ; one alone also gets its route map and the drawings that have no overlay.
+
+    Each is held, image by image, against the others and those of `against`, of which nothing else is shown.
+    """
     found = {run.name: run.numbers() for run in runs}
-    of_all = tables.tables(found)
+    pairs = _pairs(runs, against)
+    for name in found:
+        found[name]['less'] = {other: pair for (own, other), pair in pairs.items() if own == name}
+    of_all = [*tables.tables(found), *([tables.paired(pairs)] if pairs else [])]
     remarked = [f'{run.name}: {remark}' if len(runs) > 1 else remark for run in runs for remark in remarks(run)]
     positions = lay_out(runs, log)
     if any(points is None and not run.is_static for run, points in zip(runs, positions, strict=True)):
@@ -62,6 +69,17 @@ def study(runs: Sequence[Run], log: Log) -> Study:
     route_map = route_map_html(runs[0], positions[0]) if len(runs) == 1 and positions[0] is not None else ''
     files['report.html'] = page_html(page, route_map).encode()
     return Study(files, remarked, of_all[0])
+
+
+def _pairs(runs: Sequence[Run], against: Sequence[Run]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Of all that were evaluated on the same images."""
+    found = {
+        (run.name, other.name): controls.pair(run.record, other.record, run.costs)
+        for run in runs
+        for other in (*runs, *against)
+        if run is not other
+    }
+    return {names: pair for names, pair in found.items() if pair}
 
 
 def _title(runs: Sequence[Run]) -> str:

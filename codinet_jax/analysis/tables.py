@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 Statistics = Mapping[str, Any]
+WHOSE = {'all': "any image's", 'within_class': "those of one's class"}
 
 
 class Table(NamedTuple):
@@ -64,12 +65,44 @@ def _numbers(found: Statistics) -> dict[str, str]:
         '#paths, distinct routes': f'{found["num_paths"]:,}',
         'entropy of the routes, bits': f'{found["route_entropy"]:.2f}',
         **{f'routes that hold {share} of the images': f'{routes:,}' for share, routes in found['coverage'].items()},
+        'images off the most common route': f'{found["share_off_most_common"]:.1%}',
         'route distance within classes, blocks': _or_none(found['distance_within_classes']),
         'route distance between classes, blocks': _or_none(found['distance_between_classes']),
+        "correlation of an image's cost with an error on it": _correlation(found['cost_error_correlation']),
+        **{f'own routes less {whose}, points': _worth(found, kind) for kind, whose in WHOSE.items()},
         'augmentation takes the same route': f'{mean["same_route"]:.1%}',
         "route distance to one's augmentation, blocks": f'{mean["distance"]:.2f}',
         "KL divergence to one's augmentation, nats": f'{mean["divergence_mean"]:.3f}',
     }
+
+
+def paired(pairs: Mapping[tuple[str, str], Statistics]) -> Table:
+    """Each network less another, by their names, as `controls.pair` has it."""
+    header = ('network less another', 'points', 'only it right', 'only the other', 'p', "its costs, the other's errors")
+    rows = tuple(
+        (
+            f'{name} less {other}',
+            _points(found),
+            f'{found["only_own"]:,}',
+            f'{found["only_other"]:,}',
+            f'{found["p_value"]:.2g}',
+            _correlation(found['cost_error_correlation']),
+        )
+        for (name, other), found in pairs.items()
+    )
+    return Table('Image by image', header, rows)
+
+
+def _worth(found: Statistics, kind: str) -> str:
+    return _points(found['worth_of_routes'][kind]) if found['worth_of_routes'] else 'not measured'
+
+
+def _points(found: Statistics) -> str:
+    return f'{100 * found["difference"]:+.2f} ± {100 * found["standard_error"]:.2f}'
+
+
+def _correlation(value: float | None) -> str:
+    return 'none' if value is None else f'{value:+.2f}'
 
 
 def _augmentations(found: Statistics) -> Table:

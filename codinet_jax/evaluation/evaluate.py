@@ -89,7 +89,7 @@ def evaluate(
     def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, positions_B: jax.Array) -> tuple[jax.Array, ...]:
         return (labels_B, *forward(variables, images_BxHxWxC, positions_B, 0)[:3])
 
-    return Record(*_of_every_image(of_batch, split, batch_size, mesh, before_batch))
+    return Record(*of_every_image(of_batch, split, batch_size, mesh, before_batch))
 
 
 def evaluate_augmented(
@@ -114,18 +114,18 @@ def evaluate_augmented(
             answers += [*answer, divergence(plain_BxY, log_probabilities_BxY)]
         return tuple(answers)
 
-    columns = _of_every_image(of_batch, split, batch_size, mesh, before_batch)
+    columns = of_every_image(of_batch, split, batch_size, mesh, before_batch)
     of_images, of_augmentations = columns[:4], columns[4:]
     stacked = (np.stack(of_augmentations[start::4]) for start in range(4))
     return Record(*of_images), AugmentedRecord(np.array(list(augmented)), *stacked)
 
 
-def _of_every_image(
+def of_every_image(
     of_batch: Callable[..., tuple[jax.Array, ...]],
     split: Split,
     batch_size: int,
     mesh: Mesh,
-    before_batch: Callable[[], None],
+    before_batch: Callable[[], None] = _nothing,
 ) -> list[np.ndarray]:
     """The columns that `of_batch` answers to every batch's images, labels and positions, in the split's order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size

@@ -34,6 +34,18 @@ class AugmentedRecord(NamedTuple):
     divergences_AxN: np.ndarray
 
 
+class ShuffledRecord(NamedTuple):
+    """How often it was right on an image that took other images' routes: shares in [0, 1] of the times it was tried.
+
+    `right_N` is of routes of any image, `right_within_class_N` of those of its own class, `predictions_N` of the
+    evaluation whose routes these are.
+    """
+
+    predictions_N: np.ndarray
+    right_N: np.ndarray
+    right_within_class_N: np.ndarray
+
+
 # What NumPy calls the types of each: integers, floats, booleans, text.
 _KINDS = {
     'labels_N': 'iu',
@@ -77,6 +89,28 @@ def read_routes(workdir: Workdir, name: str) -> tuple[Record, AugmentedRecord]:
         raise InputError(f'{path} contradicts itself: evaluate again with codinet_jax.evaluate.')
     augmented = AugmentedRecord(*(arrays[field] for field in AugmentedRecord._fields))
     return Record(*(arrays[field] for field in Record._fields)), augmented
+
+
+def write_shuffled(workdir: Workdir, name: str, shuffled: ShuffledRecord) -> None:
+    """Keeps what came of other images' routes, beside what `write_routes` kept under that name."""
+    workdir.write_arrays('shuffled', name, shuffled._asdict())
+
+
+def read_shuffled(workdir: Workdir, name: str, record: Record) -> ShuffledRecord | None:
+    """What `write_shuffled` kept; None if nothing is.
+
+    Raises:
+      InputError: it cannot be read, or is of another evaluation than the record's.
+    """
+    if not workdir.holds_arrays('shuffled', name):
+        return None
+    found = ShuffledRecord(**workdir.read_arrays('shuffled', name, ShuffledRecord._fields))
+    if {array.shape for array in found} != {record.labels_N.shape} or (found[0] != record.predictions_N).any():
+        raise InputError(
+            f'{workdir.path / "shuffled" / name}.npz is of another evaluation: shuffle routes again with '
+            'codinet_jax.evaluate --shuffles=3.'
+        )
+    return found
 
 
 def write_thumbnails(workdir: Workdir, split: str, thumbnails_SxhxwxC: np.ndarray) -> None:

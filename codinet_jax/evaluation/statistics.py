@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from codinet_jax.evaluation import controls
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.cost import CostTable
 from codinet_jax.routing import paths
@@ -48,6 +49,10 @@ def statistics(
     within, between = class_distances(record.decisions_Nxn, record.labels_N)
     is_correct_N = record.predictions_N == record.labels_N
     return summarise(record, costs) | {
+        'share_off_most_common': controls.share_off_most_common(record.decisions_Nxn),
+        'cost_error_correlation': controls.cost_error_correlation(
+            controls.macs_of_images(record, costs), ~is_correct_N
+        ),
         'expected_path_length': float(np.mean(record.run_probability_Nxn.sum(axis=1, dtype=np.float64))),
         'coverage': {f'{share:.0%}': int(paths.coverage(decisions_Nxn, share)) for share in SHARES},
         'distance_within_classes': within,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codinet_jax.evaluation import controls
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.routing import paths
@@ -127,13 +128,12 @@ def describe(answers: Answers, labels_N: np.ndarray, costs: CostTable, is_free_n
     decisions_Nxn = jnp.asarray(answers.decisions)
     rates_n = np.mean(answers.decisions, axis=0)
     is_open_n = (rates_n > 0.05) & (rates_n < 0.95) & is_free_n
-    counts_N = np.asarray(paths.route_counts_B(decisions_Nxn))
     return {
         'accuracy': 100 * float(np.mean(answers.predictions == labels_N)),
         'mean_macs': costs.mean_macs(rates_n),
         'num_paths': int(paths.num_paths(decisions_Nxn)),
         'route_entropy': float(paths.route_entropy(decisions_Nxn)),
-        'share_off_most_common': float(1 - np.max(counts_N) / len(labels_N)),
+        'share_off_most_common': controls.share_off_most_common(answers.decisions),
         'run_rates': rates_n.tolist(),
         'num_open_blocks': int(np.sum(is_open_n)),
         'num_free_blocks': int(np.sum(is_free_n)),
@@ -142,11 +142,8 @@ def describe(answers: Answers, labels_N: np.ndarray, costs: CostTable, is_free_n
 
 def difference(own_N: np.ndarray, other_N: np.ndarray) -> dict[str, float]:
     """Mean of own minus other in points, and its standard error, image by image."""
-    difference_N = 100 * (np.asarray(own_N, float) - np.asarray(other_N, float))
-    return {
-        'points': float(np.mean(difference_N)),
-        'standard_error': float(np.std(difference_N, ddof=1) / np.sqrt(len(difference_N))),
-    }
+    found = controls.paired_difference(own_N, other_N)
+    return {'points': 100 * found['difference'], 'standard_error': 100 * found['standard_error']}
 
 
 def shuffled(
@@ -156,18 +153,12 @@ def shuffled(
     rng = np.random.default_rng(seed)
     own_N = answers.predictions == data.labels_N
 
-    def within_class() -> np.ndarray:
-        order_N = np.arange(len(own_N))
-        for label in np.unique(data.labels_N):
-            rows = np.flatnonzero(data.labels_N == label)
-            order_N[rows] = rng.permutation(rows)
-        return order_N
-
     found = {}
-    for name, draw in (('all', lambda: rng.permutation(len(own_N))), ('within_class', within_class)):
+    for name in ('all', 'within_class'):
         right_N = np.zeros(len(own_N))
         for _ in range(times):
-            other = judge.dictated(variables, data.images_NxHxWxC, answers.decisions[draw()])
+            order_N = controls.order_N(rng, data.labels_N, within_class=name == 'within_class')
+            other = judge.dictated(variables, data.images_NxHxWxC, answers.decisions[order_N])
             right_N += (other.predictions == data.labels_N) / times
         found[name] = difference(own_N, right_N) | {'accuracy': 100 * float(np.mean(right_N))}
     return found
@@ -198,10 +189,3 @@ def dial(
         right = 100 * float(np.mean(answers.predictions == data.labels_N))
         curve.append({'shift': more, 'mean_macs': judge.macs(answers), 'accuracy': right})
     return sorted(curve, key=lambda point: point['mean_macs'])
-
-
-def correlation(cost_N: np.ndarray, wrong_N: np.ndarray) -> float | None:
-    """Of an image's cost with an error made on it; None where either is constant."""
-    if np.std(cost_N) == 0 or np.std(wrong_N) == 0:
-        return None
-    return float(np.corrcoef(cost_N, wrong_N)[0, 1])

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from codinet_jax.evaluation import controls
 from codinet_jax.kernels import convolution as convolutions
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
@@ -339,13 +340,13 @@ def _of_routes(
     found: dict[str, Any] = {
         'agreement': evaluation.agreement(judge, variables, test, FLAGS.cut),
         'shuffled': evaluation.shuffled(judge, variables, test, answers, FLAGS.shuffles),
-        'correlation_with_own_error': evaluation.correlation(cost_N, answers.predictions != test.labels_N),
+        'correlation_with_own_error': controls.cost_error_correlation(cost_N, answers.predictions != test.labels_N),
     }
     given = pathlib.Path(FLAGS.cache) / f'given_{FLAGS.given}.npz'
     if given.exists() and not FLAGS.holdout:
         with np.load(given) as arrays:
             wrong_N = np.argmax(arrays['logits'], -1)[: len(test.labels_N)] != test.labels_N
-        found['correlation_with_cheap_error'] = evaluation.correlation(cost_N, wrong_N)
+        found['correlation_with_cheap_error'] = controls.cost_error_correlation(cost_N, wrong_N)
     return found
 
 

@@ -6,7 +6,9 @@ Members are finished static runs, cheapest first, of the same images and classes
 network must be for the next to be asked is found on training images that were held out of the last run
 (config.val_split), or else on those it was trained on, of which networks are surer than of others: on new images such
 a cascade costs more than was asked for. What each target comes to on the test split is printed. What is written is an
-exported network like any other, which predicts and serves; its --cost is a share of the last member's.
+exported network like any other, which predicts and serves; its --cost is a share of the last member's. With
+--workdir=DIRECTORY what it does with every test image is recorded there as a run's evaluation is, for analyze and
+compare: an image's route is which networks it was sent to.
 """
 
 import functools
@@ -22,6 +24,7 @@ from codinet_jax.runtime.errors import InputError
 MEMBERS = flags.DEFINE_list('members', [], 'Workdirs of finished static runs, cheapest first.')
 config_flag.define_import()
 OUTPUT = flags.DEFINE_string('output', None, 'A new directory to export into.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'A new directory to record the evaluation of the first target in.')
 TARGET_COST = flags.DEFINE_list('target_cost', ['0.5'], "Wanted shares of the last member's MACs; the first is used.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if not where the last run's config says.")
 NUM_IMAGES = flags.DEFINE_integer('num_images', 5000, 'Images to find thresholds on, at most.', lower_bound=1)
@@ -40,11 +43,14 @@ def main(argv: Sequence[str]) -> None:
     command.start_devices()
 
     from codinet_jax.config import setup
-    from codinet_jax.inference import calibration, cascade, exported
+    from codinet_jax.inference import calibration, cascade, cascade_record, exported
     from codinet_jax.inference.operating_points import OperatingPoints
     from codinet_jax.workdir import Workdir
 
     exported.check_new(OUTPUT.value)
+    workdir = Workdir(WORKDIR.value) if WORKDIR.value else None
+    if workdir and workdir.path.exists():
+        raise InputError(f'{workdir} is there already: give --workdir a new directory.')
     members = cascade.read_members(MEMBERS.value)
     spec = cascade.network_spec(members)
     least = spec.fixed_macs / spec.static_macs
@@ -78,6 +84,10 @@ def main(argv: Sequence[str]) -> None:
             f'  --operating_point={name}: top-1 {top1:.2%} at {share * spec.static_macs / 1e6:.2f} MMACs, {share:.1%} '
             'of the last alone'
         )
+    if workdir:
+        print('asking them of the augmentations of these, too ...', flush=True)
+        cascade_record.write(workdir, members, named, test, held_to, BATCH_SIZE.value)
+        print(f'recorded in {workdir}: see codinet_jax.analyze and codinet_jax.compare')
     print(f'{OUTPUT.value}: {exported.size(OUTPUT.value) / 1e6:.1f} MB, the next network asked below {1 - held_to:.2%}')
 
 

@@ -112,6 +112,10 @@ class Workdir:
         finally:
             os.close(directory)
 
+    def write_config(self, record: Mapping[str, Any]) -> None:
+        """Keeps a config of what no training made."""
+        files.write(self._config, lambda file: file.write(files.json_bytes(record)))
+
     @property
     def holds_run(self) -> bool:
         """Whether a run, finished or not, was begun here."""

@@ -1,5 +1,7 @@
 """A cascade answers as its networks do, each image by the first that is sure of it, and is a network like any other."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,20 @@ import pytest
 
 import codinet_jax
 import helpers
+from codinet_jax.analysis.run import read_run
+from codinet_jax.analysis.study import study
 from codinet_jax.data import digits
 from codinet_jax.data.datasets import DataSpec
-from codinet_jax.inference import calibration, cascade, load
+from codinet_jax.evaluation.controls import macs_of_images
+from codinet_jax.evaluation.record import is_consistent
+from codinet_jax.inference import calibration, cascade, cascade_record, load
 from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE
 from codinet_jax.inference.cascade import Member
 from codinet_jax.inference.predictor import Prediction
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime.errors import InputError
+from codinet_jax.workdir import Workdir
 
 SPEC = DataSpec(10, 0.3, 0.4)
 
@@ -98,6 +105,35 @@ def test_what_a_threshold_comes_to_follows_from_answers_given_once(members: list
         assert found == pytest.approx(calibration.measured(predictor, split, 21, threshold))
 
 
+def test_it_is_recorded_as_a_routed_network_is(members: list[Member], alone: np.ndarray, between: float) -> None:
+    split = helpers.noise_images(21)
+    found, table = cascade_record.evaluate(members, split, between, batch_size=8), cascade_record.costs(members)
+    labels_N, decisions_Nxn, macs_N = expected(alone, macs(members), between)
+    np.testing.assert_array_equal(found.record.predictions_N, labels_N)
+    np.testing.assert_array_equal(found.record.decisions_Nxn, decisions_Nxn)
+    np.testing.assert_array_equal(found.record.labels_N, split.labels_N)
+    np.testing.assert_array_equal(macs_of_images(found.record, table), macs_N)
+    assert table.static_macs == macs(members)[-1]
+    assert is_consistent(found.record._asdict() | found.augmented._asdict())
+
+    flipped = split.images_NxHxWxC[:, :, ::-1]
+    flip = found.augmented.augmentations_A.tolist().index('horizontal flip')
+    answers = cascade.from_networks(members)(flipped, between)
+    np.testing.assert_array_equal(found.augmented.augmented_predictions_AxN[flip], answers.labels_B)
+    np.testing.assert_array_equal(found.augmented.augmented_decisions_AxNxn[flip], answers.decisions_Bxn)
+    assert np.isfinite(found.augmented.divergences_AxN).all() and (found.augmented.divergences_AxN > 0).any()
+
+    # The mean over shuffles, counted out: of each image over all images' routes.
+    last_N, right_KxN = decisions_Nxn.sum(axis=1), alone.argmax(axis=-1) == split.labels_N
+    everyone = np.mean([right_KxN[last] for last in last_N], axis=0)
+    np.testing.assert_allclose(found.shuffled.right_N, everyone)
+    of_class = [
+        np.mean([right_KxN[last_N[j], i] for j in range(21) if split.labels_N[j] == split.labels_N[i]])
+        for i in range(21)
+    ]
+    np.testing.assert_allclose(found.shuffled.right_within_class_N, of_class)
+
+
 def test_it_is_exported_as_any_network_is(
     members: list[Member], images: np.ndarray, alone: np.ndarray, between: float, tmp_path: Path
 ) -> None:
@@ -131,7 +167,8 @@ def test_the_command_makes_one_of_runs(tmp_path: Path) -> None:
         config = helpers.tiny_config(data_dir=str(tmp_path / 'tfds'), **changes)
         workdirs.append(helpers.write_workdir(tmp_path / str(depth), config, seed=depth).path)
     flags = ('--members=' + ','.join(map(str, workdirs)), '--target_cost=0.9,0.7', f'--output={tmp_path / "both"}')
-    ran = helpers.run_command('cascade', *flags, '--num_images=300')
+    recorded = Workdir(tmp_path / 'recorded')
+    ran = helpers.run_command('cascade', *flags, '--num_images=300', f'--workdir={recorded}')
     assert ran.returncode == 0, ran.stderr
     assert 'CIFAR ResNet-8 alone: top-1' in ran.stdout and '--operating_point=0.7: top-1' in ran.stdout
     predictor = codinet_jax.load_exported(tmp_path / 'both')
@@ -143,5 +180,16 @@ def test_the_command_makes_one_of_runs(tmp_path: Path) -> None:
         assert f'--operating_point={name}: top-1 {top1:.2%}' in ran.stdout
         assert f'{share:.1%} of the last alone' in ran.stdout
         assert share == pytest.approx(float(name), abs=0.1)
+    run = read_run(recorded)
+    assert not run.is_static and run.backbone == 'ResNet-8, ResNet-14' and run.num_blocks == 1
+    np.testing.assert_array_equal(run.record.predictions_N, found['0.9'].labels_B)
+    np.testing.assert_array_equal(run.macs_N, found['0.9'].macs_B)
+    study_found = study([run], log=lambda _: None, against=[dataclasses.replace(run, name='again')])
+    numbers = json.loads(study_found.files['numbers.json'])
+    assert numbers['top1'] - numbers['worth_of_routes']['all']['top1'] == pytest.approx(
+        numbers['worth_of_routes']['all']['difference']
+    )
+    assert numbers['less']['again']['difference'] == 0
+    assert 'cascade of ResNet-8, ResNet-14' in study_found.files['report.html'].decode()
     again = helpers.run_command('cascade', *flags)
     assert again.returncode == 2 and 'is there already' in again.stderr

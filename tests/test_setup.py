@@ -111,11 +111,23 @@ def test_every_config_can_start_in_every_variant(name: str, variant: str) -> Non
 
 def test_there_are_configs_and_they_build_what_their_names_say() -> None:
     for name in set(NAMES) - {'default', 'finetune_folder'}:
-        dataset, depth = re.fullmatch(r'([a-z0-9]+)_r(\d+)', name).groups()  # type: ignore[union-attr]
+        dataset, depth = re.fullmatch(r'([a-z0-9]+)_r(\d+)(?:_pretrained)?', name).groups()  # type: ignore[union-attr]
         config = load(name)
         assert config.dataset.startswith(dataset)
         assert config.model.depth == int(depth)
     assert {'cifar10_r110', 'digits_r14', 'imagenet_r50'} < set(NAMES)
+
+
+@pytest.mark.parametrize(('depth', 'rival'), [(56, 32), (32, 20)])
+def test_a_trained_network_is_made_to_skip_at_the_cost_of_the_static_one_that_it_must_beat(
+    depth: int, rival: int
+) -> None:
+    config = load(f'cifar10_r{depth}_pretrained')
+    static = load(f'cifar10_r{depth}_pretrained', 'static')
+    static.model.depth = rival
+    share = setup.read(static).costs.static_macs / setup.read(config).costs.static_macs
+    assert config.loss.target_cost == pytest.approx(share, abs=5e-5)
+    assert config.init_from == f'resnet{depth}.npz'
 
 
 @EVERY_CONFIG

@@ -46,12 +46,12 @@ def embed(v_Nxn: np.ndarray, log: Callable[[str], None], seed: int = 0) -> np.nd
       seed: of what is random; the same gives the same.
 
     Returns:
-      float64 [P, 2] in no unit; None if fewer than four images or fewer than three different relaxed routes leave
+      float64 [P, 2] in no unit; None if fewer than four images, three different relaxed routes or two gates leave
       nothing to lay out.
     """
     v_Pxn = v_Nxn[:MOST_POINTS]
     P = len(v_Pxn)
-    if P < FEWEST_POINTS or len(np.unique(v_Pxn, axis=0)) < 3:
+    if P < FEWEST_POINTS or v_Pxn.shape[1] < 2 or len(np.unique(v_Pxn, axis=0)) < 3:
         return None
     done, logged_at = 0, time.monotonic()
 

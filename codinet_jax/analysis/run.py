@@ -32,7 +32,8 @@ class Run:
     `thumbnails_SxhxwxC` show the first S images. `results` are the run's own, `metrics` the rows of its training,
     `operating_points` what `calibrate` found. `evaluations` are the summaries there are of the same split: the run's
     own under `AS_TRAINED`, if it was on that split, and those at operating points under their names. `shuffled` is what
-    came of other images' routes, if that was asked for.
+    came of other images' routes, if that was asked for. `cascade` has the networks and costs of a cascade, whose blocks
+    are all its networks but the first; its setup is the last one's.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Run:
     operating_points: dict[str, Any]
     evaluations: dict[str, dict[str, Any]]
     shuffled: ShuffledRecord | None = None
+    cascade: dict[str, Any] | None = None
 
     @property
     def num_images(self) -> int:
@@ -60,12 +62,12 @@ class Run:
 
     @property
     def costs(self) -> CostTable:
-        return self.setup.costs
+        return CostTable(*self.cascade['costs']) if self.cascade else self.setup.costs
 
     @property
     def is_static(self) -> bool:
         """Whether there is nothing to decide: a network without routers."""
-        return self.setup.model.router is None
+        return self.setup.model.router is None and self.cascade is None
 
     @property
     def dataset(self) -> str:
@@ -75,6 +77,8 @@ class Run:
     @property
     def backbone(self) -> str:
         """As the paper writes it: ResNet-110."""
+        if self.cascade:
+            return ', '.join(self.cascade['networks'])
         return f'ResNet-{self.setup.record["model"]["depth"]}'
 
     @property
@@ -129,7 +133,9 @@ def read_run(
     recorded = '_'.join(filter(None, (split, operating_point)))
     record, augmented = read_routes(workdir, recorded)
     classes = np.concatenate([record.labels_N, record.predictions_N, augmented.augmented_predictions_AxN.ravel()])
-    num_blocks, num_classes = named.costs.num_blocks, named.data.spec.num_classes
+    cascade = results.get('cascade')
+    num_blocks = len(cascade['networks']) - 1 if cascade else named.costs.num_blocks
+    num_classes = named.data.spec.num_classes
     if record.decisions_Nxn.shape[1] != num_blocks or not np.isin(classes, range(num_classes)).all():
         raise InputError(f'{workdir} holds a record of another network: evaluate it again with codinet_jax.evaluate.')
     return Run(
@@ -143,8 +149,9 @@ def read_run(
         augmented=augmented,
         thumbnails_SxhxwxC=read_thumbnails(workdir, split),
         results=results,
-        metrics=workdir.read_metrics(),
+        metrics=[] if cascade else workdir.read_metrics(),
         operating_points=points,
         shuffled=read_shuffled(workdir, recorded, record),
+        cascade=cascade,
         evaluations=own | {name: summary for name, summary in at_points.items() if summary is not None},
     )

@@ -37,7 +37,8 @@ def study(runs: Sequence[Run], log: Log, against: Sequence[Run] = ()) -> Study:
     positions = lay_out(runs, log)
     if any(points is None and not run.is_static for run, points in zip(runs, positions, strict=True)):
         remarked.append(
-            'Fewer than four images, or three different relaxed routes, cannot be drawn on a plane: there is no map.'
+            'Fewer than four images, three different relaxed routes or two gates cannot be drawn on a plane: '
+            'there is no map.'
         )
     log('drawing')
     light, dark = (figures.draw(runs, positions, is_dark=is_dark) for is_dark in (False, True))
@@ -123,6 +124,8 @@ def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]
 
 def _provenance(run: Run) -> str:
     results, model = run.results, run.setup.record['model']
+    if run.cascade:
+        return f'{run.name}: a cascade of {run.backbone}, each trained before, in that order.'
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
     return (
         f'{run.name}: {model["backbone"]} {model["depth"]}, router {model["router"]}, seed {results["seed"]}, trained '

@@ -189,6 +189,10 @@ def test_every_number_of_six_images_by_hand() -> None:
             {'blocks': 2, 'images': 3, 'top1': approx(2 / 3)},
             {'blocks': 3, 'images': 1, 'top1': 1.0},
         ],
+        'share_off_most_common': approx(3 / 6),
+        # Blocks of 30, 30, 30, 10, 10 and 90 MACs; of 30 and of 10 one each is wrong.
+        'cost_error_correlation': approx((40 / 6 - 200 / 6 / 3) / np.sqrt((11000 / 6 - (200 / 6) ** 2) * 2 / 9)),
+        'worth_of_routes': None,
         'run_rate_per_block': approx([5 / 6, 4 / 6, 1 / 6, 1 / 6]),
         'run_rate_per_class': {
             'cat': approx([1, 1, 0, 0]),

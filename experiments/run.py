@@ -25,6 +25,9 @@ DATA_DIR = flags.DEFINE_string('data_dir', None, "Where TFDS keeps its sets, if 
 SCALE = flags.DEFINE_enum(
     'scale', 'paper', list(SCALES), '; '.join(f'{name}: {scale.description}' for name, scale in SCALES.items())
 )
+WEIGHTS = flags.DEFINE_string(
+    'weights', None, 'Where resnet20.npz, resnet32.npz and resnet56.npz are, which `pretrained` begins with.'
+)
 SEEDS = flags.DEFINE_list('seeds', ['0'], 'One run of each network for each.')
 LIST = flags.DEFINE_bool('list', False, 'Only list which runs there are and which are finished.')
 
@@ -41,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         print('\n'.join(f'  {"finished" if job.is_finished else "to do":10}{job}' for job in jobs))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    failed = queue.work_off(jobs, lambda job: queue.train(job, SCALE.value, DATA_DIR.value))
+    failed = queue.work_off(jobs, lambda job: queue.train(job, SCALE.value, DATA_DIR.value, WEIGHTS.value))
     for job in failed:
         print(f'failed: {job}; see {job.beside(".log")}', file=sys.stderr)
     return 1 if failed else 0

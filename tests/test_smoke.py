@@ -11,7 +11,7 @@ from PIL import Image
 
 import helpers
 from codinet_jax.workdir import Workdir
-from experiments.reproduce import queue, scales, summary
+from experiments.reproduce import queue, summary
 from experiments.reproduce.definitions import DEFINITIONS, Table
 from experiments.reproduce.runs import RUNS
 from experiments.reproduce.scales import SCALES
@@ -30,7 +30,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(job: queue.Job) -> bool:
     """What the queue's own does in a process; runs of which this scale makes the same config are trained once."""
     job.beside('.json').write_text(json.dumps({'command': []}))
-    config = scales.config_of(RUNS[job.run], SCALES['smoke'], job.seed, job.cost)
+    if RUNS[job.run].cascade_of:
+        return helpers.run_command('cascade', *queue.cascade_flags(job, SCALES['smoke'])).returncode == 0
+    config = queue.config_for(job, SCALES['smoke'])
     runs_of_one = job.workdir.path.parents[1] / 'runs_of_one_config'
     runs_of_one.mkdir(exist_ok=True)
     first = Workdir(runs_of_one / hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest())

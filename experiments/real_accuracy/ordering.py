@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,25 +62,45 @@ def _greedy(start: networks.Start, train: images.Images, num_images: int) -> dic
         )[0]
         return jax.nn.log_softmax(output.logits_BxY)
 
-    left = list(np.flatnonzero(allocation.free_n(start.architecture)))
-    rates_n = np.ones(start.architecture.num_blocks, np.float32)
+    return greedy(
+        lambda route_n: log_probabilities(variables, views_BxHxWxC, route_n),
+        allocation.free_n(start.architecture),
+    )
 
-    def answers(candidates_Fxn: np.ndarray) -> np.ndarray:
-        found = [log_probabilities(variables, views_BxHxWxC, candidate_n) for candidate_n in candidates_Fxn]
-        return np.asarray(jax.device_get(found), np.float64)
 
-    whole_BxY = answers(rates_n[None])[0]
+def greedy(
+    log_probabilities: Callable[[np.ndarray], jax.Array],
+    is_free_n: np.ndarray,
+    is_enough: Callable[[np.ndarray], bool] = lambda route_n: False,
+) -> dict[str, Any]:
+    """Leaves out one free block after another, each time the one without which answers change least.
 
+    Args:
+      log_probabilities: answers [B, Y] on a route [n] of zeros and ones, always to the same images.
+      is_free_n: blocks that may be left out.
+      is_enough: whether to end at a route.
+
+    Returns:
+      `order`, the blocks as they were left out; `divergence`, in nats, from the answers of the whole network after
+      each; and `divergence_alone` of each free block, as if it were the only one.
+    """
+
+    def answers(routes_Fxn: np.ndarray) -> np.ndarray:
+        return np.asarray(jax.device_get([log_probabilities(route_n) for route_n in routes_Fxn]), np.float64)
+
+    left = [int(k) for k in np.flatnonzero(is_free_n)]
+    route_n = np.ones(len(is_free_n), np.float32)
+    whole_BxY = answers(route_n[None])[0]
     order: list[int] = []
     harm: list[float] = []
     alone: dict[int, float] = {}
-    while left:
-        candidates = np.repeat(rates_n[None], len(left), axis=0)
-        candidates[np.arange(len(left)), left] = 0
-        found = np.mean(np.sum(np.exp(whole_BxY) * (whole_BxY - answers(candidates)), axis=-1), axis=-1)
-        alone = alone or {int(k): float(h) for k, h in zip(left, found, strict=True)}
+    while left and not is_enough(route_n):
+        routes_Fxn = np.repeat(route_n[None], len(left), axis=0)
+        routes_Fxn[np.arange(len(left)), left] = 0
+        found = np.mean(np.sum(np.exp(whole_BxY) * (whole_BxY - answers(routes_Fxn)), axis=-1), axis=-1)
+        alone = alone or {k: float(h) for k, h in zip(left, found, strict=True)}
         best = int(np.argmin(found))
-        order.append(int(left.pop(best)))
+        order.append(left.pop(best))
         harm.append(float(found[best]))
-        rates_n[order[-1]] = 0
+        route_n[order[-1]] = 0
     return {'order': order, 'divergence': harm, 'divergence_alone': alone}

@@ -8,14 +8,21 @@ from typing import Any, NamedTuple
 class Trained(NamedTuple):
     """A network to train: a config file with its variant, and what is changed in it.
 
-    `cost_of` names another one whose cost it is to have: by `loss.target_cost`, or, if it is static, by its depth;
-    `start_of`, in its place, one whose weights it starts from.
+    `cost_of` names another one whose cost it is to have: by `loss.target_cost`, or, if it is static, by its depth.
+    `starts_from` names one whose weights it starts from; if `is_pruned`, without the blocks that are missed least, and
+    all its training is to heal. `given` is a file of trained weights, which are evaluated as they are where there is
+    one. `cascade_of` names networks, cheapest first, of which it is made without any training. No scale makes it shallower than
+    `least_depth`.
     """
 
     config: str
     changes: Mapping[str, Any] = MappingProxyType({})
     cost_of: str | None = None
-    start_of: str | None = None
+    starts_from: str | None = None
+    is_pruned: bool = False
+    given: str | None = None
+    cascade_of: tuple[str, ...] = ()
+    least_depth: int = 8
 
 
 MARGINS = (0.25, 0.5, 0.75, 1.0)
@@ -73,10 +80,36 @@ PEERS = {
     'early_exit': 'early exits',
 }
 RUNS |= {f'peers_{variant}': Trained(f'{R110}:{variant}', {'loss.target_cost': 0.7}) for variant in PEERS}
+# Of one block a stage an image halts nowhere.
+RUNS['peers_act'] = RUNS['peers_act']._replace(least_depth=14)
 # At a cost of its own: on a small network its policy alone may cost more than that.
-RUNS['peers_blockdrop'] = Trained(f'{R110}:blockdrop', {'loss.target_cost': None}, start_of='cifar10_r110_static')
+RUNS['peers_blockdrop'] = Trained(f'{R110}:blockdrop', {'loss.target_cost': None}, starts_from='cifar10_r110_static')
 RUNS |= {
     f'{name}_{router}': Trained(f'configs/{name}.py', {'model.router': router})
     for name in ('cifar10_r74', 'cifar10_r110')
     for router in ('conv', 'recurrent')
 }
+# Trained networks made to cost what a smaller one does, all from the same weights and by the same recipe.
+R56, R32 = 'configs/cifar10_r56_pretrained.py', 'configs/cifar10_r32_pretrained.py'
+RUNS |= {
+    f'pretrained_r{depth}': Trained(f'{config}:static', given=f'resnet{depth}.npz')
+    for depth, config in ((20, 'configs/cifar10_r20.py'), (32, R32), (56, R56))
+}
+RUNS['pretrained_r32_static'] = Trained(f'{R32}:static', starts_from='pretrained_r32')
+RUNS['pretrained_r56_pruned'] = Trained(f'{R56}:independent_gates', starts_from='pretrained_r56', is_pruned=True)
+RUNS |= {
+    f'pretrained_r56_{variant}': Trained(f'{R56}:{variant}', starts_from='pretrained_r56')
+    for variant in ('independent_gates', 'random', 'vanilla', 'convnet_aig')
+}
+RUNS['pretrained_r56_codinet'] = Trained(
+    R56,
+    {
+        'routing.relaxation': 'gumbel_softmax',
+        'loss.noise_free': False,
+        'loss.beta': 0.2,
+        'loss.diversity_margin': 0.5,
+    },
+    starts_from='pretrained_r56',
+)
+RUNS['pretrained_r56_best'] = Trained(R56, starts_from='pretrained_r56')
+RUNS['pretrained_cascade'] = Trained(R56, cascade_of=('pretrained_r20', 'pretrained_r56'))

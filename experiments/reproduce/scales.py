@@ -58,7 +58,7 @@ SCALES = {
     'smoke': Scale(
         'SMOKE: eighteen steps of ResNet-8 or -14 on digits, which shows that the command runs and nothing else',
         is_result=False,
-        depths={32: 8, 50: 8, 74: 8, 110: 14},  # of one block a stage an image halts nowhere
+        depths={20: 8, 32: 8, 50: 8, 56: 14, 74: 8, 110: 8},
         epochs=(0.1, 0.1),
         changes={
             'dataset': 'digits',
@@ -73,27 +73,60 @@ SCALES = {
 }
 
 
-def config_of(trained: Trained, scale: Scale, seed: int, cost: float | None = None) -> ConfigDict:
-    """The resolved config of a run; `cost` is what the one it takes its cost from came to, as a share of static.
+def config_of(
+    trained: Trained, scale: Scale, seed: int, cost: float | None = None, init_from: str | None = None
+) -> ConfigDict:
+    """The resolved config of a run.
+
+    Args:
+      trained: the run.
+      scale: how large it is.
+      seed: of all that is random.
+      cost: what the one that it takes its cost from came to, as a share of static.
+      init_from: the weights that it starts from, or that it is.
 
     Raises:
       InputError: the config refuses what the scale makes of it.
     """
     path, colon, variant = trained.config.partition(':')
     config = _config_file(f'{scale.config or path}{colon}{variant}').copy_and_resolve_references()
-    changes = dict(trained.changes) | dict(scale.changes) | {'seed': seed}
-    changes['model.depth'] = scale.depths.get(config.model.depth, config.model.depth)
+    if trained.is_pruned:
+        config.stage2.update({**config.stage1.to_dict(), 'epochs': config.stage1.epochs + config.stage2.epochs})
+        config.stage1.epochs = config.stage1.warmup_epochs = 0.0
+    changes = dict(trained.changes) | dict(scale.changes) | {'seed': seed} | _start(trained, init_from)
+    depths = {} if needs_weights(trained, scale) else scale.depths
+    changes['model.depth'] = max(trained.least_depth, depths.get(config.model.depth, config.model.depth))
     for stage, epochs in _epochs(config, scale).items():
         share = epochs / config[stage].epochs
         changes[f'{stage}.epochs'] = float(epochs)
+        changes.setdefault(f'{stage}.warmup_epochs', share * config[stage].warmup_epochs)
         changes[f'{stage}.decay_epochs'] = tuple(share * epoch for epoch in config[stage].decay_epochs)
     config.update_from_flattened_dict(changes)
+    if trained.given and init_from:
+        config.stage1.epochs = config.stage2.epochs = 0.0
     if cost is not None and config.model.router == setup.STATIC:
         config.model.depth = _depth_at(config, cost)
     elif cost is not None:
         config.loss.target_cost = cost
     setup.read(config)
     return config
+
+
+def needs_weights(trained: Trained, scale: Scale) -> bool:
+    """Whether it is made of given networks: of no others may numbers be shown, nor of any but as deep as they are."""
+    return scale.is_result and scale.config is None and bool(trained.given or trained.starts_from or trained.cascade_of)
+
+
+def _start(trained: Trained, init_from: str | None) -> dict[str, Any]:
+    """What a run starts from. Gates that prune are to stay as they are, and a network that is given has no teacher."""
+    changes: dict[str, Any] = {}
+    if trained.starts_from or trained.given:
+        changes['init_from'] = init_from
+    if trained.given or (trained.starts_from and init_from is None):
+        changes['distillation.weight'] = 0.0
+    if trained.is_pruned:
+        changes['loss.target_cost'] = None
+    return changes
 
 
 def command_flags(trained: Trained, config: ConfigDict) -> list[str]:

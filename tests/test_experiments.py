@@ -131,6 +131,40 @@ def test_runs_are_planned_once_and_after_those_whose_cost_they_need(tmp_path: pa
     assert jobs[0].workdir.path == tmp_path / 'cifar10_r110_static' / 'seed_0'
 
 
+def test_networks_made_of_given_ones_come_after_them_and_are_as_deep(tmp_path: pathlib.Path) -> None:
+    jobs = queue.planned(['pretrained'], tmp_path, ['0'])
+    for i, job in enumerate(jobs):
+        assert all(other in jobs[:i] for other in job.made_of)
+    named = {job.run: job for job in jobs}
+    assert [job.run for job in named['pretrained_cascade'].made_of] == ['pretrained_r20', 'pretrained_r56']
+    with pytest.raises(InputError, match=r'resnet56\.npz is needed.*--weights'):
+        queue.config_for(named['pretrained_r56'], SCALES['paper'])
+    (tmp_path / 'resnet56.npz').touch()
+    given = queue.config_for(named['pretrained_r56'], SCALES['paper'], tmp_path)
+    assert (given.init_from, given.model.depth) == (str(tmp_path / 'resnet56.npz'), 56)
+    assert given.stage1.epochs == given.stage2.epochs == given.distillation.weight == 0
+    weights = str(named['pretrained_r56'].workdir.path / 'weights.npz')
+    routed = [row.run for row in DEFINITIONS['pretrained'].rows if RUNS[row.run].starts_from == 'pretrained_r56']
+    assert len(routed) == 7
+    for name in routed:
+        if not RUNS[name].is_pruned:
+            config = queue.config_for(named[name], SCALES['gpu30'])
+            assert config.init_from == weights and config.model.depth == 56
+            assert (config.loss.target_cost, config.distillation.weight) == (0.5488, 0.5)
+            assert (config.stage1.epochs, config.stage2.epochs) == (24, 6)
+    pruned = scales.config_of(RUNS['pretrained_r56_pruned'], SCALES['gpu30'], 0, init_from=weights)
+    assert (pruned.stage1.epochs, pruned.stage2.epochs, pruned.loss.target_cost) == (0, 30, None)
+    assert pruned.stage2.learning_rate == config.stage1.learning_rate
+
+
+def test_no_directory_of_the_machine_is_told() -> None:
+    assert queue._told('--config.init_from=/home/me/paper/r56/seed_0/weights.npz') == (
+        '--config.init_from=r56/seed_0/weights.npz'
+    )
+    assert queue._told('--members=/a/b/c/d,/a/b/c/e') == '--members=b/c/d,b/c/e'
+    assert queue._told('--config.seed=3') == '--config.seed=3'
+
+
 @pytest.mark.parametrize(
     ('names', 'seeds', 'sentence'),
     [(['table7'], ['0'], 'no table or figure'), ([], ['0'], 'one or more of'), (['table2'], ['x'], 'whole numbers')],

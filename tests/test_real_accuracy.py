@@ -13,7 +13,19 @@ from codinet_jax.models import execution
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS
-from experiments.real_accuracy import allocation, cascade, evaluation, gates, images, methods, networks, training
+from experiments.real_accuracy import (
+    allocation,
+    cascade,
+    evaluation,
+    gates,
+    images,
+    methods,
+    networks,
+    ordering,
+    probing,
+    questions,
+    training,
+)
 
 RATES_3 = np.array([0.5, 1.0, 0.3], np.float32)
 
@@ -196,6 +208,90 @@ def test_shuffled_routes_show_a_planted_effect() -> None:
         assert 0.3 < found[kind]['standard_error'] < 1.5
     same = evaluation.Answers(own.logits, np.ones_like(needed_Nxn), own.margins)
     assert evaluation.difference(same.logits[:, 0], same.logits[:, 0])['points'] == 0
+
+
+def test_blocks_are_left_out_least_harm_first() -> None:
+    """Harms that add up, but that of 3 doubles once 1 is gone."""
+    harms_n = np.array([9.0, 1.0, 5.0, 1.5, 0.0])
+
+    def log_probabilities(route_n: np.ndarray) -> Any:
+        harm = np.sum(harms_n * (1 - route_n)) + (6.0 if route_n[1] == route_n[3] == 0 else 0.0)
+        p = 0.9 - 0.01 * harm
+        return jnp.log(jnp.array([[p, 1 - p]]))
+
+    is_free_n = np.array([True, True, True, True, False])
+    found = ordering.greedy(log_probabilities, is_free_n)
+    assert found['order'] == [1, 2, 3, 0]
+    assert found['divergence'] == sorted(found['divergence'])
+    assert found['divergence_alone'].keys() == {0, 1, 2, 3}
+    assert found['divergence_alone'][1] == pytest.approx(0.9 * np.log(0.9 / 0.89) + 0.1 * np.log(0.1 / 0.11), rel=1e-3)
+    assert ordering.greedy(log_probabilities, is_free_n, lambda route_n: route_n.sum() <= 3)['order'] == [1, 2]
+
+
+def test_the_area_under_the_curve_and_its_error_are_those_of_a_known_case() -> None:
+    rng = np.random.default_rng(0)
+    is_positive_N = np.arange(4000) < 400
+    areas = [questions.auc(rng.standard_normal(4000) + is_positive_N, is_positive_N) for _ in range(40)]
+    # Two normals a deviation apart: the area is Phi(1 / sqrt 2).
+    found = np.array([each['auc'] for each in areas])
+    assert np.mean(found) == pytest.approx(0.7602, abs=0.006)
+    assert np.std(found) == pytest.approx(np.mean([each['standard_error'] for each in areas]), rel=0.35)
+
+
+def test_a_router_that_could_know_is_told_from_one_that_could_not() -> None:
+    rng = np.random.default_rng(0)
+    is_hard_N = rng.random(3000) < 0.1
+    features_NxC = 5 + rng.standard_normal((3000, 4)) * np.array([1, 1, 1, 0])
+    features_NxC[:, 2] += 2 * is_hard_N
+    half = slice(0, 1500), slice(1500, None)
+    for channels, low, high in (([0, 1, 3], 0.4, 0.6), ([0, 1, 2, 3], 0.85, 1.0)):
+        train, test = (features_NxC[rows][:, channels] for rows in half)
+        area = questions._fitted(train, is_hard_N[half[0]], test, is_hard_N[half[1]])['auc']
+        assert low < area < high
+    assert questions._conditioning(features_NxC[:, [0, 3]])['median'] == pytest.approx(25, rel=0.1)
+
+
+def test_a_probe_takes_the_routes_it_is_told(start: networks.Start, pictures: images.Images) -> None:
+    probe = probing.Probe(start, 16)
+    whole = probe.answers(pictures.images_NxHxWxC)
+    static: Any = RoutedResNet(start.architecture, None).apply(
+        start.variables, images.normalise(jnp.asarray(pictures.images_NxHxWxC)), execution.masked(), train=False
+    )
+    np.testing.assert_allclose(whole.logits_NxY, static.logits_BxY, atol=1e-4)
+    routes_Nxn = np.random.default_rng(0).random((40, 3)) < 0.5
+    mixed = probe.answers(pictures.images_NxHxWxC, routes_Nxn)
+    for route_n in np.unique(routes_Nxn, axis=0):
+        rows = np.all(routes_Nxn == route_n, axis=1)
+        of_route = probe.answers(pictures.images_NxHxWxC[rows], route_n)
+        np.testing.assert_allclose(mixed.logits_NxY[rows], of_route.logits_NxY, atol=1e-4)
+    # What a skipped first block leaves is what the second one reads.
+    skipped = probe.answers(pictures.images_NxHxWxC, [0, 1, 1]).features_Nxnx64
+    np.testing.assert_allclose(skipped[:, 1], skipped[:, 0], atol=1e-5)
+    assert not np.allclose(whole.features_Nxnx64[:, 1], whole.features_Nxnx64[:, 0], atol=1e-2)
+
+    views = pictures.images_NxHxWxC
+    norm = probe.re_estimated(views, np.ones(3))['batch_stats']['stem_norm']
+    stem: Any = jax.lax.conv_general_dilated(
+        images.normalise(jnp.asarray(views)),
+        jnp.asarray(start.variables['params']['stem_conv']['kernel']),
+        (1, 1),
+        'SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    np.testing.assert_allclose(norm['mean'], np.mean(stem, axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(norm['var'], np.var(stem, axis=(0, 1, 2)), rtol=1e-3)
+
+
+def test_views_move_images_as_far_as_their_kind_says(pictures: images.Images) -> None:
+    few = pictures.part(slice(6))
+    np.testing.assert_array_equal(probing.views(few, 'plain', 2), np.repeat(few.images_NxHxWxC, 2, axis=0))
+    for kind, (padding, cut) in probing.KINDS.items():
+        drawn = probing.views(few, kind, 2)
+        assert drawn.shape == (12, 32, 32, 3)
+        black = np.all(drawn == 0, axis=(2, 3)).sum(axis=1)  # rows that lie off the image
+        assert black.max() <= padding and (padding == 0 or black.max() > 0)
+        grey = np.all(drawn == np.array([124, 116, 104]), axis=-1).sum(axis=(1, 2))
+        assert (grey > 0).all() == bool(cut) and grey.max() <= cut**2 + 1
 
 
 def test_a_cascade_sends_the_unsure_on() -> None:

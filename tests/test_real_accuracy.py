@@ -24,6 +24,7 @@ from experiments.real_accuracy import (
     ordering,
     probing,
     questions,
+    rungs,
     training,
 )
 
@@ -337,7 +338,8 @@ def test_a_schedule_ends_at_its_targets(variant: str) -> None:
     knobs = methods.schedule(variant, methods.Recipe(0.01, 0.1), 100, RATES_3)
     np.testing.assert_allclose(knobs.rates_n[-1], RATES_3)
     assert knobs.through[-1] == 0 and knobs.rank[-1] == 0 and knobs.router_rate[-1] == 0
-    assert knobs.noise[-1] == (variant == 'random')
+    assert knobs.noise[-1] == (variant in ('random', 'rungs'))
+    assert (knobs.rung == (variant == 'rungs')).all()
     assert all(len(knob) == 100 for knob in knobs)
 
 
@@ -353,11 +355,62 @@ def test_a_step_trains_the_backbone_and_the_routers_but_not_their_constants(
     call = training.make_call(model, num_views=2, cut=12, num_steps=1)
     state, metrics = call(training.begin(variables), data, drawn, knobs, jax.random.key(0))
     assert all(np.isfinite(value) for value in metrics.values())
+    both = methods.schedule('rungs', methods.Recipe(0.01, 0.1), 10, RATES_3)
+    both = gates.Knobs(*(knob[3:4] for knob in both))
+    rungs_state, of_rungs = call(training.begin(variables), data, drawn, both, jax.random.key(0))
+    assert of_rungs['run_rate'] == pytest.approx((1 + 1 / 3) / 2)  # all three blocks, and the one of rate 1
+    trained = rungs_state.variables['params']['stage1_blocks']
+    for leaf in ('kernel', 'bias'):
+        np.testing.assert_array_equal(
+            trained['router']['decide'][leaf], variables['params']['stage1_blocks']['router']['decide'][leaf]
+        )
+
     before, after = variables['params']['stage1_blocks'], state.variables['params']['stage1_blocks']
     assert np.any(after['residual']['conv1']['kernel'] != before['residual']['conv1']['kernel'])
     assert np.any(after['router']['decide']['kernel'] != before['router']['decide']['kernel'])
     for constant in ('centre', 'scale', 'copy', 'reach'):
         np.testing.assert_array_equal(after['router'][constant], before['router'][constant])
+
+
+def test_two_rungs_are_told_to_the_views_of_an_image() -> None:
+    rates_n = jnp.array([1.0, 0.0, 0.4, 0.4])
+    wanted = {2: [0, 1, 0, 1], 1: [0, 1, 0, 1], 4: [0, 1, 1, 1]}
+    for num_views, is_cheap_B in wanted.items():
+        noise_Bxnx2 = gates.rungs(rates_n, 4, num_views)
+        decide = gates.execution(gates.Knobs(rates_n, noise=1.0)).decide
+        decided_Bxn = jnp.stack([decide(jnp.zeros((4, 2)), noise_Bxnx2[:, k]) for k in range(4)], axis=1)
+        np.testing.assert_array_equal(
+            decided_Bxn, [[1, 0, 0, 0] if is_cheap else [1, 0, 1, 1] for is_cheap in is_cheap_B]
+        )
+
+
+def test_one_decision_is_learnt_where_the_cheap_rung_is_wrong(
+    start: networks.Start, pictures: images.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures are told apart by their brightness, and the cheap rung is said to be wrong on the bright ones."""
+    monkeypatch.setattr(probing, 'KINDS', probing.KINDS | {'strong': (0, 0)})
+    brightness_N = np.random.default_rng(1).permutation(np.linspace(0.2, 1.0, 40))
+    dimmed = pictures._replace(
+        images_NxHxWxC=(pictures.images_NxHxWxC * brightness_N[:, None, None, None]).astype(np.uint8)
+    )
+    model, variables = networks.gated(start, 'standardised', 0)
+    rates_n = np.array([0.4, 1.0, 1.0])
+    cheap = probing.Probe(start, 40).answers(dimmed.images_NxHxWxC, rates_n >= 1).predictions_N
+    is_bright_N = brightness_N > 0.6
+    told = dimmed._replace(labels_N=np.where(is_bright_N, (cheap + 1) % 10, cheap).astype(np.int32))
+    decided, seen = rungs.decided(start, variables, told, rates_n, 40)
+    assert seen['cheap_wrong'] == pytest.approx(100 * np.mean(is_bright_N))
+    judge = evaluation.Judge(
+        evaluation.make_forward(model), networks.costs(start, has_routers=True), rates_n, 40, is_random=False
+    )
+    answers = judge.answers(decided, dimmed.images_NxHxWxC)
+    assert np.mean((answers.margins[:, 0] > 0) == is_bright_N) > 0.9
+    np.testing.assert_array_equal(answers.decisions[:, 1:], np.ones((40, 2), bool))
+    target = judge.costs.mean_macs(np.array([0.3, 1, 1]))
+    shift = judge.match_cost(decided, dimmed.images_NxHxWxC, target)
+    met = judge.answers(decided, dimmed.images_NxHxWxC, knobs=judge.knobs(shift=shift))
+    assert judge.macs(met) == pytest.approx(target, rel=0.02)
+    assert brightness_N[met.decisions[:, 0]].mean() > brightness_N[~met.decisions[:, 0]].mean() + 0.2
 
 
 def test_a_saved_state_is_read_again_bit_by_bit(start: networks.Start, tmp_path: pathlib.Path) -> None:

@@ -29,7 +29,7 @@ class Knobs(NamedTuple):
 
     `rank`, `heed` and `through` are switches: whether a gate ranks its batch, whether logit margins count (or the rates
     alone, by chance), whether gradients pass decisions. `noise` scales the logistic noise on margins, `shift` is added
-    to them.
+    to them. With `rung` no router decides, but `rungs`.
     """
 
     rates_n: Any
@@ -47,6 +47,7 @@ class Knobs(NamedTuple):
     diversity_margin: Any = 0.0
     backbone_rate: Any = 0.0
     router_rate: Any = 0.0
+    rung: Any = 0.0
 
 
 class Start(nn.Module):
@@ -176,6 +177,15 @@ def noise(key: jax.Array, num_rows: int, rates_n: jax.Array) -> jax.Array:
 def dictated(decisions_Bxn: jax.Array) -> jax.Array:
     """Noise that leaves nothing to routers, under knobs with `noise` 1."""
     return jnp.stack([jnp.where(decisions_Bxn, 1e6, -1e6), jnp.full(decisions_Bxn.shape, 0.5)], axis=-1)
+
+
+def rungs(rates_n: jax.Array, num_rows: int, num_views: int) -> jax.Array:
+    """Noise that dictates two rungs: an image's first view runs all blocks but those of rate 0, its others those of 1.
+
+    Where an image has one view, every second image is as a first view.
+    """
+    is_first_B = jnp.arange(num_rows) % max(2, num_views) == 0
+    return dictated(jnp.where(is_first_B[:, None], rates_n[None] > 0, rates_n[None] >= 1))
 
 
 def routing_loss(output: RoutedOutput, knobs: Knobs, num_views: int) -> jax.Array:

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.real_accuracy.gates import Knobs
 
-LEARNT = ('rank', 'rank_codinet', 'rate', 'rate_codinet', 'batch_rate', 'batch_codinet', 'independent', 'late')
+LEARNT = ('rank', 'rank_codinet', 'rate', 'rate_codinet', 'batch_rate', 'batch_codinet', 'independent', 'late', 'rungs')
 VARIANTS = (*LEARNT, 'static', 'pruned', 'random')
 UNIFORM = ('batch_rate', 'batch_codinet', 'independent')  # free to find their own rates
 ALPHA, BETA = 0.2, 1.0
@@ -43,7 +43,8 @@ def schedule(variant: str, recipe: Recipe, num_steps: int, rates_n: np.ndarray) 
     progress_S = np.arange(num_steps) / num_steps
     first = 1 - recipe.last
     is_first_S = (progress_S < first).astype(np.float32)
-    is_learnt, is_rank = variant in LEARNT, is_ranked(variant)
+    is_rungs, is_rank = variant == 'rungs', is_ranked(variant)
+    is_learnt = variant in LEARNT and not is_rungs  # its routers learn when all else has
     has_noise = is_learnt and not is_rank
     fall_S = np.minimum(1, (progress_S + 1e-3) / recipe.anneal)
     moves = is_learnt or variant == 'random'
@@ -58,7 +59,7 @@ def schedule(variant: str, recipe: Recipe, num_steps: int, rates_n: np.ndarray) 
         rank=is_first_S * is_rank,
         heed=nothing_S + (variant != 'random'),
         through=is_first_S * is_learnt,
-        noise=np.where(progress_S < first / 2, 1.0, 0.0) * has_noise + (variant == 'random'),
+        noise=np.where(progress_S < first / 2, 1.0, 0.0) * has_noise + (variant == 'random' or is_rungs),
         shift=nothing_S,
         rate_weight=is_first_S * recipe.rate_weight * (has_noise and not of_batch),
         batch_rate_weight=is_first_S * recipe.batch_rate_weight * of_batch,
@@ -69,5 +70,6 @@ def schedule(variant: str, recipe: Recipe, num_steps: int, rates_n: np.ndarray) 
         diversity_margin=nothing_S + math.sqrt(num_free) / 2,
         backbone_rate=recipe.backbone_rate * slope_S,
         router_rate=recipe.router_rate * slope_S * is_first_S * is_learnt,
+        rung=nothing_S + is_rungs,
     )
     return Knobs(*(np.asarray(knob, np.float32) for knob in knobs))

@@ -32,6 +32,7 @@ from experiments.real_accuracy import (
     methods,
     networks,
     ordering,
+    rungs,
     settings,
     teachers,
     training,
@@ -54,7 +55,8 @@ flags.DEFINE_float('reach', 0.0, "How much of a gate's gradient reaches the back
 flags.DEFINE_float('rate_weight', 1.0, 'Of the sum over blocks of (run rate - target)².')
 flags.DEFINE_float('batch_rate_weight', 20.0, 'Of (mean run rate - target)².')
 flags.DEFINE_list('spreads', ['1.2', '1.2', '1.2'], 'How far run rates follow the order of blocks, by stage.')
-flags.DEFINE_integer('decision', None, 'The block at which `late` decides; None is the first free one of stage 3.')
+flags.DEFINE_integer('decision', None, 'The block where `late`, `rungs` decide; None is the first free one of stage 3.')
+flags.DEFINE_integer('decision_images', 20_000, 'Training images that the decision of `rungs` is fitted on.')
 flags.DEFINE_float('late_rate', 0.5, 'The share of images that run on, about.')
 flags.DEFINE_integer('order_images', 2048, 'Augmented training images that the order of blocks is found on.')
 flags.DEFINE_integer('calibration', 10_000, 'Training images, in a plain view, that thresholds are set on.')
@@ -70,7 +72,16 @@ flags.DEFINE_bool('prepare_only', False, 'Compile, write what runs share, and en
 flags.DEFINE_string('given', 'resnet20', 'The cheap network whose errors costs are correlated with, if cascade.py ran.')
 SETTINGS = (
     *('teachers', 'epochs', 'batch', 'views', 'pool', 'cut', 'backbone_rate', 'router_rate', 'rate_weight', 'reach'),
-    *('batch_rate_weight', 'spreads', 'decision', 'late_rate', 'order_images', 'calibration', 'holdout'),
+    *(
+        'batch_rate_weight',
+        'spreads',
+        'decision',
+        'decision_images',
+        'late_rate',
+        'order_images',
+        'calibration',
+        'holdout',
+    ),
     *('test_images', 'train_images', 'shuffles', 'unroll', 'convolution', 'tag'),
 )
 STARTED = time.perf_counter()
@@ -119,10 +130,15 @@ def main(argv: Sequence[str]) -> None:
         return
     saved = output / f'{name()}_state.npz'
     trained = _trained(steps, judge, rates_n, variables, calibration, saved)
-    shift = _shift(judge, trained.averages, calibration)
-    results = _settings(start, rates_n, shift, accuracy) | _of_training(trained)
-    results |= _tested(judge, trained.averages, test, calibration, allocation.free_n(start.architecture), shift)
-    _write_weights(output, trained.averages, rates_n, shift)
+    averages, rungs_seen = trained.averages, None
+    if FLAGS.variant == 'rungs':
+        decided_on = used.part(slice(FLAGS.decision_images))
+        averages, rungs_seen = rungs.decided(start, averages, decided_on, rates_n, min(500, FLAGS.eval_batch))
+        log('decided', rungs_seen)
+    shift = _shift(judge, averages, calibration)
+    results = _settings(start, rates_n, shift, accuracy) | _of_training(trained) | {'rungs': rungs_seen}
+    results |= _tested(judge, averages, test, calibration, allocation.free_n(start.architecture), shift)
+    _write_weights(output, averages, rates_n, shift)
     results['seconds'] = time.perf_counter() - STARTED
     files.write(output / f'{name()}.json', lambda file: file.write(files.json_bytes(results)))
     saved.unlink()
@@ -252,7 +268,7 @@ def _rates(start: networks.Start, place_n: np.ndarray, costs: CostTable) -> tupl
         raise app.UsageError(f'{FLAGS.variant} needs --target_macs.')
     if FLAGS.variant == 'pruned':
         return allocation.pruned(place_n, costs, FLAGS.target_macs), nothing_n
-    if FLAGS.variant == 'late':
+    if FLAGS.variant in ('late', 'rungs'):
         of_stage_3 = np.flatnonzero((allocation.stages_n(start.architecture) == 2) & ~np.isnan(place_n))
         decision = of_stage_3[0] if FLAGS.decision is None else FLAGS.decision
         return allocation.late(place_n, costs, FLAGS.target_macs, int(decision), FLAGS.late_rate)
@@ -287,7 +303,7 @@ def _fixed(judge: evaluation.Judge, averages: Any, calibration: np.ndarray) -> A
     """Averaged variables whose thresholds are fixed: block by block for rank gates, by one shift for others."""
     if methods.is_ranked(FLAGS.variant):
         fixed = judge.fix_thresholds(averages, calibration[: FLAGS.eval_batch])
-    elif FLAGS.variant in methods.LEARNT:
+    elif FLAGS.variant in methods.LEARNT and FLAGS.variant != 'rungs':
         shift = judge.match_cost(averages, calibration, FLAGS.target_macs)
         fixed = gates.lowered(averages, np.full(len(judge.rates_n), -shift))
     else:
@@ -353,7 +369,7 @@ def _of_routes(
 def _write_weights(output: pathlib.Path, variables: Any, rates_n: np.ndarray, shift: float) -> None:
     """Backbone in float16, routers as they are; for the product's linear router where routes have such a form."""
     variables = jax.tree.map(np.asarray, variables)
-    if FLAGS.variant not in ('late', 'random'):
+    if FLAGS.variant not in ('late', 'random', 'rungs'):
         variables = gates.as_linear(variables, rates_n, shift)
     np.savez_compressed(output / f'{name()}_weights.npz', **networks.compact(variables))
 

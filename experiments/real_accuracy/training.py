@@ -102,12 +102,14 @@ def make_call(model: RoutedResNet, num_views: int, cut: int, num_steps: int) -> 
     def loss_fn(
         params: Any, batch_stats: Any, views: jax.Array, labels_B: jax.Array, soft_BxY: jax.Array, knobs: Any, key: Any
     ) -> tuple[jax.Array, Any]:
+        noise_Bxnx2 = gates.noise(key, len(views), knobs.rates_n)
+        rungs_Bxnx2 = gates.rungs(knobs.rates_n, len(views), num_views)
         output: Any
         output, mutated = model.apply(
             {'params': params, 'batch_stats': batch_stats},
             images.normalise(views),
             gates.execution(knobs),
-            gates.noise(key, len(views), knobs.rates_n),
+            jnp.where(knobs.rung > 0, rungs_Bxnx2, noise_Bxnx2),
             train=True,
             mutable=['batch_stats'],
         )

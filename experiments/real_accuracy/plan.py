@@ -46,6 +46,7 @@ DEFAULT = [
     (R56, 'rank', 60e6, 0),
     (R56, 'static', None, 0),
     (R56, 'independent', 68.9e6, 0),
+    (R56, 'rungs', 68.9e6, 0),
     *(
         (*run, seed)
         for seed in (1, 2)

@@ -11,8 +11,8 @@ class Trained(NamedTuple):
     `cost_of` names another one whose cost it is to have: by `loss.target_cost`, or, if it is static, by its depth.
     `starts_from` names one whose weights it starts from; if `is_pruned`, without the blocks that are missed least, and
     all its training is to heal. `given` is a file of trained weights, which are evaluated as they are where there is
-    one. `cascade_of` names networks, cheapest first, of which it is made without any training. No scale makes it shallower than
-    `least_depth`.
+    one. `cascade_of` names networks, cheapest first, of which it is made without any training. No scale makes it
+    shallower than `least_depth`.
     """
 
     config: str

@@ -25,7 +25,7 @@ from codinet_jax.models.routers import is_router
 from codinet_jax.routing import relaxation
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.training import loop, optimizer, stages
+from codinet_jax.training import loop, optimizer
 from codinet_jax.training.objective import total_loss
 from codinet_jax.training.stages import Stage
 from codinet_jax.training.state import TrainState
@@ -231,7 +231,7 @@ def stepped(stage: Stage, step: int = 0, **changes: Any) -> tuple[Any, Any, dict
     state = dataclasses.replace(state, step=jnp.int32(stage.start + step), averages=averages)
     state = jax.device_put(state, sharding.replicated(mesh))
     before = jax.device_get(state)
-    step_fn = stages.compiled(dataclasses.replace(stage.step, **changes), mesh)
+    step_fn = helpers.quick_jit(dataclasses.replace(stage.step, **changes))
     after, metrics = step_fn(state, *sharding.put(mesh, IMAGES.images_NxHxWxC, IMAGES.labels_N))
     return before, jax.device_get(after), jax.device_get(metrics)
 
@@ -285,7 +285,7 @@ def test_a_block_that_is_open_runs_for_every_image_whatever_is_drawn_or_likelier
     state.params['router_start']['decide']['bias'] = jnp.asarray(closed)
     state = dataclasses.replace(state, step=jnp.int32(3))  # of nine: 1 + floor(4 * 3 / 4.5) blocks
     state = jax.device_put(state, sharding.replicated(mesh))
-    step_fn = stages.compiled(dataclasses.replace(stage.step, objective=objective, ema_decay=0.0), mesh)
+    step_fn = helpers.quick_jit(dataclasses.replace(stage.step, objective=objective, ema_decay=0.0))
     jax.block_until_ready(step_fn(state, *sharding.put(mesh, IMAGES.images_NxHxWxC, IMAGES.labels_N)))
     jax.effects_barrier()
     assert found['drawn'].shape == (32, 4)
@@ -396,6 +396,7 @@ def test_a_policy_is_learnt_on_a_trained_network_that_is_fine_tuned_then(
         save(self)
 
     monkeypatch.setattr(loop.Run, '_save', saving)
+    monkeypatch.setattr(loop, 'compiled', lambda step, mesh: helpers.quick_jit(step))
     named = dataclasses.replace(setup.read(config), model=helpers.tiny_network('policy'))
     results = loop.train(named, Workdir(tmp_path / 'run'))
     assert results is not None and results['macs_share'] >= COSTS.fixed_macs / COSTS.static_macs > 1

@@ -167,7 +167,7 @@ def test_running_all_or_nothing_costs_the_static_macs_with_routers_or_the_fixed_
     for router in ROUTERS:
         table = RoutedResNet(cifar_resnet(32), router).costs
         every, none = np.ones(table.num_blocks, np.float32), np.zeros(table.num_blocks, np.float32)
-        with_routers = table.static_macs + sum(table.routers_n)
+        with_routers = table.static_macs + table.router_macs
         assert table.mean_macs(every) == with_routers
         assert table.mean_macs(none) == table.fixed_macs == with_routers - sum(table.blocks_n)
         assert float(table.share_of_static(every)) == pytest.approx(with_routers / table.static_macs, rel=1e-6)

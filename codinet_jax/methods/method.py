@@ -68,8 +68,8 @@ class Rules(NamedTuple):
     Where routers are frozen the cost controller rests, for gamma would move nothing, and extra loss terms are left out.
     With 'backbone' all else is frozen, its norms use running averages, and the controller rests too.
 
-    `opened`, of the progress and the number of blocks, says which blocks run whatever routers say: so much is added to
-    their noise, which an execution that draws heeds.
+    `opened`, of the progress and the number of blocks, says which blocks run whatever routers say: their noise is
+    raised above all logit margins, which every execution that draws heeds.
     """
 
     execution: Execution | Callable[[jax.Array], Execution]

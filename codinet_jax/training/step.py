@@ -21,7 +21,7 @@ from codinet_jax.training.state import TrainState
 
 # Scalars by name; the terms of the objective by themselves under 'terms'.
 Metrics = dict[str, Any]
-OPEN = 1e4  # noise that no logit margin stands against
+OPEN = 1e4  # noise above all logit margins
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,9 +32,8 @@ class Step:
     there is one, moves gamma. `schedule`, the optimiser's own, is only logged here; it counts from `start`, the stage's
     first step. The batch is worked through in `accumulate_steps` parts, whose gradients are averaged; each part has its
     own batch statistics and its own pairs of images. `teacher` is the network whose answers to the same views are
-    distilled, under the state's variables for it. With `skip_nonfinite` a step whose
-    loss or gradient is not finite changes nothing but the step's number, by which the learning rate goes. `opened` is
-    as in `Rules`.
+    distilled, under the state's variables for it. With `skip_nonfinite` a step whose loss or gradient is not finite
+    changes nothing but the step's number, by which the learning rate goes. `opened` is as in `Rules`.
     """
 
     model: RoutedResNet

@@ -35,6 +35,7 @@ LONG_FILES = (
     'test_calibration',
     'test_cost_matching',
     'test_step',
+    'test_act',
     'test_predict_command',
     'test_random_router',
     'test_network',

@@ -151,6 +151,26 @@ def test_blocks_after_the_exit_change_nothing() -> None:
     assert 0 < has_left_B.sum() < NUM_IMAGES and np.isnan(after.logits_BxY[~has_left_B]).all()
 
 
+def test_of_images_that_have_left_no_block_is_computed() -> None:
+    computed: list[int] = []
+    hard = execution.compacted(0.5, tile=1)
+
+    def combine(run: Any, skip: Any, operands: tuple[jax.Array, ...], v_B: jax.Array) -> jax.Array:
+        def counted(*rows: jax.Array) -> jax.Array:
+            jax.debug.callback(lambda: computed.append(1))
+            return run(*rows)
+
+        is_block = operands[0].ndim == 4  # and not the choice of an answer
+        return hard.combine(counted if is_block else run, skip, operands, v_B)
+
+    forward = helpers.quick_jit(
+        lambda v, x: NET.apply(v, x, hard._replace(combine=combine), train=False).run_probability_Bxn
+    )
+    v_Bxn = jax.block_until_ready(forward(variables(), images()))
+    jax.effects_barrier()
+    assert len(computed) == (v_Bxn >= 0.5).sum() < v_Bxn.size
+
+
 def test_the_folded_network_agrees() -> None:
     output = compiled('compacted', True)(fold(variables()), images(), np.float32(0.5))
     assert_alike(output.logits_BxY, expected(0.5)[1])

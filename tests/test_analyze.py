@@ -159,7 +159,13 @@ def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp
     assert again.returncode == 0, again.stderr
     assert set(helpers.all_bytes(tmp_path / 'compared')) == files(FIGURES - OF_ONE_RUN)
     numbers = json.loads((tmp_path / 'compared' / 'numbers.json').read_text())
-    assert list(numbers) == ['tiny', 'a copy'] and numbers['tiny'] == numbers['a copy']
+    assert list(numbers) == ['tiny', 'a copy']
+    of_first, of_second = (numbers[name].pop('less') for name in numbers)
+    assert of_first['a copy'] == of_second['tiny'] and of_first['a copy']['difference'] == 0
+    assert (
+        of_first['a copy']['p_value'] == 1 and 'tiny less a copy' in (tmp_path / 'compared' / 'numbers.md').read_text()
+    )
+    assert numbers['tiny'] == numbers['a copy']
     top1 = f'{numbers["tiny"]["top1"]:.2%}'
     assert any(line.split()[1:] == [top1, top1] for line in again.stdout.splitlines() if line.startswith('top-1'))
 

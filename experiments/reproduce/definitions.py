@@ -50,7 +50,7 @@ COLUMNS = {
     'params': Column('params (M)', lambda n: n['num_params'] / 1e6, 2),
     'entropy': Column('entropy (bits)', lambda n: n['route_entropy'], 2),
     'mmacs': Column('MMACs', lambda n: n['mean_macs'] / 1e6, 2),
-    'off_common': Column('off the most common route (%)', lambda n: 100 * n['share_off_most_common'], 1),
+    'off_common': Column('off main route (%)', lambda n: 100 * n['share_off_most_common'], 1),
     'views': Column('views (thousands)', lambda n: n['views'] / 1e3, 0),
     'same_route': Column('same route (%)', lambda n: 100 * n['augmentations']['mean']['same_route'], 1),
     'router_cost': Column('router cost (% of a block)', lambda n: 100 * n['router_share'], 2),

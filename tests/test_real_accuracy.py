@@ -15,6 +15,7 @@ from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS
 from experiments.real_accuracy import (
     allocation,
+    audit_report,
     cascade,
     evaluation,
     gates,
@@ -281,6 +282,20 @@ def test_a_probe_takes_the_routes_it_is_told(start: networks.Start, pictures: im
     )
     np.testing.assert_allclose(norm['mean'], np.mean(stem, axis=(0, 1, 2)), atol=1e-4)
     np.testing.assert_allclose(norm['var'], np.var(stem, axis=(0, 1, 2)), rtol=1e-3)
+
+
+def test_an_audit_tells_the_parts_that_were_asked_for() -> None:
+    found = {
+        **{'full': 'resnet32', 'cheap': 'resnet20', 'seed': 0, 'settings': {'test_images': 4000}},
+        **{'device': 'a CPU', 'num_devices': 1, 'commit': 'abc1234', 'versions': {'jax': '0.10'}},
+        'drawn_gates': [
+            {'rate': 0.9, 'transitions_gated': True, 'accuracy': 72.2, 'share_whole': 21.4, 'num_images': 4000}
+        ],
+    }
+    text = audit_report.markdown(found)
+    assert '| 0.9 | all | 21.4 | 72.20 |' in text and 'abc1234' in text and '4,000 test images' in text
+    assert text.count('\n## ') == 1
+    assert audit_report.picture(found).startswith(b'\x89PNG')
 
 
 def test_views_move_images_as_far_as_their_kind_says(pictures: images.Images) -> None:

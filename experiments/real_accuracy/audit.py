@@ -5,7 +5,8 @@
 Writes audit_FULL.json, .md and .png: (a) cascades of all networks given, (b) accuracy without blocks, alone and in
 greedy order, norms re-estimated, (c) the share of views that are wrong under each augmentation, (d) how well what a
 router reads tells, by depth, which images the cheap network alone gets wrong, (e) accuracy with gates drawn by chance.
-Each part is kept in the cache when it is done, so that the same command goes on where it was stopped.
+Each part is kept in the cache when it is done, so that the same command goes on where it was stopped; --parts=ad makes
+some of them alone.
 """
 
 import json
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     log(f'{name} and {cheap.start.name}, {len(test.labels_N)} test images')
 
     def part(letter: str, find: Callable[[], Any]) -> Any:
-        return _kept(cache / f'audit_{name}_{letter}.json', settings, find)
+        return _kept(cache / f'audit_{name}_{letter}.json', settings, find) if letter in FLAGS.parts else None
 
     def cascades() -> Any:
         given = [FLAGS.cheap, FLAGS.full, *FLAGS.others]
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     place_n = ordering.places_n(cache, full.start, train, FLAGS.order_images)
     order = ordering.read(cache, full.start.name, FLAGS.order_images)
     log('the order of blocks is known')
-    found = {
+    found: dict[str, Any] = {
         'drawn_gates': part('e', lambda: questions.drawn_gates(full, test, FLAGS.seed)),
         'without_blocks': part('b', lambda: questions.without_blocks(full, place_n, order, norm_views, few)),
     }
@@ -67,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
     fitted_on = train.part(slice(FLAGS.fit_images))
     found['foretold'] = part('d', lambda: questions.foretold(subject, fitted_on, FLAGS.fit_views, test))
     found['cascades'] = part('a', cascades)
+    found = {part: value for part, value in found.items() if value is not None}
     about = (
         {'full': name, 'cheap': cheap.start.name, 'settings': settings} | {'seed': FLAGS.seed} | provenance.machine()
     )
@@ -103,6 +105,7 @@ if __name__ == '__main__':
         'full', None, 'The network whose blocks are looked at, as import_weights writes it.', required=True
     )
     flags.DEFINE_string('cheap', None, 'A cheaper one, whose errors are to be foretold.', required=True)
+    flags.DEFINE_string('parts', 'abcde', 'Which of (a) to (e), as ad.')
     flags.DEFINE_list('others', [], 'More networks, for cascades alone.')
     flags.DEFINE_string('data_dir', None, 'Where TFDS prepared CIFAR-10; not needed once the cache holds it.')
     flags.DEFINE_string('cache', 'runs/real_accuracy/cache', 'What is kept of the parts, and shared with other runs.')

@@ -33,8 +33,15 @@ def markdown(found: Mapping[str, Any]) -> str:
         f'{found["commit"]}; jax {versions["jax"]}. The first {settings["test_images"]:,} test images where nothing '
         'else is said. The given weights were trained on all training images.',
     ]
-    for section in (_cascades, _blocks, _views, _foretold, _drawn):
-        lines += ['', *section(found)]
+    sections = {
+        'cascades': _cascades,
+        'without_blocks': _blocks,
+        'wrong_views': _views,
+        'foretold': _foretold,
+        'drawn_gates': _drawn,
+    }
+    for name, section in sections.items():
+        lines += ['', *section(found)] if name in found else []
     return '\n'.join(lines) + '\n'
 
 
@@ -173,9 +180,18 @@ def picture(found: Mapping[str, Any]) -> bytes:
     colours = style.theme(is_dark=False)
     with style.drawing():
         figure = Figure(figsize=(style.WIDE, 6.4), layout='constrained')
+        panels = {
+            'cascades': _draw_cascades,
+            'without_blocks': _draw_blocks,
+            'wrong_views': _draw_views,
+            'foretold': _draw_foretold,
+        }
         axes = figure.subplots(2, 2).ravel()
-        for axis, draw in zip(axes, (_draw_cascades, _draw_blocks, _draw_views, _draw_foretold), strict=True):
-            draw(axis, found, colours)
+        for axis, (name, draw) in zip(axes, panels.items(), strict=True):
+            if name in found:
+                draw(axis, found, colours)
+            else:
+                axis.set_axis_off()
         file = io.BytesIO()
         figure.savefig(file, format='png', dpi=130, bbox_inches='tight')
     return file.getvalue()

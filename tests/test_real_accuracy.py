@@ -286,8 +286,14 @@ def test_a_probe_takes_the_routes_it_is_told(start: networks.Start, pictures: im
 
 def test_an_audit_tells_the_parts_that_were_asked_for() -> None:
     found = {
-        **{'full': 'resnet32', 'cheap': 'resnet20', 'seed': 0, 'settings': {'test_images': 4000}},
-        **{'device': 'a CPU', 'num_devices': 1, 'commit': 'abc1234', 'versions': {'jax': '0.10'}},
+        'full': 'resnet32',
+        'cheap': 'resnet20',
+        'seed': 0,
+        'settings': {'test_images': 4000},
+        'device': 'a CPU',
+        'num_devices': 1,
+        'commit': 'abc1234',
+        'versions': {'jax': '0.10'},
         'drawn_gates': [
             {'rate': 0.9, 'transitions_gated': True, 'accuracy': 72.2, 'share_whole': 21.4, 'num_images': 4000}
         ],

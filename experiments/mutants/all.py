@@ -1,0 +1,9 @@
+"""All mutants there are."""
+
+from experiments.mutants.data import DATA
+from experiments.mutants.inference import INFERENCE
+from experiments.mutants.models import MODELS
+from experiments.mutants.routing import ROUTING
+from experiments.mutants.training import TRAINING
+
+MUTANTS = (*ROUTING, *MODELS, *TRAINING, *INFERENCE, *DATA)

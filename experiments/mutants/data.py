@@ -1,0 +1,171 @@
+"""Faults in data and evaluation: which images a batch holds, views, crops, files, and what is counted of answers."""
+
+from experiments.mutants.mutant import Mutant
+
+ORDER, AUGMENT, FOLDER = 'data/order.py', 'data/augment.py', 'data/folder.py'
+IMAGES, EVALUATE, SEARCH = 'data/image_files.py', 'evaluation/evaluate.py', 'evaluation/cost_search.py'
+
+DATA = (
+    Mutant(
+        'a batch that begins an epoch with its last image is cut short',
+        ORDER,
+        '(end - 1) // num_images + 1',
+        'end // num_images',
+        ('data_in_memory::every_epoch_of_the_stream_holds_every_image_once',),
+    ),
+    Mutant(
+        'every epoch has the order of the first',
+        ORDER,
+        'np.random.PCG64((seed, epoch))',
+        'np.random.PCG64((seed, 0))',
+        ('data_in_memory::epochs_and_seeds_have_their_own_orders',),
+    ),
+    Mutant(
+        'one row that fills up is an image',
+        ORDER,
+        'np.where(positions < num_images, positions, -1)',
+        'np.where(positions <= num_images, positions, -1)',
+        ('data_in_memory::evaluation_meets_every_image_once_over_all_hosts',),
+    ),
+    Mutant(
+        'one image less is held out than asked for',
+        ORDER,
+        'round(num_images * val_split)',
+        'int(num_images * val_split) - 1',
+        ('data_datasets::validation_is_cut_from_train', 'data_datasets::the_images_held_out_are_pinned'),
+    ),
+    Mutant(
+        'hosts take the rows of the next',
+        'runtime/hosts.py',
+        'slice(self.index * share, (self.index + 1) * share)',
+        'slice(self.index * share, (self.index + 1) * share + 1)',
+        ('data_in_memory::hosts_share_a_batch_and_its_order_is_that_of_one_host',),
+    ),
+    Mutant(
+        'the last corner is never cropped at',
+        AUGMENT,
+        'num_views, 2), 0, 2 * crop_padding + 1)',
+        'num_views, 2), 0, 2 * crop_padding)',
+        ('data_augment::every_view_is_a_window_of_its_own_padded_image',),
+    ),
+    Mutant(
+        'mirrored top to bottom',
+        AUGMENT,
+        'views_LxMxHxWxC[:, :, :, ::-1]',
+        'views_LxMxHxWxC[:, :, ::-1]',
+        ('data_augment::every_view_is_a_window_of_its_own_padded_image',),
+    ),
+    Mutant(
+        'windows and mirrors come from one key',
+        AUGMENT,
+        'crop_key, flip_key = jax.random.split(key)',
+        'crop_key = flip_key = key',
+        ('data_augment::windows_and_mirrors_come_from_keys_of_their_own_and_rows_are_rows',),
+    ),
+    Mutant(
+        'rows and columns of a corner change places',
+        AUGMENT,
+        '(corner_2[0], corner_2[1], 0)',
+        '(corner_2[1], corner_2[0], 0)',
+        ('data_augment::windows_and_mirrors_come_from_keys_of_their_own_and_rows_are_rows',),
+    ),
+    Mutant(
+        'rotated the other way',
+        'data/augmentations.py',
+        'cos * down_HxW + sin * right_HxW, cos * right_HxW - sin * down_HxW',
+        'cos * down_HxW - sin * right_HxW, cos * right_HxW + sin * down_HxW',
+        ('data_augmentations::the_angle_of_a_spot_is_read_off_right',),
+    ),
+    Mutant(
+        'a photograph turned left is turned left again',
+        IMAGES,
+        '6: Image.Transpose.ROTATE_270',
+        '6: Image.Transpose.ROTATE_90',
+        ('data_image_depths::only_the_orientation_of_exif_counts',),
+    ),
+    Mutant(
+        'the square is cut out of the wrong side',
+        IMAGES,
+        'start = (resized - image_size) // 2',
+        'start = resized - image_size',
+        ('data_image_files::of_a_wide_image_the_centre_is_kept_and_the_edges_are_cut',),
+    ),
+    Mutant(
+        'transparent pixels are black',
+        IMAGES,
+        "image = Image.new('RGB', layer.size, 'white')",
+        "image = Image.new('RGB', layer.size)",
+        ('data_image_files::the_colour_of_what_is_transparent_does_not_show',),
+    ),
+    Mutant(
+        'one image more of each class is held out',
+        FOLDER,
+        'ranks_N < shares_Y[labels_N]',
+        'ranks_N <= shares_Y[labels_N]',
+        ('data_folder::a_share_of_every_class_is_held_out',),
+    ),
+    Mutant(
+        'images and classes are put into different orders',
+        FOLDER,
+        '[files.paths[i] for i in order_N], files.labels_N[order_N])',
+        '[files.paths[i] for i in order_N], files.labels_N)',
+        ('data_folder::every_image_is_seen_once_with_the_class_of_its_folder',),
+    ),
+    Mutant(
+        'the first image is taken for one that fills up',
+        'data/photographs.py',
+        'self.source.records(positions[positions >= 0])',
+        'self.source.records(positions[positions > 0])',
+        ('data_folder::every_image_is_seen_once_with_the_class_of_its_folder',),
+    ),
+    Mutant(
+        'rows that fill up are evaluated',
+        EVALUATE,
+        "np.argsort(positions, kind='stable')[np.sum(positions < 0) :]",
+        "np.argsort(positions, kind='stable')",
+        ('evaluate::every_image_is_met_once_in_the_order_of_the_split[64-2]',),
+    ),
+    Mutant(
+        'the answers of the last batch are forgotten',
+        EVALUATE,
+        '            unread = sharding.to_every_host(mesh)(positions_B, *answers)\n'
+        '    parts += [jax.device_get(unread)] if unread else []\n',
+        '            unread = sharding.to_every_host(mesh)(positions_B, *answers)\n',
+        ('evaluate::every_image_is_met_once_in_the_order_of_the_split[64-2]',),
+    ),
+    Mutant(
+        'all images are sampled by one draw',
+        EVALUATE,
+        'jax.random.gumbel(jax.random.fold_in(key, position), (n, 2))',
+        'jax.random.gumbel(key, (n, 2))',
+        ('evaluate::sampled_decisions_are_drawn_once_for_an_image_at_the_rate_of_its_gates',),
+    ),
+    Mutant(
+        'the search sets out the wrong way',
+        SEARCH,
+        'FIRST_SHIFT if is_below(0.0) else -FIRST_SHIFT',
+        '-FIRST_SHIFT if is_below(0.0) else FIRST_SHIFT',
+        ('cost_matching::the_lead_found_costs_what_was_asked',),
+    ),
+    Mutant(
+        'the search keeps the half without the target',
+        SEARCH,
+        'low, high = (low, middle) if is_passed(low, middle) else (middle, high)',
+        'low, high = (middle, high) if is_passed(low, middle) else (low, middle)',
+        ('cost_matching::the_lead_found_costs_what_was_asked',),
+    ),
+    Mutant(
+        'pairs between classes count those within as well',
+        'evaluation/statistics.py',
+        '(parted - within[0], pairs - within[1])',
+        '(parted, pairs - within[1])',
+        ('analysis_statistics::class_distances_are_the_means_over_all_pairs',),
+    ),
+    Mutant(
+        'a record whose axes differ is consistent',
+        'evaluation/record.py',
+        'any(sizes.setdefault(axis, size) != size for',
+        'all(sizes.setdefault(axis, size) != size for',
+        ('workdir::routes_that_cannot_be_read_are_refused_with_what_to_do',),
+    ),
+)

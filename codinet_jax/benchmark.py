@@ -7,14 +7,13 @@ With a workdir the decisions are its routers' on its test images; with a config,
 every image runs that share of the blocks. Static is the same backbone without routers, arranged as is fastest here.
 """
 
-import json
 from collections.abc import Sequence
 from typing import TypeVar
 
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, files
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -87,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     if output:
         network = {'dataset': named.record['dataset'], **named.record['model']}
         numbers = {'machine': provenance.machine(), 'repeats': REPEATS.value} | timing.as_json(network, contests)
-        output.write_text(json.dumps(numbers, indent=2) + '\n')
+        files.write(output, lambda file: file.write(files.json_bytes(numbers)))
         print(f'written to {output}; draw it with: python -m experiments.measure.plot_timing {output} FIGURE.png')
 
 

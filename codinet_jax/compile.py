@@ -13,14 +13,13 @@ TPUs need the package jax[tpu], GPUs jax[cuda13]. Any setting can be tried, as -
 The exit status is 1 where the program does not fit.
 """
 
-import json
 import time
 from collections.abc import Sequence
 
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, files
 from codinet_jax.runtime.errors import InputError
 
 CONFIG = config_flag.define_config('What to compile: cifar10_r110[:variant], another name, or a file.')
@@ -70,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     if output:
         network = {'dataset': named.record['dataset'], **named.record['model']}
         everything = {'machine': provenance.machine(), 'network': network} | about | found
-        output.write_text(json.dumps(everything, indent=2) + '\n')
+        files.write(output, lambda file: file.write(files.json_bytes(everything)))
         print(f'written to {output}')
     return 1 if found['memory']['fits'] is False else 0
 

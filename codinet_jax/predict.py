@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, files
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -47,9 +47,9 @@ SECONDS_TO_PROGRESS = {True: 5.0, False: 60.0}  # by whether it goes to a termin
 
 
 def main(argv: Sequence[str]) -> int:
-    files = argv[1:]
+    named = argv[1:]
     network = NETWORK.given('which network')
-    if bool(files) == bool(SPLIT.value):
+    if bool(named) == bool(SPLIT.value):
         raise InputError('Say what to classify, image files or a split: IMAGE... or --split=test.')
     if not network.workdir and (SPLIT.value or STRATEGY.value):
         raise InputError('--split and --strategy are of a run: give its --workdir, or image files alone.')
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     if SPLIT.value:
         items, num_items = _of_split(Workdir.named(network.workdir), SPLIT.value)
     else:
-        paths = inputs.find(files)
+        paths = inputs.find(named)
         items, num_items = inputs.read(paths, predictor.spec, 2 * BATCH_SIZE.value), len(paths)
     tally = answers.Tally(num_items)
     is_each = JSON.value or EACH.value or not (SPLIT.value or csv_file)
@@ -113,7 +113,7 @@ def _report(answer: 'Answer | Refusal', form: 'Form', is_each: bool) -> None:
     if JSON.value:
         print(json.dumps(form.as_json(answer)), flush=True)
     elif isinstance(answer, Refusal):
-        print(f'error: {answer.error}', file=sys.stderr, flush=True)
+        print(f'error: {files.printable(str(answer.error))}', file=sys.stderr, flush=True)
     elif is_each:
         print(form.line(answer), flush=True)
 

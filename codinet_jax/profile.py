@@ -7,7 +7,6 @@ Steps are taken as training takes them, on its data; with --random_pixels on one
 The trace opens in https://ui.perfetto.dev (perfetto_trace.json.gz) and in TensorBoard's profiler. Nothing else is kept.
 """
 
-import json
 from collections.abc import Sequence
 
 from absl import flags
@@ -53,7 +52,8 @@ def main(argv: Sequence[str]) -> None:
     if trace:
         print(f'trace in {trace}')
     if output:
-        output.write_text(json.dumps({'machine': provenance.machine()} | found, indent=2) + '\n')
+        everything = {'machine': provenance.machine()} | found
+        files.write(output, lambda file: file.write(files.json_bytes(everything)))
         print(f'written to {output}')
 
 

@@ -49,6 +49,8 @@ class Workdir:
             raise InputError(f'{path} is not a directory here: mount the bucket, and give --workdir its path.')
         self.path = files.expanded(path).absolute()
         self._config = self.path / 'config.json'
+        with files.reading(self.path):
+            self._config.exists()
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.checkpoints = self.path / 'checkpoints'
@@ -134,8 +136,9 @@ class Workdir:
         """
         if not self._config.exists():
             raise InputError(f'{self} holds no run (no config.json): train one there with codinet_jax.main first.')
+        record = files.read_json(self._config)
         try:
-            config = default.of_record(files.read_json(self._config))
+            config = default.of_record(record)
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f'{self._config} cannot be read ({error}): restore it, or use another workdir.') from error
         default.check_types(config, f'{self._config}: ')
@@ -150,7 +153,11 @@ class Workdir:
         if not self.metrics.exists():
             raise InputError(f'{self} has no metrics yet: train there with codinet_jax.main first.')
         try:
-            return [dict(json.loads(line)) for line in self.metrics.read_text().splitlines()]
+            with files.reading(self.metrics):
+                text = self.metrics.read_text()
+            return [dict(json.loads(line)) for line in text.splitlines()]
+        except InputError:
+            raise
         except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f'{self.metrics} cannot be read ({error}): restore it, or train again.') from error
 
@@ -184,9 +191,8 @@ class Workdir:
                 raise ValueError(f'{wrong[0]} is no array')
             return found
         except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
-            raise InputError(
-                f'{path} holds no record that can be read ({error}): make it with codinet_jax.evaluate.'
-            ) from error
+            unreadable = f'{path} holds no record that can be read ({error}): make it with codinet_jax.evaluate.'
+            raise files.refused(path, error) or InputError(unreadable) from error
 
     def write_weights(self, variables: Mapping[str, Any], trained_on: WeightsInput | None = None) -> None:
         """Keeps the final variables, and the input they were trained on if it is not the data set's own."""

@@ -582,6 +582,37 @@ def test_garbage_under_a_right_hash_is_refused_in_a_sentence(
     gc.collect()  # a file that was left open is a warning here, and not in another test
 
 
+CARDS: dict[str, dict[str, Any]] = {
+    'labels of no class': {'classes': ['a', 'b', 'c']},
+    'classes without names': {'classes': list(range(10))},
+    'one name for all': {'classes': 'abcdefghij'},
+    'a name that is no text': {'classes': ['\ud800', *'bcdefghij']},
+    'other images': {'image_size': 9},
+    'other channels': {'num_channels': 3},
+    'no part of an image': {'center_crop': 0},
+    'blocks it has not': {'blocks_macs': [1, 2]},
+    'stages it has not': {'blocks_per_stage': [1]},
+    'costs below nothing': {'blocks_macs': [-1, 2, 3]},
+    'a network for nothing': {'static_macs': 0},
+}
+
+
+@pytest.mark.parametrize('case', CARDS)
+def test_a_manifest_of_another_network_than_the_programs_is_refused(
+    networks: dict[str, Exported], tmp_path: Path, case: str
+) -> None:
+    """Under a right hash too: it would be met in the middle of answering, or never."""
+    copy = shutil.copytree(networks['static'].directory, tmp_path / 'copy')
+    hashed_again(edit_manifest(lambda manifest: manifest['card'].update(CARDS[case])))(copy)
+    assert_refused(copy, r'manifest\.json cannot be read \(.*\): copy or export it again')
+
+
+def test_a_threshold_that_is_no_number_is_refused(networks: dict[str, Exported], tmp_path: Path) -> None:
+    copy = shutil.copytree(networks['static'].directory, tmp_path / 'copy')
+    hashed_again(edit_manifest(lambda manifest: manifest.update(threshold=float('nan'))))(copy)
+    assert_refused(copy, 'threshold is nan')
+
+
 def test_a_reader_that_stumbles_without_a_word_is_a_sentence_too(
     networks: dict[str, Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What may go wrong in a long run: damaged checkpoints, numbers that are none, two runs in one place, no room."""
 
 import dataclasses
+import errno
 import gc
 import json
 import os
@@ -135,6 +136,33 @@ def test_where_no_checkpoint_is_whole_nothing_is_touched(directory: Path) -> Non
     ):
         checkpoints.newest(abstract)
     assert helpers.all_bytes(directory) == before
+
+
+@pytest.mark.parametrize(
+    ('error', 'reason'),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), 'Too many open files'),
+        (ValueError('NOT_FOUND: Error reading "state": Permission denied'), 'Permission denied'),
+        (RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.'), 'Cannot allocate memory'),
+        (MemoryError(), 'Cannot allocate memory'),
+    ],
+    ids=['files', 'permission', 'device memory', 'memory'],
+)
+def test_a_checkpoint_that_the_machine_does_not_let_be_read_is_not_put_aside(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    before = helpers.all_bytes(directory)
+    with Checkpoints(directory) as checkpoints:
+        with monkeypatch.context() as machine:
+            machine.setattr(type(checkpoints._manager), 'restore', refuse)
+            with pytest.raises(InputError, match=rf'checkpoints/7 cannot be read \({reason}\): '):
+                checkpoints.newest(abstract)
+        assert helpers.all_bytes(directory) == before
+        assert_is(checkpoints.newest(abstract), 7)
+    assert not (directory.parent / 'damaged_checkpoints').exists()
 
 
 def test_a_checkpoint_left_half_written_is_no_checkpoint(directory: Path) -> None:

@@ -71,6 +71,15 @@ def test_a_field_is_unset_and_a_fixed_one_is_not(tmp_path: Path) -> None:
     assert "no such field: 'x'" in refused(helpers.run_command('main', '--config=digits_r14', '--config.x=None'))
 
 
+def test_a_path_that_no_file_can_have_is_named_by_whoever_meets_it(tmp_path: Path) -> None:
+    """Whatever the flag: what no reader says of a path, the command does."""
+    (tmp_path / 'weights.th').touch()
+    flags = [f'--source={tmp_path / "weights.th"}', f'--output={tmp_path / ("x" * 300)}']
+    assert 'cannot be read (File name too long): give a shorter path' in refused(
+        helpers.run_command('import_weights', *flags)
+    )
+
+
 def test_devices_that_are_not_here_are_named(tmp_path: Path) -> None:
     run = helpers.run_command('main', '--config=digits_r14', f'--workdir={tmp_path / "run"}', JAX_PLATFORMS='cuda')
     assert 'JAX finds no device of JAX_PLATFORMS=cuda' in refused(run) and not (tmp_path / 'run').exists()

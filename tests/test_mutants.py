@@ -1,7 +1,7 @@
 """The list of mutants does not rot, and what runs them tells a test that notices from one that does not."""
 
 import ast
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_what_stands_there_twice_or_not_at_all_is_refused() -> None:
 
 
 @pytest.fixture(scope='module')
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[run.Tests]:
     """A package of one sum, and its tests."""
     tree = tmp_path_factory.mktemp('mutants') / 'tree'
     for file, text in {
@@ -53,7 +53,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
         (tree / file).write_text(text)
-    return tree
+    with run.Tests(tree) as served:
+        yield served
 
 
 @pytest.mark.parametrize(
@@ -66,9 +67,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_mutant_is_killed_by_the_first_test_that_fails(
-    tree: Path, wrong: str, tests: tuple[str, ...], seconds: float, outcome: str, test: str
+    served: run.Tests, wrong: str, tests: tuple[str, ...], seconds: float, outcome: str, test: str
 ) -> None:
-    before = helpers.all_bytes(tree)
-    found = run.tried(tree, Mutant('wrong', 'sums.py', 'a + b', wrong, tests), seconds)
+    before = helpers.all_bytes(served.tree)
+    found = served.tried(Mutant('wrong', 'sums.py', 'a + b', wrong, tests), seconds)
     assert (found['outcome'], found['test']) == (outcome, test) and found['seconds'] > 0
-    assert helpers.all_bytes(tree) == before
+    assert helpers.all_bytes(served.tree) == before

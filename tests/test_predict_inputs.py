@@ -1,5 +1,6 @@
 """What arguments of predict stand for, and how answers are written down."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -103,6 +104,12 @@ def test_class_and_number_stand_side_by_side() -> None:
     found = Form(SPEC, 9).as_json(answer())
     assert (found['label'], found['class']) == (1, 'dog')
     assert [each['class'] for each in found['top']] == ['dog', '3', 'cat', 'elk'], 'no more than there are'
+
+
+def test_names_stand_on_one_line_and_tell_a_terminal_nothing() -> None:
+    spec = dataclasses.replace(SPEC, classes=('cat', 'dog\x1b[31m', *SPEC.classes[2:]))
+    line = Form(spec).line(answer('two\nlines.png'))
+    assert line.startswith(r'two\nlines.png  1 dog\x1b[31m  50.0%') and line.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,12 +20,14 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 import codinet_jax
 import helpers
 from codinet_jax.config import setup
 from codinet_jax.data import datasets
-from codinet_jax.inference import load, serving
+from codinet_jax.inference import http_server, load, serving
 from codinet_jax.inference.predictor import NetworkSpec, Prediction, Predictor
 from codinet_jax.inference.serving import Answer, Batcher, Overloaded
 from codinet_jax.runtime.errors import InputError
@@ -216,6 +219,34 @@ def test_warming_up_compiles_every_size() -> None:
     network = Network()
     assert list(with_batcher(network, use, max_batch=6)) == [1, 2, 4, 6]
     assert [len(numbers) for numbers, _ in network.batches] == [1, 2, 4, 6]
+
+
+def asked(content: bytes, headers: dict[str, str], max_bytes: int = 5_000_000) -> bytes:
+    """What the server takes for the image of a request."""
+
+    async def receive() -> dict[str, Any]:
+        return {'type': 'http.request', 'body': content, 'more_body': False}
+
+    async def image() -> bytes:
+        batcher = Batcher(Predictor(SPEC, Network()), max_batch=1, max_wait=0.0, max_requests=1)
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        server = http_server.Server(batcher, 'mine', max_bytes, lambda _: None)
+        return await server._image(Request({'type': 'http', 'headers': encoded}, receive))
+
+    return asyncio.run(image())
+
+
+def test_a_form_needs_no_room_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, 'tempdir', '/nowhere')
+    image = np.random.default_rng(0).bytes(2_000_000)
+    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+    assert asked(head + image + b'\r\n--b--\r\n', {'content-type': 'multipart/form-data; boundary=b'}) == image
+
+
+def test_a_length_of_thousands_of_digits_is_too_much() -> None:
+    with pytest.raises(HTTPException, match='The image has more than 5 MB: send it smaller') as refusal:
+        asked(b'x', {'content-length': 5000 * '9'})
+    assert refusal.value.status_code == 413
 
 
 def test_an_answer_from_afar() -> None:

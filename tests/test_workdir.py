@@ -168,6 +168,30 @@ def test_routes_that_cannot_be_read_are_refused_with_what_to_do(tmp_path: Path, 
         records_of.read_routes(workdir, 'test')
 
 
+@pytest.mark.parametrize('axis', ['N', 'A'])
+def test_a_record_of_nothing_is_refused(tmp_path: Path, axis: str) -> None:
+    arrays = {name: array for each in records() for name, array in each._asdict().items()}  # type: ignore[attr-defined]
+    none = {
+        name: np.take(array, [], axis=name.rsplit('_', 1)[1].split('x').index(axis))
+        for name, array in arrays.items()
+        if axis in name.rsplit('_', 1)[1].split('x')
+    }
+    Workdir(tmp_path).write_arrays('routes', 'test', arrays | none)
+    with pytest.raises(InputError, match=r'test\.npz contradicts itself: evaluate again'):
+        records_of.read_routes(Workdir(tmp_path), 'test')
+
+
+@pytest.mark.parametrize(
+    'array',
+    [np.zeros((2, 8, 8, 1)), np.zeros((2, 8), np.uint8), np.zeros((0, 8, 8, 1), np.uint8)],
+    ids=['floats', 'flat', 'none'],
+)
+def test_what_are_no_pictures_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    records_of.write_thumbnails(Workdir(tmp_path), 'test', array)
+    with pytest.raises(InputError, match=r'test\.npz holds no pictures: evaluate again'):
+        records_of.read_thumbnails(Workdir(tmp_path), 'test')
+
+
 @pytest.mark.parametrize('shape', [(7, 8, 8, 1), (3, 64, 48, 3)])
 def test_thumbnails_are_read_as_they_were_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
     workdir = Workdir(tmp_path)

@@ -19,7 +19,7 @@ from PIL import Image
 from codinet_jax.data import image_files
 from codinet_jax.data.photographs import Cut, RandomAccess, Record
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.runtime.files import printable
+from codinet_jax.runtime.files import printable, reading
 
 TRAIN = 'train'
 # A folder's name, and what it is called.
@@ -207,7 +207,8 @@ def _images(directory: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     waiting = [directory]
     while waiting:
         folder = waiting.pop()
-        identity = os.stat(folder)
+        with reading(folder):
+            identity = os.stat(folder)
         if (identity.st_dev, identity.st_ino) in seen:
             raise InputError(f'{printable(folder)} is a link to a folder that is read already: remove the link.')
         seen.add((identity.st_dev, identity.st_ino))

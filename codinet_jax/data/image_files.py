@@ -31,6 +31,7 @@ _UPRIGHT = {
 }
 # A PNG's grey of few bits is scaled to 8 when it is read, and the level of it that is transparent is not.
 _LEVELS = {'L;2': 85, 'L;4': 17}
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # in TIFF
 
 
@@ -91,8 +92,11 @@ def decode_file(source: Source, num_channels: int) -> Image.Image:
         raise InputError(f'{name} does not exist: give the path of an image.') from error
     except IsADirectoryError as error:
         raise InputError(f'{name} is a directory: give the path of one image.') from error
-    except OSError as error:
+    except PermissionError as error:
         raise InputError(f'{name} cannot be opened ({error.strerror}): make it readable, or give another.') from error
+    except OSError as error:
+        other = InputError(f'{name} cannot be opened ({error.strerror}): make it readable, or give another.')
+        raise files.refused(name, error) or other from error
 
 
 def _name(source: Source) -> str:
@@ -117,7 +121,8 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
       num_channels: 1 for grey, 3 for red, green and blue.
 
     Raises:
-      InputError: it is no image, cut short or damaged, too large, or its pixels are out of range.
+      InputError: it is no image, cut short or damaged, too large, or its pixels are out of range; or the machine does
+        not let it be read.
     """
     formats = _formats_here()
     try:
@@ -127,13 +132,14 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
         raise
     except UnidentifiedImageError as error:
         raise InputError(f'{name} is not an image that can be read here: save it as PNG or JPEG.') from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except TOO_LARGE as error:
         limit = f'more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be safe to read'
         raise InputError(f'{name} has {limit}: save it smaller.') from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and many others
         reason = str(error).rstrip('.') or type(error).__name__
         fix = 'fetch it again if it was cut short, or save it as PNG or JPEG'
-        raise InputError(f'{name} cannot be decoded ({reason}): {fix}.') from error
+        undecodable = InputError(f'{files.printable(name)} cannot be decoded ({reason}): {fix}.')
+        raise files.refused(name, error) or undecodable from error
 
 
 def _decoded(file: BinaryIO, name: str | os.PathLike[str], num_channels: int, formats: tuple[str, ...]) -> Image.Image:

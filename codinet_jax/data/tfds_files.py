@@ -1,8 +1,6 @@
 """Splits that TFDS prepared on disk: opened, or read whole; what is missing or damaged is said in a sentence."""
 
 import contextlib
-import errno
-import os
 import re
 import resource
 from collections.abc import Iterator
@@ -12,26 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codinet_jax.runtime import optional_tensorflow
+from codinet_jax.runtime import files, optional_tensorflow
 from codinet_jax.runtime.errors import InputError
 
 READ_BATCH = 1000
 
 Batch = tuple[np.ndarray, np.ndarray]
-
-# What a machine refuses, though the data may be whole, and what to do. Libraries tell of it by number or in words.
-REFUSALS = {
-    errno.EMFILE: 'raise the limit of open files, as with `ulimit -n 4096`, or prepare the set in fewer shards',
-    errno.ENFILE: 'close other programs, or raise the limit of open files of the machine',
-    errno.EACCES: 'see to it that you may read it',
-    errno.EPERM: 'see to it that you may read it',
-    errno.ENOSPC: 'make room',
-    errno.EIO: 'see whether the disk or network drive is well, and try again',
-    errno.ESTALE: 'see whether the network drive is there, and try again',
-    errno.ENOTCONN: 'see whether the network drive is there, and try again',
-    errno.EHOSTDOWN: 'see whether the network drive is there, and try again',
-    errno.ETIMEDOUT: 'see whether the network drive is there, and try again',
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +35,7 @@ class PreparedSplit:
     def damaged(self, reason: Exception | str) -> InputError:
         """To be raised when the files do not hold what they promise, or the machine does not let them be read."""
         what = f'Split {self.name} of {self.directory}'
-        return _refused(what, reason) or InputError(f'{what} is damaged ({_summary(reason)}): {self.fix}.')
+        return files.refused(what, reason) or InputError(f'{what} is damaged ({_summary(reason)}): {self.fix}.')
 
     def check_labels(self, labels_N: np.ndarray) -> None:
         """Refuses labels that are none of the set's classes.
@@ -178,7 +162,7 @@ def _half_written(directory: Path, fix: str) -> Iterator[None]:
         yield
     except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
         half_written = InputError(f'{directory} is half-written ({_summary(error)}): {fix}.')
-        raise _refused(str(directory), error) or half_written from error
+        raise files.refused(directory, error) or half_written from error
 
 
 def _check_features(
@@ -236,8 +220,12 @@ def read(
 
 def _newest_version(tfds_name: str, root: Path) -> Path:
     prepare = f'point data_dir at the directory TFDS prepared {tfds_name} in, or run {_preparation(tfds_name, root)}'
-    if not root.is_dir():
-        raise InputError(f'data_dir {root} does not exist: {prepare}.')
+    with files.reading(root):
+        if not root.is_dir():
+            raise InputError(f'data_dir {root} does not exist: {prepare}.')
+    for directory in (root, root / tfds_name):
+        with files.reading(directory):  # a glob passes over what may not be read
+            next(iter(directory.iterdir()), None) if directory.is_dir() else None
     versions = _versions(tfds_name, root)
     if not versions and '/' not in tfds_name:
         configs = sorted({path.parent.name for path in _versions(f'{tfds_name}/*', root)})
@@ -320,19 +308,6 @@ def _preparation(tfds_name: str, root: Path) -> str:
 
 def _summary(error: Exception | str) -> str:
     return str(error).strip().split('\n')[0].rstrip('.') or type(error).__name__
-
-
-def _refused(what: str, reason: Exception | str) -> InputError | None:
-    """What to raise where the machine, not the data, is at fault; None where it is not."""
-    causes: list[Any] = [reason]
-    while isinstance(causes[-1], BaseException) and (causes[-1].__cause__ or causes[-1].__context__):
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)
-    for cause in causes:
-        for number, advice in REFUSALS.items():
-            text = os.strerror(number)
-            if getattr(cause, 'errno', None) == number or text.lower() in str(cause).lower():
-                return InputError(f'{what} cannot be read ({text}): {advice}.')
-    return None
 
 
 def _allow_open_files() -> None:

@@ -22,7 +22,7 @@ from codinet_jax.data.photographs import (
     done_ahead,
 )
 from codinet_jax.data.tfds_files import PreparedSplit
-from codinet_jax.runtime import optional_tensorflow
+from codinet_jax.runtime import files, optional_tensorflow
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.hosts import Host
 
@@ -107,7 +107,11 @@ def _decoded(prepared: PreparedSplit, index: int, encoded: bytes, num_channels: 
     try:
         return image_files.decode(io.BytesIO(encoded), f'image {index}', num_channels)
     except InputError as error:
-        raise prepared.damaged(f'its image {index} cannot be decoded') from error
+        what = f'Image {index} of split {prepared.name} of {prepared.directory}'
+        if isinstance(error.__cause__, image_files.TOO_LARGE):
+            raise InputError(f'{what} {str(error).partition(f"image {index} ")[2]}') from error
+        damaged = prepared.damaged(f'its image {index} cannot be decoded')
+        raise files.refused(what, error) or damaged from error
 
 
 class _Tfrecords(Photographs):

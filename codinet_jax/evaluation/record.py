@@ -61,7 +61,7 @@ _KINDS = {
 
 
 def is_consistent(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether arrays of these names have types and shapes that can be of one split; the axes are in the names."""
+    """Whether arrays of these names have types and shapes that can be of a split, none empty; axes are in the names."""
     sizes: dict[str, int] = {}
     for field, kinds in _KINDS.items():
         axes, array = field.rsplit('_', 1)[1].split('x'), arrays[field]
@@ -69,7 +69,7 @@ def is_consistent(arrays: Mapping[str, np.ndarray]) -> bool:
             return False
         if any(sizes.setdefault(axis, size) != size for axis, size in zip(axes, array.shape, strict=True)):
             return False
-    return True
+    return min(sizes.values()) > 0
 
 
 def write_routes(workdir: Workdir, name: str, record: Record, augmented: AugmentedRecord) -> None:
@@ -124,4 +124,8 @@ def read_thumbnails(workdir: Workdir, split: str) -> np.ndarray:
     Raises:
       InputError: an older version evaluated, or the file cannot be read.
     """
-    return workdir.read_arrays('thumbnails', split, ('thumbnails_SxhxwxC',))['thumbnails_SxhxwxC']
+    pictures = workdir.read_arrays('thumbnails', split, ('thumbnails_SxhxwxC',))['thumbnails_SxhxwxC']
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] not in (1, 3) or not pictures.size:
+        path = workdir.path / 'thumbnails' / f'{split}.npz'
+        raise InputError(f'{path} holds no pictures: evaluate again with codinet_jax.evaluate.')
+    return pictures

@@ -14,6 +14,7 @@ import numpy as np
 from codinet_jax.inference.inputs import Item
 from codinet_jax.inference.predictor import NetworkSpec, Predictor
 from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.files import printable
 
 MARKS, ASCII_MARKS = '·█', '.#'  # of a block skipped and one run
 
@@ -75,7 +76,7 @@ class Form:
     def line(self, answer: Answer) -> str:
         spec = self.spec
         line = (
-            f'{answer.name}  {self._class(answer.label)}  {answer.probabilities_Y[answer.label]:.1%}  '
+            f'{printable(answer.name)}  {self._class(answer.label)}  {answer.probabilities_Y[answer.label]:.1%}  '
             f'{spec.draw(answer.decisions_n, self.marks)}  '
             f'{answer.macs / 1e6:.2f} of {spec.static_macs / 1e6:.2f} MMACs, {answer.macs / spec.static_macs:.0%}'
         )
@@ -126,7 +127,7 @@ class Form:
 
     def _class(self, label: int) -> str:
         """Number and name, where the name is not just the number."""
-        name = self.spec.classes[label]
+        name = printable(self.spec.classes[label])
         return name if name == str(label) else f'{label} {name}'
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -99,8 +100,9 @@ def check_new(directory: str | os.PathLike[str]) -> pathlib.Path:
       InputError: it holds something.
     """
     directory = files.expanded(directory).absolute()
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise InputError(f'{directory} is there already: give --output a new or an empty directory.')
+    with files.reading(directory):
+        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+            raise InputError(f'{directory} is there already: give --output a new or an empty directory.')
     return directory
 
 
@@ -111,35 +113,70 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
       InputError: it is not there, is not whole, was altered, or was written by a newer version.
     """
     directory = files.expanded(directory)
-    manifest = _read_manifest(directory)
-    known = (FORMAT, export.maximum_supported_calling_convention_version)
-    if any(has > knows for has, knows in zip((manifest['format'], manifest['calling_convention']), known, strict=True)):
-        raise InputError(
-            f'{directory} was exported by a newer version ({_versions(manifest)}): upgrade these, or export it again '
-            'with what is installed here.'
-        )
-    if _sha256(directory, manifest) != manifest['sha256']:
-        raise InputError(f'{directory} is not what was exported, its content hash differs: copy or export it again.')
+    with files.reading(directory):
+        manifest = _read_manifest(directory)
+        known = (FORMAT, export.maximum_supported_calling_convention_version)
+        has = (manifest['format'], manifest['calling_convention'])
+        if any(one > other for one, other in zip(has, known, strict=True)):
+            raise InputError(
+                f'{directory} was exported by a newer version ({_versions(manifest)}): upgrade these, or export it '
+                'again with what is installed here.'
+            )
+        if _sha256(directory, manifest) != manifest['sha256']:
+            raise InputError(
+                f'{directory} is not what was exported, its content hash differs: copy or export it again.'
+            )
     try:
         exported = export.deserialize(bytearray((directory / PROGRAM).read_bytes()))
         exported.mlir_module()  # reads the StableHLO, whose version may be too new as well
         with open(directory / WEIGHTS, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
             weights = {path: arrays[path] for path in arrays.files}
     except Exception as error:  # readers of flatbuffers, MLIR and zip files raise whatever they stumble over
-        raise InputError(
+        unreadable = InputError(
             f'{directory} was exported with {_versions(manifest)} and cannot be read by jax {jax.__version__} '
             f'({" ".join(str(error).split()) or type(error).__name__}): export it again.'
-        ) from error
-    spec: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in manifest['card'].items()
-    }
-    forward = sharding.on_devices(exported.call, exported.call, weights)
+        )
+        raise files.refused(directory, error) or unreadable from error
     try:
+        spec = _read_spec(manifest['card'], weights, exported)
         known = manifest.get('operating_points', {'points': {}, 'curve': []})
         operating_points = OperatingPoints.of_record(known['points'], known['curve'], str(directory))
-        return Predictor(NetworkSpec(**spec), forward, float(manifest['threshold']), operating_points=operating_points)
+        threshold = float(manifest['threshold'])
+        if not math.isfinite(threshold):
+            raise ValueError(f'threshold is {threshold}')
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f'{directory / MANIFEST} cannot be read ({error}): copy or export it again.') from error
+    forward = sharding.on_devices(exported.call, exported.call, weights)
+    return Predictor(spec, forward, threshold, operating_points=operating_points)
+
+
+def _read_spec(card: Mapping[str, Any], weights: Mapping[str, np.ndarray], exported: export.Exported) -> NetworkSpec:
+    """What the manifest says of the network, held against the program, which cannot be asked for names and costs.
+
+    Raises:
+      AttributeError, KeyError, TypeError, ValueError: the two are not of one network.
+    """
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in card.items()}
+    spec = NetworkSpec(**fields)
+    *parameters, images, _ = exported.in_avals
+    logits, gates = exported.out_avals
+    said = {
+        'weights': [weights[path].shape for path in sorted(weights)],
+        'images': spec.image_shape,
+        'classes': len(spec.classes) if isinstance(spec.classes, tuple) else 0,
+        'blocks': len(spec.blocks_macs),
+        'blocks of all stages': sum(spec.blocks_per_stage),
+    }
+    computed = [[each.shape for each in parameters], images.shape[1:], logits.shape[1], *(2 * [gates.shape[1]])]
+    for (name, there), here in zip(said.items(), computed, strict=True):
+        if there != here:
+            raise ValueError(f'the {name} of its network are not those of its program')
+    for name in spec.classes:
+        name.encode()  # text, and such as can be printed
+    macs = (spec.static_macs, spec.fixed_macs, *spec.blocks_macs)
+    if not (0 < spec.center_crop <= 1 and all(isinstance(each, int) for each in macs) and 0 <= min(macs) < macs[0]):
+        raise ValueError('center_crop is no share, or a cost is no number of MACs')
+    return spec
 
 
 def size(directory: str | os.PathLike[str]) -> int:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -16,10 +16,10 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
-from starlette.types import Message
 
 from codinet_jax.data.image_files import read_image
 from codinet_jax.inference import serving
@@ -182,20 +182,28 @@ class Server:
         if request.headers.get('content-type', '').partition(';')[0].strip().lower() != 'multipart/form-data':
             return content
 
-        async def whole() -> Message:
-            return {'type': 'http.request', 'body': content, 'more_body': False}
+        async def whole() -> AsyncGenerator[bytes, None]:
+            yield content
 
-        async with Request(request.scope, whole).form(max_files=1, max_fields=10) as form:
-            uploads = [value for value in form.values() if isinstance(value, UploadFile)]
-            if not uploads:
-                raise HTTPException(400, 'The form has no file: send one, as curl --form image=@cat.jpg.')
+        parser = MultiPartParser(request.headers, whole(), max_files=1, max_fields=10)
+        parser.spool_max_size = len(content)  # which is in memory already: a full disk is no reason to refuse it
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise HTTPException(400, error.message) from error
+        uploads = [value for value in form.values() if isinstance(value, UploadFile)]
+        if not uploads:
+            raise HTTPException(400, 'The form has no file: send one, as curl --form image=@cat.jpg.')
+        try:
             return await uploads[0].read()
+        finally:
+            await form.close()
 
     async def _body(self, request: Request) -> bytes:
         """All of it, if it is not too much; of what is too much no more is read than shows it."""
         length = request.headers.get('content-length', '')
         content = bytearray()
-        if not (length.isdecimal() and int(length) > self.max_upload_bytes):
+        if not (length.isdecimal() and float(length) > self.max_upload_bytes):
             async for chunk in request.stream():
                 content += chunk
                 if len(content) > self.max_upload_bytes:

@@ -11,6 +11,7 @@ from codinet_jax.data import image_files
 from codinet_jax.data.prefetch import prefetch
 from codinet_jax.inference.predictor import NetworkSpec
 from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.files import printable
 
 
 class Item(NamedTuple):
@@ -50,11 +51,15 @@ def _read(path: str, error: InputError | None, spec: NetworkSpec) -> Item:
 
 def _named_by(argument: str) -> Iterator[Found]:
     if os.path.isdir(argument):
-        yield from _below(argument) or [(argument, InputError(f'{argument} holds no image file: name another.'))]
+        yield from _below(argument) or [
+            (argument, InputError(f'{printable(argument)} holds no image file: name another.'))
+        ]
     elif os.path.lexists(argument) or glob.escape(argument) == argument:
         yield argument, None
     else:
-        yield from _matches(argument) or [(argument, InputError(f'{argument} matches no image file: name another.'))]
+        yield from _matches(argument) or [
+            (argument, InputError(f'{printable(argument)} matches no image file: name another.'))
+        ]
 
 
 def _below(directory: str) -> list[Found]:
@@ -66,7 +71,10 @@ def _below(directory: str) -> list[Found]:
         if _is_image(name)
     ]
     unread = [
-        (str(error.filename), InputError(f'{error.filename} cannot be searched ({error.strerror}): make it readable.'))
+        (
+            str(error.filename),
+            InputError(f'{printable(error.filename)} cannot be searched ({error.strerror}): make it readable.'),
+        )
         for error in errors
     ]
     return [*((file, None) for file in sorted(files)), *unread]

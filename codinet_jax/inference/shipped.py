@@ -32,15 +32,18 @@ def load_pretrained(name: str = 'cifar10') -> Predictor:
       name: 'cifar10': a cascade of two ResNets, for 32x32 images of ten classes.
 
     Raises:
-      InputError: there is none of this name.
+      InputError: there is none of this name, or the package is not whole.
     """
     card = read_card(name)
-    with np.load(DIRECTORY / f'{name}.npz', allow_pickle=False) as arrays:
-        leaves = {path: arrays[path].astype(np.float32) for path in arrays.files}
-    trees = traverse_util.unflatten_dict(leaves, sep='/')
-    spec = DataSpec(tuple(card['classes']), tuple(card['mean']), tuple(card['std']))
-    members = [Member(_network(depth, len(card['classes'])), spec, trees[str(depth)]) for depth in card['depths']]
-    return cascade.from_networks(members, threshold=card['threshold'], about=card['about'])
+    try:
+        with open(DIRECTORY / f'{name}.npz', 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+            leaves = {path: arrays[path].astype(np.float32) for path in arrays.files}
+        trees = traverse_util.unflatten_dict(leaves, sep='/')
+        spec = DataSpec(tuple(card['classes']), tuple(card['mean']), tuple(card['std']))
+        members = [Member(_network(depth, len(card['classes'])), spec, trees[str(depth)]) for depth in card['depths']]
+        return cascade.from_networks(members, threshold=card['threshold'], about=card['about'])
+    except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
+        raise _not_whole(name, error) from error
 
 
 def read_card(name: str) -> dict[str, Any]:
@@ -52,7 +55,15 @@ def read_card(name: str) -> dict[str, Any]:
     names = sorted(path.stem for path in DIRECTORY.glob('*.json'))
     if name not in names:
         raise InputError(f'No network called {name!r} comes with the package: take one of {", ".join(names)}.')
-    return files.read_json(DIRECTORY / f'{name}.json')
+    try:
+        return files.read_json(DIRECTORY / f'{name}.json')
+    except InputError as error:
+        raise _not_whole(name, error) from error
+
+
+def _not_whole(name: str, error: Exception) -> InputError:
+    damaged = InputError(f'Network {name} of the package cannot be read ({error}): install the package again.')
+    return files.refused(DIRECTORY, error) or damaged
 
 
 def write(

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file in the old format
@@ -44,8 +45,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     readers = {'.safetensors': _read_safetensors, **dict.fromkeys(('.pth', '.pt', '.th'), _read_torch)}
     if path.suffix not in readers:
         raise InputError(f'{path} is not a {", ".join(readers)} file: give --source one that is.')
-    if not path.is_file():
-        raise InputError(f'{path} is not there: give --source a file that is.')
+    with files.reading(path):
+        if not path.is_file():
+            raise InputError(f'{path} is not there: give --source a file that is.')
     tensors = readers[path.suffix](path)
     wrapper = 'module.' if all(name.startswith('module.') for name in tensors) else ''
     return {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
@@ -57,7 +59,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except Exception as error:  # a type that numpy does not have is told in more than one way
-        raise InputError(f'{path} cannot be read as safetensors ({error}): fetch it again, or give another.') from error
+        unreadable = InputError(f'{path} cannot be read as safetensors ({error}): fetch it again, or give another.')
+        raise files.refused(path, error) or unreadable from error
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -70,9 +73,9 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             'state_dict() alone, or give the weights as .safetensors.'
         ) from error
     except Exception as error:  # readers of zip files and pickles raise whatever they stumble over
-        raise InputError(
-            f'{path} cannot be read as a state dict ({_first_sentence(error)}): fetch it again, or give another.'
-        ) from error
+        reason = _first_sentence(error)
+        unreadable = InputError(f'{path} cannot be read as a state dict ({reason}): fetch it again, or give another.')
+        raise files.refused(path, error) or unreadable from error
 
 
 class _Storage(NamedTuple):

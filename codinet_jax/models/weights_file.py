@@ -66,6 +66,5 @@ def _opened_weights(path: str | os.PathLike[str]) -> Iterator[Any]:
         with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
     except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
-        raise InputError(
-            f'{path} cannot be read as weights ({error}): restore it, or train or import it again.'
-        ) from error
+        unreadable = InputError(f'{path} cannot be read as weights ({error}): restore it, or train or import it again.')
+        raise files.refused(path, error) or unreadable from error

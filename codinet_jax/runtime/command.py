@@ -132,8 +132,9 @@ def output_file(flag: flags.FlagHolder[str | None]) -> pathlib.Path | None:
     if flag.value is None:
         return None
     path = files.expanded(flag.value)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f'{path} cannot be written: give --{flag.name} a file in a directory that is there.')
+    with files.reading(path):
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise InputError(f'{path} cannot be written: give --{flag.name} a file in a directory that is there.')
     return path
 
 
@@ -163,6 +164,8 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
+        if error.filename is not None and (refusal := files.refused(os.fspath(error.filename), error)):
+            _fail(str(refusal))
         if error.errno != errno.ENOSPC:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -178,7 +181,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f'error: {sentence}', file=sys.stderr)
+    print(f'error: {files.printable(sentence)}', file=sys.stderr)
     sys.exit(2)
 
 

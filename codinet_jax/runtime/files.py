@@ -1,13 +1,63 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what a machine refuses though they are whole."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from codinet_jax.runtime.errors import InputError
+
+# What a machine refuses, though the data may be whole, and what to do. Libraries tell of it by number or in words.
+REFUSALS = {
+    errno.EMFILE: 'raise the limit of open files, as with `ulimit -n 4096`, or read fewer files at once',
+    errno.ENFILE: 'close other programs, or raise the limit of open files of the machine',
+    errno.EACCES: 'see to it that you may read it',
+    errno.EPERM: 'see to it that you may read it',
+    errno.ENOSPC: 'make room',
+    errno.ENOMEM: 'free memory, or use a machine that has more',
+    errno.ENAMETOOLONG: 'give a shorter path',
+    errno.EIO: 'see whether the disk or network drive is well, and try again',
+    errno.ESTALE: 'see whether the network drive is there, and try again',
+    errno.ENOTCONN: 'see whether the network drive is there, and try again',
+    errno.EHOSTDOWN: 'see whether the network drive is there, and try again',
+    errno.ETIMEDOUT: 'see whether the network drive is there, and try again',
+}
+
+
+def refused(what: str | os.PathLike[str], reason: BaseException | str) -> InputError | None:
+    """What to raise where the machine, not what was to be read, is at fault; None where it is not."""
+    causes: list[Any] = [reason]
+    while isinstance(causes[-1], BaseException) and (causes[-1].__cause__ or causes[-1].__context__):
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    for cause in causes:
+        for number, advice in REFUSALS.items():
+            text = os.strerror(number)
+            is_it = getattr(cause, 'errno', None) == number or (number == errno.ENOMEM and _is_memory(cause))
+            if is_it or text.lower() in str(cause).lower():
+                return InputError(f'{printable(what)} cannot be read ({text}): {advice}.')
+    return None
+
+
+@contextlib.contextmanager
+def reading(what: str | os.PathLike[str]) -> Iterator[None]:
+    """Says in a sentence what the machine refuses while something is looked for or read.
+
+    Raises:
+      InputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        unknown = InputError(f'{printable(what)} cannot be read ({reason}): see that it is there and may be read.')
+        raise refused(what, error) or unknown from error
+
+
+def _is_memory(error: Any) -> bool:
+    return isinstance(error, MemoryError) or str(error).startswith('RESOURCE_EXHAUSTED')
 
 
 def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -25,8 +75,14 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
 
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as it may be printed anywhere: bytes that are no UTF-8 are written out, and so is what is no letter."""
-    text = os.fsencode(path).decode(errors='backslashreplace')
-    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    found = os.fspath(path)
+    text = found.decode(errors='surrogateescape') if isinstance(found, bytes) else found
+    return ''.join(letter if letter.isprintable() else _written_out(letter) for letter in text)
+
+
+def _written_out(letter: str) -> str:
+    is_byte = '\udc80' <= letter <= '\udcff'  # as Python has one that is no UTF-8
+    return f'\\x{ord(letter) - 0xDC00:02x}' if is_byte else ascii(letter)[1:-1]
 
 
 def write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -62,7 +118,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       InputError: it cannot be read, or holds something else.
     """
     try:
-        value = json.loads(path.read_text())
+        with reading(path):
+            text = path.read_text()
+        value = json.loads(text)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f'{path} cannot be read ({error}): restore it, or use another workdir.') from error
     if not isinstance(value, dict):

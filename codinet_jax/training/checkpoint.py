@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from codinet_jax.routing.controller import ControllerState
-from codinet_jax.runtime import hosts
+from codinet_jax.runtime import files, hosts
 from codinet_jax.runtime.console import log
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training.state import TrainState
@@ -133,15 +133,18 @@ class Checkpoints:
         and the shardings of the state that goes with a progress.
 
         Raises:
-          InputError: there are checkpoints and none is whole; all are left as they are.
+          InputError: there are checkpoints and none is whole, or the machine does not let the newest be read; all are
+            left as they are.
         """
-        if self._manager is None:
+        if self._manager is None or self._directory is None:
             return None
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = _whole(self._manager, step, abstract)
             except Exception as error:  # readers of damaged files raise whatever they stumble over
+                if refusal := files.refused(self._directory / str(step), error):  # it may be whole
+                    raise refusal from error
                 damaged[step] = _first_line(error)
                 continue
             for bad in damaged:

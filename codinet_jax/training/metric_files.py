@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import jax
 
-from codinet_jax.runtime import optional_tensorflow
+from codinet_jax.runtime import files, optional_tensorflow
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -24,9 +24,10 @@ class MetricWriter:
         self._file = self._board = None
         if workdir is None or jax.process_index() > 0:
             return
-        self._file = open(workdir.metrics, 'a+b')  # noqa: SIM115 (closed on exit)
-        self._file.truncate(min(keep_bytes, self._file.seek(0, os.SEEK_END)))
-        self._file.seek(0, os.SEEK_END)
+        with files.reading(workdir.metrics):
+            self._file = open(workdir.metrics, 'a+b')  # noqa: SIM115 (closed on exit)
+            self._file.truncate(min(keep_bytes, self._file.seek(0, os.SEEK_END)))
+            self._file.seek(0, os.SEEK_END)
         if optional_tensorflow.is_installed() and importlib.util.find_spec('tensorboard'):
             optional_tensorflow.load()
             from clu import metric_writers

@@ -22,13 +22,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from absl import flags
 
 from codinet_jax.runtime import command, provenance
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import OutputDirectory
+from experiments.mutants import server
 from experiments.mutants.all import MUTANTS
 from experiments.mutants.mutant import REPOSITORY, Mutant
 
@@ -50,6 +51,7 @@ COPIED = (
 OUTCOMES = ('killed', 'timed out', 'survived', 'broken')
 
 Outcome = dict[str, Any]  # outcome, test, seconds
+Asked = Callable[[str, Callable[[], Outcome]], Outcome]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,23 +73,34 @@ def main(argv: Sequence[str]) -> int:
             output.write({kept.name: (json.dumps(outcomes, indent=1) + '\n').encode()})
         return outcomes[digest]
 
+    with Tests(tree) as tests:
+        rows = outcomes_of(tests, chosen, asked)
+    counts = Counter(row['outcome'] for row in rows)
+    print(', '.join(f'{counts[outcome]} {outcome}' for outcome in OUTCOMES))
+    if RESULTS.value:
+        keep_results(pathlib.Path(RESULTS.value), rows, counts)
+    return 1 if counts['survived'] or counts['broken'] else 0
+
+
+def outcomes_of(tests: 'Tests', chosen: Sequence[Mutant], asked: Asked) -> list[Outcome]:
+    """What came of each mutant.
+
+    Raises:
+      InputError: a test that killed one fails without a fault.
+    """
     rows = []
     for number, mutant in enumerate(chosen, start=1):
-        found = asked(digest_of(mutant), partial(tried, tree, mutant, SECONDS.value))
+        found = asked(digest_of(mutant), partial(tests.tried, mutant, SECONDS.value))
         rows.append({'fault': mutant.fault, 'file': mutant.file} | found)
         line = f'{number}/{len(chosen)} {found["outcome"]:9} {found["seconds"]:6.1f} s  {mutant.file}: {mutant.fault}'
         print(f'{line}  {found["test"]}', flush=True)
     for file, killers in killing(rows).items():
         theirs = [digest_of(each) for each, row in zip(chosen, rows, strict=True) if row['test'].startswith(file)]
         digest = _sha256([*killers, *theirs])
-        if (failed := asked(digest, partial(run_tests, tree, killers, 6 * SECONDS.value)))['outcome'] != 'survived':
+        if (failed := asked(digest, partial(tests.run, killers, 6 * SECONDS.value)))['outcome'] != 'survived':
             raise InputError(f'{failed["test"] or file} fails without a fault, so it notices none: mend it first.')
         print(f'without a fault {file} passes', flush=True)
-    counts = Counter(row['outcome'] for row in rows)
-    print(', '.join(f'{counts[outcome]} {outcome}' for outcome in OUTCOMES))
-    if RESULTS.value:
-        keep_results(pathlib.Path(RESULTS.value), rows, counts)
-    return 1 if counts['survived'] or counts['broken'] else 0
+    return rows
 
 
 def copied(tree: pathlib.Path) -> pathlib.Path:
@@ -112,42 +125,50 @@ def killing(rows: Sequence[Outcome]) -> dict[str, list[str]]:
     return {file: sorted(tests) for file, tests in sorted(found.items())}
 
 
-def tried(tree: pathlib.Path, mutant: Mutant, seconds: float) -> Outcome:
-    """What comes of a mutant; the tree is then as it was."""
-    path = tree / mutant.path
-    whole = path.read_text()
-    path.write_text(mutant.applied(whole))
-    try:
-        return run_tests(tree, mutant.selected, seconds)
-    finally:
-        path.write_text(whole)
+class Tests:
+    """The tests of a tree, run by a server that lives as long as this is entered."""
 
+    def __init__(self, tree: pathlib.Path):
+        self.tree, self._log = tree, tree.parent / 'log'
 
-def run_tests(tree: pathlib.Path, tests: Sequence[str], seconds: float) -> Outcome:
-    """Runs tests until one fails: 'killed' by it, 'survived', 'broken' where nothing could be run, or 'timed out'."""
-    options = ('-x', '-q', '-n', '0', '-p', 'no:cacheprovider', f'--basetemp={tree.parent / "temporary"}', '-rfE')
-    # No bytecode: Python tells a file that has changed by its size and the second it was written in.
-    variables = os.environ | {'PYTHONDONTWRITEBYTECODE': '1', 'JAX_PLATFORMS': 'cpu', 'CODINET_JAX_COMMIT': 'mutant'}
-    started, test = time.monotonic(), ''
-    with subprocess.Popen(
-        [sys.executable, '-m', 'pytest', *options, *tests],
-        cwd=tree,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,  # so that what a test has started can be killed with it
-    ) as process:
+    def __enter__(self) -> Self:
+        # No bytecode: Python tells a file that has changed by its size and the second it was written in.
+        variables = {'PYTHONDONTWRITEBYTECODE': '1', 'JAX_PLATFORMS': 'cpu', 'CODINET_JAX_COMMIT': 'mutant'}
+        self._server = subprocess.Popen(
+            [sys.executable, '-c', pathlib.Path(server.__file__).read_text()],
+            cwd=self.tree,
+            env=os.environ | variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate()
+
+    def tried(self, mutant: Mutant, seconds: float) -> Outcome:
+        """What comes of a mutant; the tree is then as it was."""
+        path = self.tree / mutant.path
+        whole = path.read_text()
+        path.write_text(mutant.applied(whole))
         try:
-            text, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)  # what a test has started as well
-            text, outcome = '', 'timed out'
-        else:
-            failed = re.search(r'^(?:FAILED|ERROR) (tests/\S+::.+?)(?: - .*)?$', text, re.MULTILINE)
-            test = failed.group(1).removeprefix('tests/') if failed else ''
-            outcome = {0: 'survived', 1: 'killed' if failed else 'broken'}.get(process.returncode, 'broken')
-    return {'outcome': outcome, 'test': test, 'seconds': round(time.monotonic() - started, 1)}
+            return self.run(mutant.selected, seconds)
+        finally:
+            path.write_text(whole)
+
+    def run(self, tests: Sequence[str], seconds: float) -> Outcome:
+        """Runs tests until one fails: 'killed' by it, 'survived', 'broken' where none could be run, or 'timed out'."""
+        options = ('-x', '-q', '-n', '0', '-p', 'no:cacheprovider', f'--basetemp={self.tree.parent / "temporary"}')
+        request = {'arguments': [*options, '-rfE', *tests], 'log': str(self._log), 'seconds': seconds}
+        assert self._server.stdin and self._server.stdout
+        started = time.monotonic()
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+        status = json.loads(self._server.stdout.readline())
+        failed = re.search(r'^(?:FAILED|ERROR) tests/(\S+::.+?)(?: - .*)?$', self._log.read_text(), re.MULTILINE)
+        test = failed.group(1) if failed and status == 1 else ''
+        outcome = {None: 'timed out', 0: 'survived', 1: 'killed' if test else 'broken'}.get(status, 'broken')
+        return {'outcome': outcome, 'test': test, 'seconds': round(time.monotonic() - started, 1)}
 
 
 def digest_of(mutant: Mutant) -> str:

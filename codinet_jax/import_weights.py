@@ -44,13 +44,20 @@ def main(argv: Sequence[str]) -> None:
     if output.exists():
         raise InputError(f'{output} is there already: give another --output.')
 
-    from codinet_jax.models import pretrained, state_dict, weights_file
+    from codinet_jax.models import hub, pretrained, state_dict, weights_file
 
     given_mean = _per_channel(MEAN, pretrained.IMAGENET_MEAN)
     given_std = _per_channel(STD, pretrained.IMAGENET_STD)
     source, recorded = _source(SOURCE.value)
     mean, std = given_mean or recorded.mean, given_std or recorded.std
-    tensors = state_dict.read(recorded.path)
+    try:
+        tensors = state_dict.read(recorded.path)
+    except InputError as error:
+        if not hub.is_name(SOURCE.value) or files.refused(recorded.path, error):
+            raise
+        raise InputError(
+            f'{recorded.path} is what the cache has of {source}, and is damaged: delete it, and give --download.'
+        ) from error
     backbone = pretrained.find(tensors, source)
     variables = pretrained.from_torch(tensors, backbone, source)
     sha256 = hashlib.sha256(recorded.path.read_bytes()).hexdigest()

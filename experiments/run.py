@@ -8,7 +8,6 @@ commands, on several devices (CUDA_VISIBLE_DEVICES) or hosts that share OUTPUT, 
 What came of it: python -m experiments.summarize --output=reproduced.
 """
 
-import pathlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, files
 from experiments.reproduce import queue
 from experiments.reproduce.scales import SCALES
 
@@ -34,7 +33,7 @@ LIST = flags.DEFINE_bool('list', False, 'Only list which runs there are and whic
 
 def main(argv: Sequence[str]) -> int:
     jax.config.update('jax_platforms', 'cpu')  # networks are only planned here: the devices are theirs who train
-    jobs = queue.planned(argv[1:], pathlib.Path(OUTPUT.value).expanduser() / SCALE.value, SEEDS.value)
+    jobs = queue.planned(argv[1:], files.expanded(OUTPUT.value) / SCALE.value, SEEDS.value)
     finished = sum(job.is_finished for job in jobs)
     print(
         f'scale {SCALE.value}: {SCALES[SCALE.value].description}\n{len(jobs)} runs, {finished} of them finished',

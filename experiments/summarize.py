@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, files
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import OutputDirectory
 from experiments.reproduce import readme
@@ -39,19 +39,19 @@ def main(argv: Sequence[str]) -> None:
 
     from experiments.reproduce.summary import runs_of, summary
 
-    root = pathlib.Path(OUTPUT.value).expanduser()
+    root = files.expanded(OUTPUT.value)
     scales = [SCALE.value] if SCALE.value else [name for name in SCALES if (root / name).is_dir()]
     if not scales:
         raise InputError(f'{root} holds no run: train some with experiments.run.')
     for scale in scales:
-        output = OutputDirectory(pathlib.Path(TO.value).expanduser() if TO.value else root / scale)
+        output = OutputDirectory(files.expanded(TO.value) if TO.value else root / scale)
         for name in wanted:
             definition = DEFINITIONS[name]
             found = runs_of(definition.rows, root / scale)
             if any(found.values()):
-                files = summary(f'{name}_{scale}', definition, scale, found)
-                output.write(files)
-                print(files[f'{name}_{scale}.md'].decode())
+                written = summary(f'{name}_{scale}', definition, scale, found)
+                output.write(written)
+                print(written[f'{name}_{scale}.md'].decode())
 
 
 if __name__ == '__main__':

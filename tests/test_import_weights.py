@@ -18,7 +18,7 @@ import helpers
 from codinet_jax import import_weights
 from codinet_jax.data import augment, datasets
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.models import pretrained, state_dict, weights_file
+from codinet_jax.models import hub, pretrained, state_dict, weights_file
 from codinet_jax.models.architecture import StrideOn, cifar_resnet, imagenet_resnet
 from codinet_jax.models.execution import masked
 from codinet_jax.models.network import RoutedResNet
@@ -526,6 +526,20 @@ def test_published_weights_are_asked_for_by_name(library: str, tmp_path: Path) -
     with pytest.raises(InputError, match=rf'^{library}:resnet19 names no network that we have: .*{library}:resnet18'):
         run_main(f'{library}:resnet19', tmp_path / 'output.npz')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_in_a_librarys_cache_is_to_be_fetched_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --download alone nothing would be fetched: the cache has it."""
+    cached = hub.Published('timm:resnet18.a1_in1k', tmp_path / 'resnet18.pth', (0.5,) * 3, (0.5,) * 3)
+    cached.path.write_text('<html>Not found</html>')
+    monkeypatch.setattr(hub, 'find', lambda *_, **__: cached)
+    with pytest.raises(
+        InputError,
+        match=r'resnet18\.pth is what the cache has of timm:resnet18\.a1_in1k, and is damaged: delete it, and',
+    ):
+        run_main('timm:resnet18', tmp_path / 'output.npz')
 
 
 def test_an_output_that_cannot_be_written_is_told(

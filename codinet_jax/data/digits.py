@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 NUM_CLASSES = 10
@@ -59,8 +60,9 @@ def prepare(data_dir: Path) -> None:
       InputError: the directory cannot be written.
     """
     version_dir = data_dir / 'digits' / str(Digits.VERSION)
-    if version_dir.exists():
-        return
+    with files.reading(version_dir):
+        if version_dir.exists():
+            return
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         # TFDS leaves a downloads directory beside a set and draws names that two processes may share: it works apart.

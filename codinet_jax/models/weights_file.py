@@ -62,8 +62,9 @@ def read_input(path: str | os.PathLike[str]) -> WeightsInput | None:
 
 @contextlib.contextmanager
 def _opened_weights(path: str | os.PathLike[str]) -> Iterator[Any]:
+    found = files.expanded(path)
     try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+        with open(found, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
     except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
         unreadable = InputError(f'{path} cannot be read as weights ({error}): restore it, or train or import it again.')

@@ -8,12 +8,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from codinet_jax.runtime import files
 from codinet_jax.workdir import OutputDirectory
 
 
 def empty_directory(path: str) -> pathlib.Path:
     """A directory, whose contents are removed."""
-    root = OutputDirectory(pathlib.Path(path).expanduser().absolute()).path
+    root = OutputDirectory(files.expanded(path).absolute()).path
     shutil.rmtree(root)
     root.mkdir()
     return root

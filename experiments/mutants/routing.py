@@ -230,7 +230,7 @@ ROUTING = (
         RATES,
         'high=1 - held * (1 - target)',
         'high=1 - held * target',
-        ('routing_rates::bounds_open_from_the_target_to_everything',),
+        ('routing_rates::bounds_are_no_wider_than_the_unit_interval_and_hold_the_target',),
     ),
     Mutant(
         'rates above the lower bound pay',

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from absl import flags
 
-from codinet_jax.runtime import command, provenance
+from codinet_jax.runtime import command, files, provenance
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import OutputDirectory
 from experiments.mutants import server
@@ -56,7 +56,7 @@ Asked = Callable[[str, Callable[[], Outcome]], Outcome]
 
 def main(argv: Sequence[str]) -> int:
     del argv
-    output = OutputDirectory(pathlib.Path(OUTPUT.value).expanduser().absolute())
+    output = OutputDirectory(files.expanded(OUTPUT.value).absolute())
     chosen = [mutant for mutant in MUTANTS if ONLY.value in mutant.fault or ONLY.value in str(mutant.path)]
     if not chosen:
         raise InputError(f'No mutant is of {ONLY.value!r}: give --only a part of a file or of a fault.')

@@ -7,9 +7,9 @@ import pytest
 
 import helpers
 from codinet_jax.runtime.errors import InputError
-from experiments.mutants import run
 from experiments.mutants.all import MUTANTS
 from experiments.mutants.mutant import Mutant
+from experiments.mutants.trials import Trials
 
 
 def test_each_fault_can_still_be_made_and_is_code() -> None:
@@ -39,7 +39,7 @@ def test_what_stands_there_twice_or_not_at_all_is_refused() -> None:
 
 
 @pytest.fixture(scope='module')
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[run.Tests]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """A package of one sum, and its tests."""
     tree = tmp_path_factory.mktemp('mutants') / 'tree'
     for file, text in {
@@ -53,7 +53,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[run.Tests]:
     }.items():
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
         (tree / file).write_text(text)
-    with run.Tests(tree) as served:
+    with Trials(tree) as served:
         yield served
 
 
@@ -67,7 +67,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[run.Tests]:
     ],
 )
 def test_a_mutant_is_killed_by_the_first_test_that_fails(
-    served: run.Tests, wrong: str, tests: tuple[str, ...], seconds: float, outcome: str, test: str
+    served: Trials, wrong: str, tests: tuple[str, ...], seconds: float, outcome: str, test: str
 ) -> None:
     before = helpers.all_bytes(served.tree)
     found = served.tried(Mutant('wrong', 'sums.py', 'a + b', wrong, tests), seconds)

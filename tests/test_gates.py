@@ -164,6 +164,16 @@ def test_untrained_gates_are_open_as_their_authors_have_them(router: str, run_ra
     assert 1 / (1 + np.exp(-kind.initial_margin)) == pytest.approx(run_rate, abs=5e-5)
 
 
+def test_norms_of_frozen_routers_do_not_follow_the_batch() -> None:
+    net = RoutedResNet(ARCH, 'gate_unit', routers_frozen=True)
+    given = variables_of('gate_unit')
+    train = functools.partial(net.apply, train=True, mutable=['batch_stats'])
+    _, changed = helpers.quick_jit(lambda v, x: train(v, x, execution.masked()))(given, images())
+    old, new = helpers.by_path(given['batch_stats']), helpers.by_path(changed['batch_stats'])
+    still = {path for path in old if np.array_equal(old[path], new[path])}
+    assert still == {path for path in old if 'router' in path.split('/')} != set()
+
+
 @pytest.mark.parametrize(('router', 'macs'), [('gate_unit', 33_216), ('one_layer', 3_936), ('lstm', 62_450)])
 def test_gates_cost_on_resnet_110_what_was_counted_by_hand(router: str, macs: int) -> None:
     costs = RoutedResNet(cifar_resnet(110), router).costs

@@ -359,6 +359,31 @@ def test_views_and_noise_are_drawn_from_keys_of_their_own(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(seen['views'], augment.make_views(jnp.asarray(images), view_key, M, 1, False))
 
 
+def test_an_objective_is_told_the_labels_of_all_views_and_the_progress_of_its_stage() -> None:
+    stage, mesh = stages(None)[1], sharding.data_mesh(1)
+    places_B = np.arange(L * M, dtype=np.float32)
+
+    def objective(seen: Any) -> dict[str, Term]:
+        labels = jnp.sum(seen.labels_B * places_B) + 0.0 * jnp.sum(seen.output.logits_BxY)
+        return {'labels': Term(labels), 'progress': Term(jnp.asarray(seen.progress, jnp.float32))}
+
+    step = dataclasses.replace(stage.step, objective=objective)
+    state = dataclasses.replace(helpers.scattered_state(stage, mesh), step=jnp.int32(stage.start + 3))
+    views_LxMxHxWxC = np.repeat(IMAGES.images_NxHxWxC[:L, None], M, axis=1)
+    batch = views_LxMxHxWxC, IMAGES.labels_N[:L], np.zeros((L, M, 4, 2), np.float32)
+    terms = helpers.quick_jit(step.gradient)(state, *batch)[2]['terms']
+    assert float(terms['labels']) == np.sum(np.repeat(IMAGES.labels_N[:L], M) * places_B)
+    assert float(terms['progress']) == pytest.approx(3 / 9) and stage.start == 9
+
+
+def test_views_agree_that_take_the_route_of_their_image() -> None:
+    margins_LxMxn = np.repeat(np.random.default_rng(0).normal(size=(L, 1, 4)), M, axis=1)
+    margins_LxMxn[0, 1] *= -1
+    router_logits_Bxnx2 = np.stack([np.zeros_like(margins_LxMxn), margins_LxMxn], axis=-1).reshape(-1, 4, 2)
+    metrics = stages()[0].step.route_metrics(jnp.asarray(router_logits_Bxnx2))
+    assert float(metrics['agreement']) == pytest.approx(1 - 1 / L)
+
+
 def test_an_average_of_what_does_not_change_is_that_to_the_bit() -> None:
     step = dataclasses.replace(stages()[0].step, ema_decay=0.997)
     values = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)

@@ -103,7 +103,7 @@ MODELS = (
         NETWORK,
         'self._norm(train and not self.routers_frozen, jnp.float32)',
         'self._norm(train, jnp.float32)',
-        ('gates', 'step::stage_2_moves_everything_but_the_routers'),
+        ('gates::norms_of_frozen_routers_do_not_follow_the_batch',),
     ),
     Mutant(
         'running statistics move a hundredth of the way',
@@ -180,14 +180,14 @@ MODELS = (
         COST,
         'return self.fixed_macs / self.static_macs + jnp.sum',
         'return self.fixed_macs / (self.static_macs + sum(self.routers_n)) + jnp.sum',
-        ('cost', 'scale::parts_of_a_batch_add_up_to_the_mean_of_their_gradients'),
+        ('cost::totals_by_hand',),
     ),
     Mutant(
         'the second block is the one without a router',
         COST,
         'not (first_runs and k == 0)',
         'not (first_runs and k == 1)',
-        ('cost', 'gates::gates_cost_on_resnet_110_what_was_counted_by_hand'),
+        ('gates::gates_cost_on_resnet_110_what_was_counted_by_hand',),
     ),
     Mutant(
         'a shift is multiplied by what it should be divided by',

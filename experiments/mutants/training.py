@@ -26,7 +26,7 @@ TRAINING = (
         STEP,
         'jnp.repeat(labels_l, self.num_views)',
         'jnp.tile(labels_l, self.num_views)',
-        ('scale::parts_of_a_batch_add_up_to_the_mean_of_their_gradients', 'golden', 'recipe'),
+        ('step::an_objective_is_told_the_labels_of_all_views_and_the_progress_of_its_stage',),
     ),
     Mutant(
         'the rate that is logged counts from the first stage',
@@ -40,7 +40,7 @@ TRAINING = (
         STEP,
         'progress = (state.step - self.start) / max(1, self.num_steps)',
         'progress = state.step / max(1, self.num_steps)',
-        ('peers::a_step_knows_how_far_its_stage_is',),
+        ('step::an_objective_is_told_the_labels_of_all_views_and_the_progress_of_its_stage',),
     ),
     Mutant(
         'gradients of parts are summed',
@@ -96,7 +96,7 @@ TRAINING = (
         STEP,
         'decisions_Bxn.reshape(-1, self.num_views, decisions_Bxn.shape[-1])',
         'decisions_Bxn.reshape(self.num_views, -1, decisions_Bxn.shape[-1]).swapaxes(0, 1)',
-        ('step::routes_are_the_same_on_one_and_on_eight_devices', 'golden', 'peers::a_step_knows_how_far_its_stage_is'),
+        ('step::views_agree_that_take_the_route_of_their_image',),
     ),
     Mutant(
         'the teacher has the weights of the network',

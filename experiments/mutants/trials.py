@@ -1,5 +1,6 @@
 """A tree to put faults into, and its tests: what came of each fault."""
 
+import ast
 import hashlib
 import json
 import os
@@ -89,9 +90,18 @@ class Trials:
 
 
 def digest_of(mutant: Mutant) -> str:
-    """Of all that decides what comes of a mutant: itself, its file, and the tests it names."""
-    files = [mutant.path, *(pathlib.Path(test.partition('::')[0]) for test in mutant.selected)]
-    return sha256([mutant, *((REPOSITORY / file).read_text() for file in files)])
+    """Of what decides what comes of a mutant: itself, its file, and the tests it names."""
+    code = (REPOSITORY / mutant.path).read_text()
+    return sha256([mutant, code, *map(_source, mutant.selected)])
+
+
+def _source(test: str) -> str:
+    """The text of a test, or of a whole file of them."""
+    file, _, name = test.partition('::')
+    text = (REPOSITORY / file).read_text()
+    named = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
+    found = [ast.get_source_segment(text, node) for node in named if node.name == name.partition('[')[0]]
+    return found[0] or text if found else text
 
 
 def sha256(value: Any) -> str:

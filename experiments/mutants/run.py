@@ -14,7 +14,7 @@ import json
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import OutputDirectory
 from experiments.mutants.all import MUTANTS
 from experiments.mutants.mutant import REPOSITORY, Mutant
-from experiments.mutants.trials import Outcome, Trials, copied, digest_of, sha256
+from experiments.mutants.trials import Kept, Outcome, Trials, copied, digest_of, sha256
 
 OUTPUT = flags.DEFINE_string('output', 'mutants', 'Where the tree is copied to, and what came of each is kept.')
 ONLY = flags.DEFINE_string('only', '', 'Mutants alone whose file or fault holds this.')
@@ -33,8 +33,6 @@ SECONDS = flags.DEFINE_integer('seconds', 600, 'A mutant may take; one that take
 RESULTS = flags.DEFINE_string('results', None, 'A JSON file to keep what came of it, with a table beside it in .md.')
 
 OUTCOMES = ('killed', 'timed out', 'survived', 'broken')
-
-Asked = Callable[[str, Callable[[], Outcome]], Outcome]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,19 +43,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f'No mutant is of {ONLY.value!r}: give --only a part of a file or of a fault.')
     for mutant in MUTANTS:
         mutant.applied((REPOSITORY / mutant.path).read_text())
-    tree = copied(output.path / 'tree')
-    kept = output.path / 'outcomes.json'
-    outcomes: dict[str, Outcome] = json.loads(kept.read_text()) if kept.exists() else {}
-
-    def asked(digest: str, run: Callable[[], Outcome]) -> Outcome:
-        """What came of it, then or now."""
-        if digest not in outcomes:
-            outcomes[digest] = run()
-            output.write({kept.name: (json.dumps(outcomes, indent=1) + '\n').encode()})
-        return outcomes[digest]
-
-    with Trials(tree) as tests:
-        rows = outcomes_of(tests, chosen, asked)
+    with Trials(copied(output.path / 'tree')) as trials:
+        rows = outcomes_of(chosen, trials, Kept(output))
     counts = Counter(row['outcome'] for row in rows)
     print(', '.join(f'{counts[outcome]} {outcome}' for outcome in OUTCOMES))
     if RESULTS.value:
@@ -65,34 +52,30 @@ def main(argv: Sequence[str]) -> int:
     return 1 if counts['survived'] or counts['broken'] else 0
 
 
-def outcomes_of(tests: Trials, chosen: Sequence[Mutant], asked: Asked) -> list[Outcome]:
+def outcomes_of(chosen: Sequence[Mutant], trials: Trials, kept: Kept) -> list[Outcome]:
     """What came of each mutant.
 
     Raises:
       InputError: a test that killed one fails without a fault.
     """
-    rows = []
+    rows, killers = [], dict[str, dict[str, str]]()
     for number, mutant in enumerate(chosen, start=1):
-        found = asked(digest_of(mutant), partial(tests.tried, mutant, SECONDS.value))
+        digest = digest_of(mutant)
+        found = kept.of(digest, partial(trials.tried, mutant, SECONDS.value))
         rows.append({'fault': mutant.fault, 'file': mutant.file} | found)
         line = f'{number}/{len(chosen)} {found["outcome"]:9} {found["seconds"]:6.1f} s  {mutant.file}: {mutant.fault}'
         print(f'{line}  {found["test"]}', flush=True)
-    for file, killers in killing(rows).items():
-        theirs = [digest_of(each) for each, row in zip(chosen, rows, strict=True) if row['test'].startswith(file)]
-        digest = sha256([*killers, *theirs])
-        if (failed := asked(digest, partial(tests.run, killers, 6 * SECONDS.value)))['outcome'] != 'survived':
-            raise InputError(f'{failed["test"] or file} fails without a fault, so it notices none: mend it first.')
+        if test := found['test']:
+            killers.setdefault(test.partition('::')[0], {})[sha256([test, digest])] = f'tests/{test}'
+    for file, by_digest in killers.items():
+        pending = sorted({test for digest, test in by_digest.items() if digest not in kept})
+        without = trials.run(pending, 6 * SECONDS.value) if pending else {'outcome': 'survived'}
+        if without['outcome'] != 'survived':
+            raise InputError(f'{without["test"] or file} fails without a fault too, so it notices none: mend it first.')
+        for digest in by_digest:
+            kept.of(digest, lambda without=without: without)  # type: ignore[misc]
         print(f'without a fault {file} passes', flush=True)
     return rows
-
-
-def killing(rows: Sequence[Outcome]) -> dict[str, list[str]]:
-    """The tests that killed one, by their file."""
-    found: dict[str, set[str]] = {}
-    for row in rows:
-        if row['outcome'] == 'killed':
-            found.setdefault(row['test'].partition('::')[0], set()).add(f'tests/{row["test"]}')
-    return {file: sorted(tests) for file, tests in sorted(found.items())}
 
 
 def keep_results(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:

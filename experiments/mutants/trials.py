@@ -10,9 +10,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from codinet_jax.workdir import OutputDirectory
 from experiments.mutants import server
 from experiments.mutants.mutant import REPOSITORY, Mutant
 
@@ -41,6 +42,24 @@ def copied(tree: pathlib.Path) -> pathlib.Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
     return tree
+
+
+class Kept:
+    """What came of trials, by digest, in a file of a directory: of none is asked twice."""
+
+    def __init__(self, output: OutputDirectory):
+        self._output, path = output, output.path / 'outcomes.json'
+        self._outcomes: dict[str, Outcome] = json.loads(path.read_text()) if path.exists() else {}
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._outcomes
+
+    def of(self, digest: str, run: Callable[[], Outcome]) -> Outcome:
+        """What came of it then, or comes of it now."""
+        if digest not in self:
+            self._outcomes[digest] = run()
+            self._output.write({'outcomes.json': (json.dumps(self._outcomes, indent=1) + '\n').encode()})
+        return self._outcomes[digest]
 
 
 class Trials:

@@ -155,6 +155,11 @@ def test_the_costs_of_eq_11_are_shares_of_all_blocks(arch: Architecture) -> None
     np.testing.assert_allclose(table.costs_n * sum(table.blocks_n), table.blocks_n, rtol=1e-6)
 
 
+def test_a_first_block_that_always_runs_is_alone_without_a_router() -> None:
+    routed, forced = (cost_table(cifar_resnet(20), ROUTERS['linear'].macs, first_runs=first) for first in (False, True))
+    assert forced.routers_n == (0, *routed.routers_n[1:]) != routed.routers_n
+
+
 def test_totals_by_hand() -> None:
     assert BY_HAND.static_macs == 10 + 100 + 4 + 6
     assert BY_HAND.fixed_macs == 10 + 4 + 6 + 6

@@ -41,8 +41,9 @@ def swept() -> Iterator[None]:
 
 
 def state(seed: int) -> TrainState:
-    """A train state of random numbers."""
+    """A train state of random numbers, averages among them."""
     scattered = helpers.scattered_state(helpers.tiny_stages(helpers.tiny_config())[0], sharding.data_mesh(1))
+    scattered = dataclasses.replace(scattered, averages=scattered.variables)
     numbers = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: jax.device_put(numbers.normal(size=leaf.shape).astype(leaf.dtype), leaf.sharding), scattered

@@ -340,6 +340,23 @@ def test_every_tensor_of_a_cifar_resnet_goes_to_the_leaf_and_the_block_that_it_i
     assert leaves == {number for name, number in numbers.items() if not name.endswith('num_batches_tracked')}
 
 
+def test_each_number_of_a_tensor_goes_to_its_place() -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        for name, shape in cifar_shapes(20, is_projected=True).items()
+    }
+    params = pretrained.from_torch(tensors, pretrained.find(tensors, 'file'), 'file')['params']
+    for ours, theirs in (
+        (params['stem_conv']['kernel'], tensors['conv1.weight']),
+        (params['stage2_blocks']['residual']['conv2']['kernel'][1], tensors['layer2.2.conv2.weight']),
+        (params['stage3_transition']['shortcut']['conv']['kernel'], tensors['layer3.0.shortcut.0.weight']),
+    ):
+        for (o, i, y, x), number in np.ndenumerate(theirs):
+            assert ours[y, x, i, o] == number
+    np.testing.assert_array_equal(params['head']['kernel'].T, tensors['linear.weight'])
+
+
 def variables_of(variables: Tree, stack: str) -> Tree:
     return {collection: tree[stack]['residual'] for collection, tree in variables.items()}
 

@@ -149,6 +149,12 @@ def of_two_splits(path: Path) -> None:
     np.savez_compressed(path, **record._replace(labels_N=np.arange(6))._asdict(), **augmented._asdict())
 
 
+def of_two_networks(path: Path) -> None:
+    record, augmented = records()
+    wider = record._replace(decisions_Nxn=np.pad(record.decisions_Nxn, ((0, 0), (0, 1))))
+    np.savez_compressed(path, **wider._asdict(), **augmented._asdict())
+
+
 SPOILT: dict[str, Callable[[Path], Any]] = {
     'missing': Path.unlink,
     'empty': lambda path: path.write_bytes(b''),
@@ -156,6 +162,7 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
     'cut short': cut_short,
     'older': by_an_older_version,
     'of two splits': of_two_splits,
+    'of two networks': of_two_networks,
 }
 
 

@@ -187,7 +187,7 @@ MODELS = (
         COST,
         'not (first_runs and k == 0)',
         'not (first_runs and k == 1)',
-        ('gates::gates_cost_on_resnet_110_what_was_counted_by_hand',),
+        ('cost::a_first_block_that_always_runs_is_alone_without_a_router',),
     ),
     Mutant(
         'a shift is multiplied by what it should be divided by',
@@ -222,7 +222,7 @@ MODELS = (
         'models/pretrained.py',
         '_FROM_TORCH = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}',
         '_FROM_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 1, 0)}',
-        ('import_weights::every_tensor_of_a_cifar_resnet_goes_to_the_leaf_and_the_block_that_it_is_of',),
+        ('import_weights::each_number_of_a_tensor_goes_to_its_place',),
     ),
     Mutant(
         'imported stacks begin with the block that changes the shape',

@@ -41,9 +41,8 @@ def swept() -> Iterator[None]:
 
 
 def state(seed: int) -> TrainState:
-    """A train state of random numbers, averages among them."""
+    """A train state of random numbers."""
     scattered = helpers.scattered_state(helpers.tiny_stages(helpers.tiny_config())[0], sharding.data_mesh(1))
-    scattered = dataclasses.replace(scattered, averages=scattered.variables)
     numbers = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: jax.device_put(numbers.normal(size=leaf.shape).astype(leaf.dtype), leaf.sharding), scattered
@@ -111,6 +110,22 @@ def test_the_newest_checkpoint_is_restored_to_the_bit(directory: Path) -> None:
     with Checkpoints(directory) as checkpoints:
         assert_is(checkpoints.newest(abstract), 7)
     assert not (directory.parent / 'damaged_checkpoints').exists()
+
+
+def test_averages_are_restored_with_the_rest(tmp_path: Path) -> None:
+    averaged = dataclasses.replace(state(3), averages=state(4).variables)
+    with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+        checkpoints.save(3, averaged, PROGRESS)
+
+    def shapes(progress: dict[str, Any]) -> TrainState:
+        return dataclasses.replace(abstract(progress), averages=abstract(progress).variables)
+
+    with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+        found = checkpoints.newest(shapes)
+    assert found is not None
+    restored, saved = helpers.by_path(found[1]), helpers.by_path(averaged)
+    assert restored.keys() == saved.keys() and any(path.startswith('averages/') for path in saved)
+    assert [path for path, leaf in saved.items() if not np.array_equal(restored[path], leaf)] == []
 
 
 @pytest.mark.parametrize('damage', DAMAGE)

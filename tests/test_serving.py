@@ -209,6 +209,14 @@ def test_no_more_requests_are_let_in_than_may_be() -> None:
     assert with_batcher(Network(), use) == {'images': 0, 'batches': 0, 'refused': 1}
 
 
+def test_a_request_that_fails_makes_room_for_the_next() -> None:
+    batcher = Batcher(Predictor(SPEC, Network()), max_batch=1, max_wait=0.0, max_requests=1)
+    for _ in range(3):
+        with pytest.raises(ConnectionError), batcher.admitted():
+            raise ConnectionError
+    assert batcher.counts['refused'] == 0
+
+
 def test_warming_up_compiles_every_size() -> None:
     async def use(batcher: Batcher) -> dict[int, float]:
         assert not batcher.is_ready

@@ -151,7 +151,7 @@ INFERENCE = (
         SERVING,
         '        try:\n            yield\n        finally:\n            self._num_requests -= 1',
         '        yield\n        self._num_requests -= 1',
-        ('serving::no_more_requests_are_let_in_than_may_be',),
+        ('serving::a_request_that_fails_makes_room_for_the_next',),
     ),
     Mutant(
         'the manifest is no part of its hash',

@@ -211,7 +211,7 @@ TRAINING = (
         CHECKPOINT,
         'self.opt_state, self.budget, self.averages, teacher)',
         'self.opt_state, self.budget, None, teacher)',
-        ('faults::the_newest_checkpoint_is_restored_to_the_bit',),
+        ('faults::averages_are_restored_with_the_rest',),
     ),
     Mutant(
         'a restored run has lost gamma',

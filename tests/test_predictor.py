@@ -203,6 +203,17 @@ def test_images_of_two_sizes_are_refused() -> None:
         Predictor(SPEC, FakeForward()).in_batches([numbered(1)[0], np.zeros((3, 3, 3), np.uint8)], 2)
 
 
+@pytest.mark.parametrize('num_rows', [1, 3, 8, 9])
+def test_rows_that_fill_up_the_devices_are_cut_off(num_rows: int) -> None:
+    def doubled(weights: Any, rows: Any, scalar: Any) -> Any:
+        return weights * rows, rows + scalar
+
+    rows = np.arange(num_rows, dtype=np.float32)[:, None]
+    twice, more = sharding.on_devices(doubled, doubled, np.float32(2))(rows, 0.5)
+    np.testing.assert_array_equal(twice, 2 * rows)
+    np.testing.assert_array_equal(more, rows + 0.5)
+
+
 def test_a_route_is_drawn_stage_by_stage() -> None:
     spec = dataclasses.replace(SPEC, blocks_per_stage=(1, 3, 2))
     assert spec.draw([1, 0, 1, 1, 0, 0]) == '█ ·██ ··'

@@ -231,6 +231,11 @@ def test_the_learning_rate_falls_on_the_step_it_is_told_to() -> None:
     assert [float(schedule(step)) for step in range(8)] == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
 
 
+def test_two_decays_that_fall_on_one_step_both_count() -> None:
+    schedule = optimizer.schedule(0.1, [2, 2, 3], 0.1, warmup_steps=0)
+    assert [float(schedule(step)) for step in range(4)] == pytest.approx([0.1, 0.1, 0.001, 0.0001])
+
+
 def test_the_learning_rate_warms_up_from_zero() -> None:
     schedule = optimizer.schedule(0.1, [6], 0.1, warmup_steps=4)
     assert [float(schedule(step)) for step in range(8)] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.01, 0.01])

@@ -166,6 +166,6 @@ DATA = (
         'evaluation/record.py',
         'any(sizes.setdefault(axis, size) != size for',
         'all(sizes.setdefault(axis, size) != size for',
-        ('workdir::routes_that_cannot_be_read_are_refused_with_what_to_do',),
+        ('workdir::routes_that_cannot_be_read_are_refused_with_what_to_do[of two networks]',),
     ),
 )

@@ -74,7 +74,7 @@ INFERENCE = (
         'runtime/sharding.py',
         'return logits[:B], v[:B]',
         'return logits, v',
-        ('execution::each_device_computes_what_its_own_rows_run', 'predictor'),
+        ('predictor::rows_that_fill_up_the_devices_are_cut_off',),
     ),
     Mutant(
         'the way between two points is measured from the wrong end',

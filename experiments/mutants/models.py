@@ -166,7 +166,7 @@ MODELS = (
         COST,
         'size = -(-size // conv.stride)',
         'size = size // conv.stride',
-        ('cost',),
+        ('cost::the_static_network_multiplies_what_the_table_says',),
     ),
     Mutant(
         'routers cost nothing',

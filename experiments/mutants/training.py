@@ -131,7 +131,7 @@ TRAINING = (
         OPTIMIZER,
         'decay_factor ** list(decay_steps).count(step)',
         'decay_factor',
-        ('step::the_learning_rate_falls_on_the_step_it_is_told_to', 'recipe'),
+        ('step::two_decays_that_fall_on_one_step_both_count',),
     ),
     Mutant(
         'the head learns at the rate of blocks',

@@ -11,6 +11,7 @@ from codinet_jax.data.datasets import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.folding import cast, fold
 from codinet_jax.inference.predictor import Forward, NetworkSpec, Program
+from codinet_jax.kernels import pixel_pairs
 from codinet_jax.models import execution
 from codinet_jax.models.execution import Execution
 from codinet_jax.models.network import RoutedResNet, fresh_variables
@@ -58,7 +59,7 @@ def program(model: RoutedResNet, spec: DataSpec, strategy: str, *, unroll: int =
     """
     if strategy not in STRATEGIES:
         raise InputError(f'There is no strategy {strategy!r}: take one of {", ".join((*STRATEGIES, FUSED))}.')
-    folded = model.clone(folded=True, unroll=unroll, convolution=None)
+    folded = model.clone(folded=True, unroll=unroll, convolution=pixel_pairs.conv_general_dilated)
 
     def forward(
         variables: Any, images_BxHxWxC: jax.Array, threshold: jax.Array, noise_Bxnx2: jax.Array | None = None

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from codinet_jax.kernels import plain
 from codinet_jax.kernels.library import Library, Platform
 
 TARGET, GRADIENT_TARGET = 'codinet_convolution', 'codinet_convolution_gradient'
@@ -48,38 +49,11 @@ def conv_general_dilated(platform: Platform = 'CUDA') -> Callable[..., jax.Array
     LIBRARY.register(platform)
 
     def convolve(x: jax.Array, w: jax.Array, window_strides: Any, padding: Any, **others: Any) -> jax.Array:
-        if supports(x, w) and _is_plain(x, w, window_strides, padding, **others):
+        if supports(x, w) and plain.is_plain(x, w, window_strides, padding, **others):
             return conv3x3(x, w, platform)
         return lax.conv_general_dilated(x, w, window_strides, padding, **others)
 
     return convolve
-
-
-def _is_plain(
-    x: jax.Array,
-    w: jax.Array,
-    window_strides: Any,
-    padding: Any,
-    lhs_dilation: Any = None,
-    rhs_dilation: Any = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    preferred_element_type: Any = None,
-    **others: Any,
-) -> bool:
-    """Whether it is a convolution of NHWC by HWIO with stride 1 and padding 1, and nothing more."""
-    del others  # precision: of bfloat16 there is one
-    padded = padding == 'SAME' or (not isinstance(padding, str) and [tuple(side) for side in padding] == [(1, 1)] * 2)
-    return (
-        padded
-        and tuple(window_strides) == (1, 1)
-        and all(tuple(dilation or (1, 1)) == (1, 1) for dilation in (lhs_dilation, rhs_dilation))
-        and feature_group_count == batch_group_count == 1
-        and preferred_element_type in (None, jnp.bfloat16)
-        and lax.conv_dimension_numbers(x.shape, w.shape, dimension_numbers)
-        == lax.conv_dimension_numbers(x.shape, w.shape, ('NHWC', 'HWIO', 'NHWC'))
-    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

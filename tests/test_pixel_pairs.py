@@ -1,5 +1,5 @@
-"""Convolutions in pairs of pixels: against XLA's and against sums by hand; where they are taken, and that a program made
-for several platforms holds them for the CPU alone."""
+"""Convolutions in pairs of pixels: against XLA's and against sums by hand; where they are taken, and that a program
+made for several platforms holds them for the CPU alone."""
 
 from typing import Any
 

@@ -13,7 +13,7 @@ from codinet_jax.config import checks, default, plugins
 from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.data import datasets
 from codinet_jax.data.datasets import DataSource
-from codinet_jax.kernels import convolution
+from codinet_jax.kernels import convolution, cpu_convolution
 from codinet_jax.methods import METHODS, Method
 from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
 from codinet_jax.models.cost import CostTable
@@ -84,7 +84,9 @@ class Setup:
           InputError: they are the kernels, and cannot be had here.
         """
         if self.convolution == 'xla':
-            return self.model
+            if jax.default_backend() != 'cpu' or self.model.architecture.image_size < cpu_convolution.LEAST_SIZE:
+                return self.model
+            return self.model.clone(convolution=cpu_convolution.conv_general_dilated, settle=cpu_convolution.settled)
         if jax.default_backend() != 'gpu':
             raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it at xla.')
         if jax.device_count() > 1:

@@ -86,7 +86,7 @@ class Setup:
         if self.convolution == 'xla':
             if jax.default_backend() != 'cpu' or self.model.architecture.image_size < cpu_convolution.LEAST_SIZE:
                 return self.model
-            return self.model.clone(convolution=cpu_convolution.conv_general_dilated, settle=cpu_convolution.settled)
+            return self.model.clone(convolution=cpu_convolution.conv_general_dilated)
         if jax.default_backend() != 'gpu':
             raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it at xla.')
         if jax.device_count() > 1:

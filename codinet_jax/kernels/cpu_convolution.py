@@ -3,7 +3,7 @@
     conv = functools.partial(nn.Conv, conv_general_dilated=cpu_convolution.conv_general_dilated)
 
 The input's gradient is a forward convolution of the output's by the turned kernel, so pairs serve it as well. The
-kernel's gradient is XLA's own, but of images that are put in its order by a loop; see `channels_first`.
+kernel's gradient is XLA's own, but of images put in its order apart from what comes before; see `channels_first`.
 """
 
 from functools import partial
@@ -29,11 +29,10 @@ def conv_general_dilated(x: jax.Array, w: jax.Array, window_strides: Any, paddin
 
 
 def _is_known(x: Any, w: Any, padding: Any) -> bool:
-    """Whether it is of float32 images of even height, by an odd kernel that keeps the size but for the stride."""
+    """Whether it is of float32 images by an odd kernel that keeps the size but for the stride."""
     return (
         x.dtype == w.dtype == jnp.float32
         and x.ndim == w.ndim == 4
-        and x.shape[1] % 2 == 0
         and all(size % 2 for size in w.shape[:2])
         and not isinstance(padding, str)
         and [tuple(side) for side in padding] == [(size // 2, size // 2) for size in w.shape[:2]]
@@ -42,7 +41,7 @@ def _is_known(x: Any, w: Any, padding: Any) -> bool:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x_BxHxWxC: jax.Array, w_hxwxCxO: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
-    """The convolution [B, H', W', O] of images of even height."""
+    """The convolution [B, H', W', O]."""
     if strides == (1, 1) and padding == ((1, 1), (1, 1)) and pixel_pairs.supports(x_BxHxWxC, w_hxwxCxO):
         return pixel_pairs.in_pairs(x_BxHxWxC, w_hxwxCxO)
     return _xla(x_BxHxWxC, w_hxwxCxO, strides, padding)
@@ -54,7 +53,7 @@ def _forward(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padd
 
 def _backward(strides: tuple[int, int], padding: Padding, kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = kept
-    x_CxHxWxB = channels_first(x)
+    x_CxHxWxB = channels_first(x, w)
     kernel_gradient = jax.linear_transpose(
         lambda w: _xla(jnp.transpose(x_CxHxWxB, (3, 1, 2, 0)), w, strides, padding), w
     )
@@ -66,37 +65,18 @@ def _backward(strides: tuple[int, int], padding: Padding, kept: Any, dy: jax.Arr
 convolve.defvjp(_forward, _backward)
 
 
-def channels_first(x_BxHxWxC: jax.Array) -> jax.Array:
-    """[C, H, W, B], the order in which XLA:CPU takes a kernel's gradient; H even.
+def channels_first(x_BxHxWxC: jax.Array, w: jax.Array) -> jax.Array:
+    """[C, H, W, B], the order in which XLA:CPU takes a kernel's gradient; `w` is any array that all devices have.
 
-    Left alone, XLA fuses the transposition with all that comes before it, and computes the norms of the last few blocks
-    anew for each number, in strides: a third of a step's time. What goes through a loop is computed once.
+    Left alone, XLA fuses the transposition with all that comes before it, and computes the norms and sums of the last
+    few blocks anew for each number, in strides: a third of a step's time. What a branch reads is computed before it and
+    once, so both branches of a condition that only the weights know are the transposition.
     """
-    return _by_a_loop(x_BxHxWxC, (3, 1, 2, 0))
 
+    def turned(x: jax.Array) -> jax.Array:
+        return jnp.transpose(x, (3, 1, 2, 0))
 
-@jax.custom_vjp
-def settled(x_BxHxWxC: jax.Array) -> jax.Array:
-    """The same numbers, computed once where XLA would compute them again for all that reads them; and their gradient.
-
-    For what a block gives to the next: the sum that runs through all blocks would be summed up anew in each. H is even,
-    or nothing is done.
-    """
-    return x_BxHxWxC if x_BxHxWxC.shape[1] % 2 else _by_a_loop(x_BxHxWxC, (0, 1, 2, 3))
-
-
-settled.defvjp(lambda x: (settled(x), None), lambda _, dx: (settled(dx),))
-
-
-def _by_a_loop(x: jax.Array, order: tuple[int, ...]) -> jax.Array:
-    """Its axes in that order, one half of the second axis a turn: a batch may be spread over devices."""
-    half = x.shape[1] // 2
-
-    def turn(i: jax.Array, found: jax.Array) -> jax.Array:
-        part = lax.dynamic_slice_in_dim(x, i * half, half, axis=1)
-        return lax.dynamic_update_slice_in_dim(found, jnp.transpose(part, order), i * half, axis=1)
-
-    return lax.fori_loop(0, 2, turn, jnp.zeros([x.shape[axis] for axis in order], x.dtype))
+    return lax.cond(jnp.ravel(w)[0] > 0, turned, turned, x_BxHxWxC)
 
 
 def _between(x: jax.Array, dy: jax.Array, strides: tuple[int, int]) -> list[tuple[int, int, int]]:

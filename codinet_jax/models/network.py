@@ -52,7 +52,6 @@ class GatedBlock(nn.Module):
     norm: ModuleDef
     router_norm: ModuleDef
     first: int
-    settle: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(
@@ -74,7 +73,7 @@ class GatedBlock(nn.Module):
             return a if self.block.shortcut == 'identity' else nn.relu(shortcut)
 
         if self.router is None:
-            return (self._settled(run(a_BxHxWxC, shortcut_BxHxWxC)), carry), None
+            return (run(a_BxHxWxC, shortcut_BxHxWxC), carry), None
         conv = partial(self.conv, dtype=jnp.float32)
         router = router_kind(self.router).router(block=self.block, conv=conv, norm=self.router_norm, name='router')
         # A route must not hang on how an accelerator rounds: routers are small, and their float32 is whole.
@@ -82,10 +81,7 @@ class GatedBlock(nn.Module):
             router_logits_Bx2, carry = router(a_BxHxWxC, carry, shared, self.first + jnp.int32(0 if k is None else k))
         v_B = self.execution.decide(router_logits_Bx2, noise_Bx2)
         a_BxHxWxC = self.execution.combine(run, skip, (a_BxHxWxC, shortcut_BxHxWxC), v_B)
-        return (self._settled(a_BxHxWxC), carry), (v_B, router_logits_Bx2)
-
-    def _settled(self, a_BxHxWxC: jax.Array) -> jax.Array:
-        return self.settle(a_BxHxWxC) if self.settle else a_BxHxWxC
+        return (a_BxHxWxC, carry), (v_B, router_logits_Bx2)
 
 
 class RoutedResNet(nn.Module):
@@ -103,7 +99,6 @@ class RoutedResNet(nn.Module):
       routers_frozen: whether norms of routers use running averages in training too.
       backbone_frozen: whether all others do.
       convolution: in place of `lax.conv_general_dilated`; None for that.
-      settle: what a block's output goes through in training, unchanged; None for nothing.
       folded: whether batch norm is part of the convolutions, whose weights are then `inference.folding`'s.
     """
 
@@ -117,7 +112,6 @@ class RoutedResNet(nn.Module):
     routers_frozen: bool = False
     backbone_frozen: bool = False
     convolution: Callable[..., Any] | None = None
-    settle: Callable[[jax.Array], jax.Array] | None = None
     folded: bool = False
 
     @property
@@ -150,7 +144,6 @@ class RoutedResNet(nn.Module):
             'conv': conv,
             'norm': norm,
             'router_norm': router_norm,
-            'settle': self.settle if train else None,
         }
 
         a_BxHxWxC = stem(self.architecture, images_BxHxWxC.astype(self.dtype), conv, norm)

@@ -83,6 +83,8 @@ def main(argv: Sequence[str]) -> None:
             )
         )
         print(timing.readable(contests[-1].rows), flush=True)
+    rows = [row for contest in contests for row in contest.rows]
+    print('\n'.join(filter(None, (timing.explained(rows), timing.recommendation(rows)))), flush=True)
     if output:
         network = {'dataset': named.record['dataset'], **named.record['model']}
         numbers = {'machine': provenance.machine(), 'repeats': REPEATS.value} | timing.as_json(network, contests)

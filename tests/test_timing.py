@@ -470,6 +470,29 @@ def test_where_skipping_loses_is_said() -> None:
     ]
 
 
+def test_a_negative_saving_is_explained_and_no_other() -> None:
+    fine = [row('static', 1.0, 1.0, 1.0), row('masked', 1.0, 0.5), row('compacted', 0.6, 0.5)]
+    assert timing.explained(fine) == ''
+    masked = timing.explained([*fine, row('masked', 1.2, 0.5)])
+    assert 'masked computes every block' in masked and 'gathering' not in masked
+    both = timing.explained([*fine, row('masked', 1.2, 0.5), row('conditional', 1.3, 0.5)])
+    assert 'masked computes every block' in both and 'gathering cost more' in both and both.endswith('.')
+
+
+def test_the_fastest_strategy_at_each_batch_size_is_recommended() -> None:
+    of_one = [row('static', 1.0, 1.0, 1.0), row('masked', 1.02, 0.5), row('conditional', 1.1, 0.5)]
+    of_many = [
+        row('static', 1.0, 1.0, 1.0),
+        *(row('conditional', ratio, 0.5) for ratio in (0.3, 1.2)),
+        *(row('compacted', ratio, 0.5) for ratio in (0.5, 0.8)),
+    ]
+    rows = [each._replace(batch_size=1) for each in of_one] + of_many
+    assert timing.recommendation(rows) == (
+        "Recommended here: at batch 1 no strategy saves time (the fastest, masked, takes 1.02 of static's); "
+        "--strategy=compacted at batch 128 (0.65 of static's time, in the mean over 2 run rates)."
+    )
+
+
 # --- The command. ---
 
 UNTRAINED = ['--config=configs/digits_r14.py', '--config.model.depth=8']
@@ -571,6 +594,7 @@ def test_an_untrained_network_is_timed(commands: Commands) -> None:
     rows = [Row(**row) for row in numbers['rows']]
     for part in (rows[:4], rows[4:]):
         assert timing.readable(part) in said.stdout
+    assert f'\n{timing.recommendation(rows)}\n' in said.stdout
     assert said.stdout.rstrip().splitlines()[-1].startswith(f'written to {commands.root}/untrained.json')
 
 

@@ -10,8 +10,9 @@ import pytest
 
 import helpers
 from codinet_jax.runtime.console import duration
+from codinet_jax.training import progress
 from codinet_jax.training.metric_files import MetricWriter
-from codinet_jax.training.progress import RunningMeans, describe, routing_warning
+from codinet_jax.training.progress import ProgressLines, RunningMeans, described, fitted, routing_warning
 from codinet_jax.workdir import Workdir
 
 STATIC = {'loss': 1.25, 'cross_entropy': 1.25, 'accuracy': 0.5}
@@ -60,9 +61,9 @@ def test_one_route_for_all_is_a_static_sub_network() -> None:
 @pytest.mark.parametrize(
     ('rates', 'sentence'),
     [
-        ((0.0, 0.5, 0.5), 'part of the routing is fixed: block 1 never run.'),
-        ((0.5, 1.0, 1.0), 'part of the routing is fixed: blocks 2, 3 always run.'),
-        ((0.0, 0.5, 1.0), 'part of the routing is fixed: block 1 never run and block 3 always run.'),
+        ((0.0, 0.5, 0.5), 'part of the routing is fixed: block 1 never runs.'),
+        ((0.5, 1.0, 1.0), 'part of the routing is fixed: blocks 2 and 3 always run.'),
+        ((0.0, 0.5, 1.0), 'part of the routing is fixed: block 1 never runs and block 3 always runs.'),
     ],
 )
 def test_blocks_that_decide_nothing_are_named(rates: tuple[float, ...], sentence: str) -> None:
@@ -77,13 +78,30 @@ def test_routing_that_is_alive_and_networks_that_have_none_are_not_warned_of() -
 def test_the_line_of_a_routed_network_has_losses_k_gamma_and_paths() -> None:
     terms = {'loss': 2.0, 'cross_entropy': 1.0, 'consistency': 0.1, 'diversity': 0.2, 'cost': 0.3, 'accuracy': 0.25}
     routes = routed(0.5, 1.0, 0.25, num_paths=7) | {'mean_path_length': 1.75, 'gamma': 0.05}
-    assert describe(terms | routes) == (
-        'loss 2.000 ce 1.000 con 0.100 div 0.200 cost 0.300 | acc 25.0% K 1.8/3 γ 0.050 paths 7'
+    assert fitted(described(terms | routes), 200) == (
+        'loss 2.000  acc 25.0%  K 1.8/3  paths 7  γ 0.050  ce 1.000  con 0.100  div 0.200  cost 0.300'
     )
 
 
 def test_the_line_of_a_static_network_has_the_loss() -> None:
-    assert describe(STATIC) == 'loss 1.250 ce 1.250 | acc 50.0%'
+    assert fitted(described(STATIC), 200) == 'loss 1.250  acc 50.0%  ce 1.250'
+
+
+@pytest.mark.parametrize(('columns', 'last'), [('80', 'K 25.3/54'), ('200', 'cost 0.300'), (None, 'K 25.3/54')])
+def test_a_progress_line_fits_the_terminal_and_uses_its_room(
+    columns: str | None, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv('COLUMNS', raising=False)
+    if columns:
+        monkeypatch.setenv('COLUMNS', columns)
+    terms = {'loss': 2.0, 'cross_entropy': 1.0, 'consistency': 0.1, 'diversity': 0.2, 'cost': 0.3, 'accuracy': 0.25}
+    routes = {'mean_path_length': 25.3, 'gamma': 0.05, 'num_paths': 276, 'run_rates_n': [0.5] * 54}
+    monkeypatch.setattr(progress, 'SECONDS_BETWEEN_LINES', 0.0)
+    lines = ProgressLines(stage=1, last_step=125_000, images_per_step=128)
+    lines.update(1234, terms | routes, timed_steps=100, timed_seconds=30.0)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert len(line) <= int(columns or 80) and line.endswith(last)
+    assert {'step 1234/125000', '10h18m left', 'loss 2.000', 'acc 25.0%', 'K 25.3/54'} <= set(line.split('  '))
 
 
 @pytest.mark.parametrize(

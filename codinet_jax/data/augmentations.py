@@ -53,6 +53,9 @@ def rotated(image_HxWxC: jax.Array, degrees: jax.Array) -> jax.Array:
     return jax.vmap(channel, in_axes=-1, out_axes=-1)(image_HxWxC)
 
 
+# A mirrored digit is another shape: what a set is not mirrored in training for is not asked to stay the same.
+FLIPS = ('horizontal flip', 'vertical flip')
+
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
 # Of uint8 images [B, H, W, C] and their positions in the split [B], which stand in for a seed.

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from codinet_jax.data.augmentations import FLIPS
 from codinet_jax.evaluation import controls
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.cost import CostTable
@@ -39,11 +40,12 @@ def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
 
 
 def statistics(
-    record: Record, augmented: AugmentedRecord, costs: CostTable, class_names: Sequence[str]
+    record: Record, augmented: AugmentedRecord, costs: CostTable, class_names: Sequence[str], has_flips: bool = True
 ) -> dict[str, Any]:
     """Everything that is counted, ready for JSON: the summary and what only analysis asks for.
 
-    A mean over nothing, such as the distance within classes of one image each, is None.
+    `has_flips` says whether flipped images are of this data set, and so part of the mean over augmentations. A mean
+    over nothing, such as the distance within classes of one image each, is None.
     """
     decisions_Nxn = jnp.asarray(record.decisions_Nxn)
     within, between = class_distances(record.decisions_Nxn, record.labels_N)
@@ -57,7 +59,8 @@ def statistics(
         'coverage': {f'{share:.0%}': int(paths.coverage(decisions_Nxn, share)) for share in SHARES},
         'distance_within_classes': within,
         'distance_between_classes': between,
-        'augmentations': augmentation_statistics(record, augmented),
+        'augmentations': augmentation_statistics(record, augmented, has_flips),
+        'averaged_augmentations': averaged(augmented.augmentations_A.tolist(), has_flips),
         'by_path_length': by_path_length(record),
         'run_rate_per_class': {
             class_names[label]: rates_n.tolist() for label, rates_n in class_run_rates(record).items()
@@ -73,8 +76,15 @@ def statistics(
     }
 
 
-def augmentation_statistics(record: Record, augmented: AugmentedRecord) -> dict[str, dict[str, float]]:
-    """How steady routes and predictions are under each augmentation, and under all of them ('mean'); see 4.4.1.
+def averaged(names: Sequence[str], has_flips: bool) -> list[str]:
+    """The augmentations that a mean is taken over: all, or of a data set that is not flipped all but flips."""
+    return [name for name in names if has_flips or name not in FLIPS]
+
+
+def augmentation_statistics(
+    record: Record, augmented: AugmentedRecord, has_flips: bool = True
+) -> dict[str, dict[str, float]]:
+    """How steady routes and predictions are under each augmentation, and under those `averaged` ('mean'); see 4.4.1.
 
     `same_route` is the share of images whose augmentation takes the very route of the original, `distance` the mean
     Hamming distance of the two, `same_prediction` the share that is classified alike.
@@ -92,10 +102,9 @@ def augmentation_statistics(record: Record, augmented: AugmentedRecord) -> dict[
             'divergence_mean': _mean(divergences_N),
             'divergence_median': float(np.median(divergences_N)),
         }
+    of_the_set = [found[name] for name in averaged(list(found), has_flips)]
     measures = next(iter(found.values()))
-    return found | {
-        'mean': {measure: float(np.mean([each[measure] for each in found.values()])) for measure in measures}
-    }
+    return found | {'mean': {measure: float(np.mean([each[measure] for each in of_the_set])) for measure in measures}}
 
 
 def by_path_length(record: Record) -> list[dict[str, Any]]:
@@ -131,6 +140,33 @@ def most_used_routes(decisions_Nxn: np.ndarray, most: int = MOST_ROUTES) -> list
     counts_R = np.bincount(route_of_N.ravel(), minlength=len(routes_Rxn))
     order_R = np.argsort(-counts_R, kind='stable')[:most]
     return [(routes_Rxn[r], np.flatnonzero(route_of_N.ravel() == r)) for r in order_R]
+
+
+def fixed_in_words(run_rates_n: Sequence[float]) -> str:
+    """Which blocks every image runs, and which none: 'block 1 always runs and blocks 4 to 6 never run'; '' for none."""
+    parts = []
+    for rate, verb in ((0, 'never run'), (1, 'always run')):
+        fixed = [k for k, each in enumerate(run_rates_n, start=1) if each == rate]
+        if fixed:
+            parts.append(f'block {fixed[0]} {verb}s' if len(fixed) == 1 else f'blocks {_ranges(fixed)} {verb}')
+    return ' and '.join(parts)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers: '1, 3 to 5 and 8'."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [f'{run[0]} to {run[-1]}' if len(run) > 2 else text for run in runs for text in _alone(run)]
+    return ' and '.join(filter(None, (', '.join(parts[:-1]), *parts[-1:])))
+
+
+def _alone(run: Sequence[int]) -> list[str]:
+    """The numbers of a run of one or two; of a longer one its first."""
+    return [str(number) for number in (run if len(run) < 3 else run[:1])]
 
 
 def readable(results: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Lines for the person who started a program."""
 
+import shutil
 from typing import TextIO
 
 import jax
@@ -9,6 +10,11 @@ def log(text: str, file: TextIO | None = None) -> None:
     """A line on the console, once however many hosts there are; `file` is stdout unless another is given."""
     if jax.process_index() == 0:
         print(text, file=file, flush=True)
+
+
+def terminal_width() -> int:
+    """Letters that fit a line: what COLUMNS says, or the terminal; 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def duration(seconds: float) -> str:

@@ -2,14 +2,15 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from codinet_jax.config.recipe import Recipe
-from codinet_jax.runtime.console import duration, log
+from codinet_jax.evaluation.statistics import fixed_in_words
+from codinet_jax.runtime.console import duration, log, terminal_width
 from codinet_jax.runtime.errors import Diverged
 from codinet_jax.training.metric_files import MetricWriter
 from codinet_jax.training.step import Metrics
@@ -169,10 +170,14 @@ class ProgressLines:
         self._line_at, self._steps, self._seconds = time.monotonic(), timed_steps, timed_seconds
         self.images_per_second = self._images * steps / seconds
         left = (self._last_step - step) * seconds / steps
-        log(
-            f'stage {self._stage}  step {step}/{self._last_step}  {step / self._last_step:4.0%}  '
-            f'{duration(left)} left  {self.images_per_second:.0f} images/s | {describe(metrics)}'
+        parts = (
+            Part(f'stage {self._stage}', 2),
+            Part(f'step {step}/{self._last_step}', 0),
+            Part(f'{step / self._last_step:.0%}', 1),
+            Part(f'{duration(left)} left', 0),
+            Part(f'{self.images_per_second:.0f} images/s', 4),
         )
+        log(fitted((*parts, *described(metrics)), terminal_width()))
 
 
 # What a step's metrics hold beside the terms of its objective.
@@ -182,17 +187,32 @@ _NO_TERMS = (
 )
 
 
-def describe(metrics: Mapping[str, Any]) -> str:
+class Part(NamedTuple):
+    """A part of a line; of those for which there is no room, the ones with the highest `rank` are left out first."""
+
+    text: str
+    rank: int
+
+
+def described(metrics: Mapping[str, Any]) -> list[Part]:
     """The metrics of a progress line: losses, accuracy and, of a routed network, K, gamma and #paths."""
-    names = ['loss', *(name for name in metrics if name not in _NO_TERMS)]
-    parts = [f'{_short(name)} {float(metrics[name]):.3f}' for name in names]
-    parts.append(f'| acc {float(metrics["accuracy"]):.1%}')
+    terms = [name for name in metrics if name not in _NO_TERMS]
+    parts = [Part(f'loss {float(metrics["loss"]):.3f}', 0), Part(f'acc {float(metrics["accuracy"]):.1%}', 0)]
     if 'mean_path_length' in metrics:
-        parts.append(
-            f'K {float(metrics["mean_path_length"]):.1f}/{len(metrics["run_rates_n"])} '
-            f'γ {float(metrics["gamma"]):.3f} paths {int(metrics["num_paths"])}'
-        )
-    return ' '.join(parts)
+        parts += [
+            Part(f'K {float(metrics["mean_path_length"]):.1f}/{len(metrics["run_rates_n"])}', 1),
+            Part(f'paths {int(metrics["num_paths"])}', 3),
+            Part(f'γ {float(metrics["gamma"]):.3f}', 5),
+        ]
+    return parts + [Part(f'{_short(name)} {float(metrics[name]):.3f}', 6 + i) for i, name in enumerate(terms)]
+
+
+def fitted(parts: Sequence[Part], width: int) -> str:
+    """As many of the parts as fit a line of `width` letters, in their order."""
+    kept = list(parts)
+    while len(line := '  '.join(part.text for part in kept)) > width and any(part.rank for part in kept):
+        kept.remove(max(kept, key=lambda part: part.rank))
+    return line
 
 
 def first_not_finite(metrics: Mapping[str, Any]) -> str | None:
@@ -217,12 +237,5 @@ def routing_warning(means: Mapping[str, Any]) -> str | None:
             'routing has collapsed: every image takes one route, so this is a static sub-network; a larger weight or '
             'margin of diversity keeps routes apart (loss.beta, loss.diversity_margin).'
         )
-    rates = means['run_rates_n']
-    never = [k for k, rate in enumerate(rates, start=1) if rate == 0]
-    always = [k for k, rate in enumerate(rates, start=1) if rate == 1]
-    parts = [
-        f'{"block" if len(blocks) == 1 else "blocks"} {", ".join(map(str, blocks))} {what}'
-        for blocks, what in ((never, 'never run'), (always, 'always run'))
-        if blocks
-    ]
-    return f'part of the routing is fixed: {" and ".join(parts)}.' if parts else None
+    fixed = fixed_in_words(means['run_rates_n'])
+    return f'part of the routing is fixed: {fixed}.' if fixed else None

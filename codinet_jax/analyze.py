@@ -1,10 +1,11 @@
 """Draws what a finished run's routes say: `python -m codinet_jax.analyze --workdir=runs/digits_r14`.
 
-Reads what evaluation recorded and writes WORKDIR/analysis/: numbers.json and numbers.md, every figure as PNG and PDF,
-and report.html, a page that needs no network, with a map of the routes to hover over. Needs no accelerator and no data
-set. Another split, operating point or cost goes into a directory of its own, as WORKDIR/analysis/test_NAME/, and must
-have been evaluated first: codinet_jax.evaluate --operating_point=NAME, or --cost=0.5. With --against=WORKDIR the run is
-held, image by image, against what another was evaluated to on the same split.
+Reads what evaluation recorded and writes WORKDIR/analysis/: numbers.json and numbers.md, every figure as PNG and PDF
+and its data as CSV, and report.html, a page that needs no network, with a map of the routes to hover over. For a
+journal: --width=single --format=pdf. Needs no accelerator and no data set. Another split, operating point or cost goes
+into a directory of its own, as WORKDIR/analysis/test_NAME/, and must have been evaluated first: codinet_jax.evaluate
+--operating_point=NAME, or --cost=0.5. With --against=WORKDIR the run is held, image by image, against what another was
+evaluated to on the same split.
 """
 
 import pathlib
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from codinet_jax.analysis import check_drawing
+from codinet_jax.analysis import check_drawing, options
 from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command, console
 from codinet_jax.runtime.errors import InputError
@@ -30,11 +31,12 @@ config_flag.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], 'Evaluated images; what training ended with.')
 OPERATING_POINT, COST = command.define_operating_point()
 AGAINST = flags.DEFINE_string('against', None, 'The workdir of another run, to be held against image by image.')
+DRAWING = options.define()
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    workdir, started = Workdir.named(WORKDIR.value), time.monotonic()
+    workdir, started, wanted = Workdir.named(WORKDIR.value), time.monotonic(), DRAWING.read()
     check_drawing()
     jax.config.update('jax_platforms', 'cpu')
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     run = read_run(workdir, SPLIT.value, name_of_point(OPERATING_POINT.value, COST.value))
     other = _other(AGAINST.value, run) if AGAINST.value else None
     output = OutputDirectory(workdir.analysis if run.is_own else workdir.analysis / run.recorded)
-    found = study([run], console.log, [other] if other else [])
+    found = study([run], console.log, wanted, [other] if other else [])
     output.write(found.files)
     print('\n'.join([*(f'note: {remark}' for remark in found.remarks), text(found.numbers)]))
     print(f'{len(found.files)} files in {time.monotonic() - started:.0f} s; open {output.path / "report.html"}')

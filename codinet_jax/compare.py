@@ -1,18 +1,22 @@
 """Draws several finished runs side by side: their numbers in one table, their figures over each other.
 
     python -m codinet_jax.compare --output=compared CoDiNet=runs/cifar10_r20 vanilla=runs/vanilla runs/other
+    python -m codinet_jax.compare --output=compared --group runs/codinet/seed_* runs/vanilla/seed_*
 
-A run may be given a label; without one it is called what its directory is. Reads what each run's evaluation recorded
-and writes numbers.json, numbers.md, every figure as PNG and PDF, and report.html.
+A run may be given a label; without one it is called what its directory is. With --group, runs of one label are seeds of
+one thing: numbers are their mean and standard deviation, figures hold the images of all; a directory seed_N is called
+what the directory around it is. Reads what each run's evaluation recorded and writes numbers.json, numbers.md, every
+figure as PNG and PDF and its data as CSV, and report.html.
 """
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 import jax
 from absl import flags
 
-from codinet_jax.analysis import check_drawing
+from codinet_jax.analysis import check_drawing, options
 from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command, console, files
 from codinet_jax.runtime.errors import InputError
@@ -25,10 +29,14 @@ SPLIT = flags.DEFINE_enum(
 )
 OPERATING_POINT = flags.DEFINE_string('operating_point', None, 'One that all the runs were evaluated at, by its name.')
 flags.DEFINE_alias('budget', 'operating_point')
+GROUP = flags.DEFINE_bool(
+    'group', False, 'Whether runs of one label are seeds of one thing, of which mean and spread are given.'
+)
+DRAWING = options.define()
 
 
 def main(argv: Sequence[str]) -> None:
-    workdirs = _labelled(argv[1:])
+    named, wanted = _labelled(argv[1:], GROUP.value), DRAWING.read()
     if OUTPUT.value is None:
         raise InputError('Say where to write: --output=DIRECTORY.')
     path = files.expanded(OUTPUT.value)
@@ -39,34 +47,38 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.analysis.study import study
     from codinet_jax.analysis.tables import text
 
-    runs = [read_run(workdir, SPLIT.value, OPERATING_POINT.value, label) for label, workdir in workdirs.items()]
+    runs = [read_run(workdir, SPLIT.value, OPERATING_POINT.value, label) for label, workdir in named]
     if len({run.dataset for run in runs}) > 1:
         sets = ', '.join(f'{run.name} on {run.dataset}' for run in runs)
         raise InputError(f'Runs of different data sets cannot be held against each other: {sets}.')
     output = OutputDirectory(path)
-    found = study(runs, console.log)
+    found = study(runs, console.log, wanted)
     output.write(found.files)
     print('\n'.join([*(f'note: {remark}' for remark in found.remarks), text(found.numbers)]))
     print(f'{len(found.files)} files; open {output.path / "report.html"}')
 
 
-def _labelled(arguments: Sequence[str]) -> dict[str, Workdir]:
-    """Workdirs by their labels.
+def _labelled(arguments: Sequence[str], is_grouped: bool) -> list[tuple[str, Workdir]]:
+    """Labels and workdirs.
 
     Raises:
-      InputError: there are fewer than two, or two of them share a label.
+      InputError: there are fewer than two, or two of them share a label and are not grouped.
     """
-    workdirs: dict[str, Workdir] = {}
+    named: list[tuple[str, Workdir]] = []
     for argument in arguments:
         label, is_labelled, path = argument.partition('=')
         if not is_labelled or pathlib.Path(argument).is_dir():
-            label, path = pathlib.Path(argument).resolve().name, argument
-        if label in workdirs:
-            raise InputError(f'Two runs are called {label!r}: give them labels, as codinet={path}.')
-        workdirs[label] = Workdir(path)
-    if len(workdirs) < 2:
+            directory, path = pathlib.Path(argument).resolve(), argument
+            is_seed = is_grouped and re.fullmatch(r'seed_\d+', directory.name)
+            label = directory.parent.name if is_seed else directory.name
+        if not is_grouped and label in dict(named):
+            raise InputError(
+                f'Two runs are called {label!r}: give them labels, as codinet={path}, or pool them by --group.'
+            )
+        named.append((label, Workdir(path)))
+    if len(named) < 2:
         raise InputError('Name the runs to compare, two or more: LABEL=WORKDIR or WORKDIR.')
-    return workdirs
+    return named
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 """Figures draw the numbers they say they draw, of one run and of several, and of runs with little to draw."""
 
+import csv
 import dataclasses
+import io
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +11,14 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
+from PIL import Image
 
-from codinet_jax.analysis import figures, style
-from codinet_jax.analysis.figures import curves, flow, histograms, images, maps, rates
+from codinet_jax.analysis import figures, style, tables
+from codinet_jax.analysis.figures import accuracy_cost, flow, histograms, images, maps, rates, training
 from codinet_jax.analysis.run import Run
 from codinet_jax.config.setup import Setup
 from codinet_jax.evaluation.record import AugmentedRecord, Record
@@ -104,11 +108,11 @@ def draw_one(stem: str, *runs: Run, positions: Sequence[np.ndarray | None] = ())
         'map_by_blocks': lambda: maps.by_blocks(runs, positions, theme),
         'divergence': lambda: histograms.divergence(runs, theme),
         'path_lengths': lambda: histograms.path_lengths(runs, theme),
-        'run_rates': lambda: rates.run_rates(runs),
+        'run_rates': lambda: rates.run_rates(runs, theme),
         'flow': lambda: flow.flow(runs[0], theme),
-        'extremes': lambda: images.extremes(runs[0]),
-        'training': lambda: curves.training(runs, theme),
-        'accuracy_cost': lambda: curves.accuracy_cost(runs, theme),
+        'extremes': lambda: images.extremes(runs[0], theme),
+        'training': lambda: training.training(runs, theme),
+        'accuracy_cost': lambda: accuracy_cost.accuracy_cost(runs, theme),
     }
     return pictures[stem]()
 
@@ -287,18 +291,133 @@ def test_training_draws_the_metrics() -> None:
 
 def test_accuracy_and_cost_are_stated_as_in_the_paper() -> None:
     run = make_run()
-    points = curves.points(run)
+    points = accuracy_cost.points(run)
     assert [point.name for point in points] == ['operating point 0.4', 'as trained']
     np.testing.assert_allclose([point.gflops for point in points], [2 * 1200e-9, 2 * 2400e-9])
-    (curve,) = curves.curves(run).values()
+    (curve,) = accuracy_cost.curves(run).values()
     np.testing.assert_allclose(curve[0], (2 * 6150e-9, 90))
     picture = draw_one('accuracy_cost', run)
     (axis,) = panels(picture.figure)
     drawn = np.concatenate([line.get_xydata() for line in axis.lines])
-    assert [0.29, 94.47] in drawn.tolist()
+    assert axis.get_xlabel().startswith('kFLOPs an image')
+    assert [0.29e6, 94.47] in drawn.tolist()
+    np.testing.assert_allclose(axis.lines[0].get_xdata(), [2 * 1.2, 2 * 2.4])
     low, high = axis.get_ylim()
     assert low < 70 and low > 9 and high > 94.47, 'the least accurate end of the curve would flatten all else'
     assert 'ResNet-110' in picture.caption and 'training images' in picture.caption
+
+
+@pytest.mark.parametrize(
+    ('gflops', 'name'),
+    [
+        ([0.1, 0.5], 'GFLOPs'),
+        ([3.8, 3.0], 'GFLOPs'),
+        ([0.05, 0.5], 'MFLOPs'),
+        ([0.00127], 'MFLOPs'),
+        ([3e-6], 'kFLOPs'),
+    ],
+)
+def test_costs_are_in_a_unit_that_reads_well(gflops: list[float], name: str) -> None:
+    assert accuracy_cost.unit_of(gflops).name == name
+
+
+def test_nothing_is_drawn_between_what_was_measured() -> None:
+    runs = [make_run(), make_static(seed=1, n=9)]
+    (axis,) = panels(draw_one('accuracy_cost', *runs).figure)
+    assert {line.get_linestyle() for line in axis.lines} == {'None'}
+
+
+def test_static_networks_are_named_points_of_one_shape() -> None:
+    runs = [make_run(), *(make_static(seed=seed, n=3 * seed, operating_point=None) for seed in (1, 2))]
+    (axis,) = panels(draw_one('accuracy_cost', *runs).figure)
+    squares = [line for line in axis.lines if line.get_marker() == 's' and line.get_color() in style.OKABE_ITO]
+    assert [len(line.get_xdata()) for line in squares] == [1, 1]
+    assert {'run1', 'run2', 'as trained', 'at 0.4'} == {text.get_text() for text in axis.texts}
+
+
+def test_labels_of_points_that_crowd_cover_neither_each_other_nor_a_point() -> None:
+    points = {str(i): {'top1': 0.8 + 0.0005 * (i % 3), 'mean_macs': 1200 + 2 * i} for i in range(8)}
+    (axis,) = panels(
+        draw_one('accuracy_cost', make_run(evaluations=points, setup=of_cifar(6, dataset='digits'))).figure
+    )
+    boxes = [Text.get_window_extent(text) for text in axis.texts]  # without the line to its point
+    assert len(boxes) == 9
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    marks = np.concatenate([axis.transData.transform(line.get_xydata()) for line in axis.lines[:1]])
+    assert not any(box.contains(*mark) for box in boxes for mark in marks)
+
+
+def test_a_legend_is_whole_and_read_line_by_line() -> None:
+    run = make_run(N=400)
+    with style.drawing(width='single'):
+        picture = maps.by_class([run], [make_map(400)], style.theme(False, 'single'))
+        picture.figure.draw_without_rendering()
+    (legend,) = picture.figure.legends
+    places = [text.get_window_extent() for text in legend.get_texts()]
+    by_line = sorted(zip(places, legend.get_texts(), strict=True), key=lambda each: (-round(each[0].y0), each[0].x0))
+    assert [text.get_text() for _, text in by_line] == list(run.class_names)
+    width, height = picture.figure.get_size_inches() * picture.figure.dpi
+    assert all(box.x0 > 0 and box.x1 < width and box.y0 > 0 and box.y1 < height for box in places)
+
+
+@pytest.mark.parametrize(('width', 'inches', 'count'), [('single', 3.5, 2), ('double', 7.16, 1)])
+def test_figures_fit_the_columns_of_a_journal(width: str, inches: float, count: int) -> None:
+    runs = [make_run(n=54, num_thumbnails=40), make_run(seed=1, n=9)][:count]
+    for stem, picture in figures.draw(runs, [make_map(60)] * count, width=width).items():
+        assert picture.figure.get_figwidth() == inches, stem
+        box, size = picture.figure.get_tightbbox(), picture.figure.get_size_inches()
+        assert box.x0 > 0 and box.y0 > 0 and box.x1 < size[0] and box.y1 < size[1], (stem, box)
+        sizes = [text.get_fontsize() for text in picture.figure.findobj(Text) if text.get_text()]
+        assert min(sizes) >= 7, stem
+
+
+def test_what_a_figure_draws_can_be_had_as_a_table(drawn: dict[str, figures.Picture]) -> None:
+    run = make_run()
+    for stem, picture in drawn.items():
+        header, *rows = csv.reader(tables.as_csv(*picture.data).decode().splitlines())
+        assert rows and all(len(row) == len(header) for row in rows), stem
+    by_class = list(csv.DictReader(tables.as_csv(*drawn['map_by_class'].data).decode().splitlines()))
+    np.testing.assert_allclose([[float(row['x']), float(row['y'])] for row in by_class], make_map(80), rtol=1e-5)
+    assert [row['class'] for row in by_class] == [run.class_names[label] for label in run.record.labels_N[:80]]
+    bars = panels(draw_one('path_lengths', run).figure)[0].patches
+    lengths = list(csv.DictReader(tables.as_csv(*drawn['path_lengths'].data).decode().splitlines()))
+    np.testing.assert_allclose(
+        [float(row['share of images']) for row in lengths], [bar.get_height() for bar in bars], 1e-5
+    )
+    rates_ = {row[1]: row[2:] for row in drawn['run_rates'].data.rows}
+    expected = run.record.decisions_Nxn[run.record.labels_N == 3].mean(axis=0)
+    np.testing.assert_allclose(rates_[run.class_names[3]], expected)
+
+
+# Machado, Oliveira and Fernandes (2009), their matrices for eyes without one of the three cones, in linear light.
+WITHOUT_A_CONE = {
+    'all cones': np.eye(3),
+    'protanopia': [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    'deuteranopia': [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    'tritanopia': [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+)
+
+
+def seen(colours: Sequence[str], eyes: str) -> np.ndarray:
+    """Colours in CIELAB as some eyes see them: [len(colours), 3]; a distance of 2 or so is just seen side by side."""
+    srgb = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    xyz = np.clip(linear @ np.array(WITHOUT_A_CONE[eyes]).T, 0, 1) @ TO_XYZ.T / TO_XYZ.sum(axis=1)
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize('is_dark', [False, True])
+@pytest.mark.parametrize('eyes', WITHOUT_A_CONE)
+def test_ten_classes_are_told_apart_by_all_eyes(eyes: str, is_dark: bool) -> None:
+    theme = style.theme(is_dark)
+    assert len(theme.classes) == 10
+    lab = seen([*theme.classes, theme.others, theme.paper], eyes)
+    distances = [np.linalg.norm(lab[i] - lab[j]) for i in range(10) for j in range(i + 1, 12)]
+    assert min(distances) > 15
 
 
 def test_what_the_paper_does_not_report_is_said() -> None:
@@ -364,9 +483,20 @@ def test_dark_pages_have_dark_pictures(drawn: dict[str, figures.Picture]) -> Non
         assert label.get_color() == '#e8eaed'
 
 
-@pytest.mark.parametrize(('kind', 'magic'), [('png', b'\x89PNG\r\n'), ('pdf', b'%PDF-')])
+@pytest.mark.parametrize(('kind', 'magic'), [('png', b'\x89PNG\r\n'), ('pdf', b'%PDF-'), ('svg', b'<?xml')])
 def test_files_are_valid_and_the_same_every_time(drawn: dict[str, figures.Picture], kind: str, magic: bytes) -> None:
-    once = figures.rendered(drawn['map_by_blocks'], kind)
-    assert once.startswith(magic) and b'CreationDate' not in once
+    once = figures.rendered(drawn['map_by_blocks'], kind, 100)
+    assert once.startswith(magic) and b'CreationDate' not in once and b'dc:date' not in once
     again = figures.draw([make_run()], [make_map(80)])['map_by_blocks']
-    assert figures.rendered(again, kind) == once
+    assert figures.rendered(again, kind, 100) == once
+
+
+def test_a_pdf_holds_its_fonts_as_truetype(drawn: dict[str, figures.Picture]) -> None:
+    for stem in ('divergence', 'accuracy_cost'):
+        pdf = figures.rendered(drawn[stem], 'pdf', 100)
+        assert b'/FontFile2' in pdf and b'/Type3' not in pdf
+
+
+def test_a_png_has_the_dots_that_were_asked_for(drawn: dict[str, figures.Picture]) -> None:
+    with Image.open(io.BytesIO(figures.rendered(drawn['run_rates'], 'png', 300))) as image:
+        assert image.width == 4.8 * 300

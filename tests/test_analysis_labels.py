@@ -58,7 +58,7 @@ def test_letters_that_no_font_has_are_told_of_in_one_sentence(
     style._tell_of_fonts.cache_clear()
     for _ in range(2):
         picture = figures.draw([make_run(name=CJK), make_run(name='b')], [None, None])['path_lengths']
-        figures.rendered(picture, 'png')
+        figures.rendered(picture, 'png', 100)
     told = capsys.readouterr().out
     assert told.count('no font here has all letters of the labels: install one') == 1 and 'Glyph' not in told
 
@@ -73,7 +73,7 @@ def test_tables_show_what_was_typed() -> None:
     assert tables.markdown([table]) == (
         '## of a\\|b\n\n|  | a\\|b | \\$x\\_1\\$ \\<i\\> |\n| --- | ---: | ---: |\n| top-1 | 1.00% | #2 |\n'
     )
-    page = page_html(Page('t', 's', [], [], [], [table], []))
+    page = page_html(Page('t', 's', [], [], [], [], [table], []))
     assert '$x_1$ &lt;i&gt;' in page and '<i>' not in page
 
 
@@ -95,7 +95,7 @@ from codinet_jax.analysis import figures
 from test_analysis_figures import make_run
 pictures = figures.draw([make_run(name='a'), make_run(name='b', seed=1)], [None, None])
 for stem, picture in pictures.items():
-    print(stem, hashlib.sha256(figures.rendered(picture, 'png')).hexdigest())
+    print(stem, hashlib.sha256(figures.rendered(picture, 'png', 100)).hexdigest())
 """
 
 

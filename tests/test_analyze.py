@@ -54,7 +54,7 @@ def analysed(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(names: set[str]) -> set[str]:
     return {'numbers.json', 'numbers.md', 'report.html'} | {
-        f'{name}.{kind}' for name in names for kind in ('png', 'pdf')
+        f'{name}.{kind}' for name in names for kind in ('png', 'pdf', 'csv')
     }
 
 

@@ -18,7 +18,7 @@ from codinet_jax.analysis.tables import Table
 from synthetic_run import grid_positions, synthetic_run
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
-PAGE = Page('Title', 'Subtitle', ['A remark.'], [('Top-1', '80.0%', 'of 70')], [], [], ['seed 0'])
+PAGE = Page('Title', 'Subtitle', ['A remark.'], [('Top-1', '80.0%', 'of 70')], ['A finding.'], [], [], ['seed 0'])
 
 
 class Elements(HTMLParser):
@@ -75,29 +75,36 @@ def png(shade: int) -> bytes:
 
 
 def test_text_is_shown_and_never_obeyed() -> None:
-    shown = Shown(HOSTILE, HOSTILE, HOSTILE, True, png(255), png(0))
+    shown = Shown(*[HOSTILE] * 4, True, png(255), png(0))
     hostile = Page(
-        *[HOSTILE] * 2, [HOSTILE], [(HOSTILE,) * 3], [shown], [Table(HOSTILE, (HOSTILE,), ((HOSTILE,),))], [HOSTILE]
+        *[HOSTILE] * 2,
+        [HOSTILE],
+        [(HOSTILE,) * 3],
+        [HOSTILE],
+        [shown],
+        [Table(HOSTILE, (HOSTILE,), ((HOSTILE,),))],
+        [HOSTILE],
     )
     run = synthetic_run(classes=(HOSTILE, 'dog', 'cow'))
     html = report.page_html(hostile, route_map_html(dataclasses.replace(run, split=HOSTILE), grid_positions()))
     elements = Elements(html)
     assert not [attributes for _, attributes, _ in elements.found if 'onerror' in attributes]
     assert 'alert(1)' not in elements.texts('script')
-    for tag in ('h1', 'h3', 'dt', 'figcaption', 'caption', 'title'):
+    for tag in ('h1', 'h3', 'dt', 'li', 'figcaption', 'caption', 'title'):
         assert HOSTILE in elements.texts(tag)
     assert map_data(html)['classes'] == [HOSTILE, 'dog', 'cow']
 
 
 def test_a_page_loads_nothing_but_itself() -> None:
     html = report.page_html(
-        PAGE._replace(shown=[Shown('F', 'c', 'a', False, png(255), png(0))]),
+        PAGE._replace(shown=[Shown('f', 'F', 'c', 'a', False, png(255), png(0))]),
         route_map_html(synthetic_run(), grid_positions()),
     )
     elements = Elements(html).found
     loaded = [
         attributes[name] for _, attributes, _ in elements for name in ('src', 'srcset', 'href') if name in attributes
     ]
+    loaded = [uri for uri in loaded if not uri.startswith('#')]
     assert len(loaded) == 3 and all(uri.startswith('data:') for uri in loaded)
     style = ''.join(text for tag, _, text in elements if tag == 'style')
     assert '--ground' in style and 'url(' not in style and '@import' not in style
@@ -112,7 +119,9 @@ def test_a_page_without_a_map_has_no_script() -> None:
 
 
 def test_a_figure_has_both_schemes_and_its_texts() -> None:
-    elements = Elements(report.page_html(PAGE._replace(shown=[Shown('F', 'c', 'alt', True, png(255), png(0))]))).found
+    elements = Elements(
+        report.page_html(PAGE._replace(shown=[Shown('f', 'F', 'c', 'alt', True, png(255), png(0))]))
+    ).found
     source, image = (next(each[1] for each in elements if each[0] == tag) for tag in ('source', 'img'))
     assert source['media'] == '(prefers-color-scheme: dark)' and image['alt'] == 'alt'
     assert from_uri(source['srcset']).max() == 0 and from_uri(image['src']).min() == 255
@@ -124,6 +133,26 @@ def test_a_table_names_its_rows_and_columns() -> None:
     assert [text for _, attributes, text in elements.found if attributes.get('scope') == 'col'] == ['K', 'top-1']
     assert [text for _, attributes, text in elements.found if attributes.get('scope') == 'row'] == ['crop', 'flip']
     assert elements.texts('td') == ['', '3.5', '99.0%', '3.6', '31.0%']
+
+
+def test_the_index_leads_to_every_figure_and_table() -> None:
+    shown = [Shown(stem, stem.upper(), 'c', 'a', False, png(255), png(0)) for stem in ('f', 'g')]
+    page = PAGE._replace(shown=shown, tables=[Table('T', ('', 'K'), ())])
+    elements = Elements(report.page_html(page, route_map_html(synthetic_run(), grid_positions()))).found
+    links = {
+        text: attributes['href'] for tag, attributes, text in elements if tag == 'a' and 'download' not in attributes
+    }
+    assert list(links) == ['Route map', 'F', 'G', 'T']
+    ids = {attributes.get('id') for _, attributes, _ in elements}
+    assert all(target.removeprefix('#') in ids for target in links.values())
+
+
+def test_a_table_can_be_had_as_csv() -> None:
+    table = Table('T', ('', 'K', 'a, b'), (('crop', '3.5', '<0.001'),))
+    elements = Elements(report.page_html(PAGE._replace(tables=[table]))).found
+    (link,) = (attributes for _, attributes, _ in elements if 'download' in attributes)
+    assert link['download'].endswith('.csv')
+    assert base64.b64decode(link['href'].partition(',')[2]).decode() == ',K,"a, b"\ncrop,3.5,<0.001\n'
 
 
 def test_a_table_without_rows_shows_its_header() -> None:

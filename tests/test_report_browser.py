@@ -54,8 +54,12 @@ def report_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subtitle='70 images',
         remarks=['These are only 70 images.'],
         headlines=[(f'Measure {i}', '80.0%', 'a note of several words') for i in range(6)],
-        shown=[Shown('Wide', 'Caption', 'A plate', True, *pngs), Shown('Narrow', 'Caption', 'Another', False, *pngs)],
-        tables=[Table('Many', tuple(f'Column {i}' for i in range(12)), (tuple('100.00%' for _ in range(12)),) * 3)],
+        findings=['Block 1 always runs, and so it goes on in a sentence that is longer than a telephone is wide.'],
+        shown=[
+            Shown('wide', 'Wide', 'Caption', 'A plate', True, *pngs),
+            Shown('narrow', 'Narrow', 'Caption', 'Another', False, *pngs),
+        ],
+        tables=[Table('Many', tuple(f'Column {i}' for i in range(18)), (tuple('100.00%' for _ in range(18)),) * 3)],
         footer=['seed 0'],
     )
     path = tmp_path_factory.mktemp('report') / 'report.html'
@@ -205,6 +209,48 @@ def test_the_map_can_be_had_of_one_class(opened: Callable[..., Any]) -> None:
     assert_card(page, 40)
     page.get_by_label('Show').select_option(label='all classes')
     assert shows(page, class_colours())
+
+
+def test_the_map_can_be_had_of_what_was_wrong(opened: Callable[..., Any]) -> None:
+    page = opened(**DESK, color_scheme='light')
+    page.get_by_label('Answers').select_option('wrong')
+    assert page.inner_text('#route-map-count') == '12 of 60 images'
+    faint = style.theme(False).others
+    assert shows(page, [faint if image % 5 else colour for image, colour in enumerate(class_colours())])
+    assert_card(page, 0)
+    page.get_by_role('button', name='Next').click()
+    assert_card(page, 5)
+    page.get_by_label('Show').select_option(label='dog (20)')
+    assert page.inner_text('#route-map-count') == '4 of 60 images'
+    page.get_by_label('Answers').select_option('right')
+    assert page.inner_text('#route-map-count') == '16 of 60 images'
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_a_figure_can_be_had_as_a_file_for_a_white_page(opened: Callable[..., Any], scheme: str) -> None:
+    page = opened(**DESK, color_scheme=scheme)
+    with page.expect_download() as started:
+        page.get_by_role('button', name='PNG').first.click()
+    assert started.value.suggested_filename == 'wide.png'
+    with Image.open(started.value.path()) as image:
+        assert image.size == (900, 300) and image.convert('L').getextrema() == (255, 255)
+
+
+def test_a_table_can_be_had_as_a_file(opened: Callable[..., Any]) -> None:
+    page = opened(**DESK)
+    with page.expect_download() as started:
+        page.get_by_role('link', name='CSV').click()
+    lines = Path(started.value.path()).read_text().splitlines()
+    assert lines[0].split(',') == [f'Column {i}' for i in range(18)] and len(lines) == 4
+
+
+def test_a_wide_table_takes_the_room_of_a_wide_screen(opened: Callable[..., Any]) -> None:
+    widths = []
+    for width in (1280, 1900):
+        page = opened(viewport={'width': width, 'height': 900})
+        widths.append(page.locator('.tables .scroller').bounding_box()['width'])
+        assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')
+    assert widths[1] > widths[0] + 100
 
 
 def test_colours_can_say_what_was_right(opened: Callable[..., Any]) -> None:

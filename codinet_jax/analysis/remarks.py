@@ -3,6 +3,7 @@
 import numpy as np
 
 from codinet_jax.analysis.run import Run
+from codinet_jax.evaluation.statistics import fixed_in_words
 
 
 def remarks(run: Run) -> list[str]:
@@ -17,7 +18,9 @@ def remarks(run: Run) -> list[str]:
             f'{int(rates_n.sum())} of {run.num_blocks} blocks; loss.beta and loss.diversity_margin keep routes apart.'
         )
     elif run.num_images > 1 and (fixed := int(np.sum((rates_n == 0) | (rates_n == 1)))):
-        found.append(f'{fixed} of {run.num_blocks} blocks are fixed: every image runs them, or none does.')
+        words = fixed_in_words(rates_n.tolist())
+        are = 'is' if fixed == 1 else 'are'
+        found.append(f'{words[0].upper()}{words[1:]}: {fixed} of {run.num_blocks} blocks {are} fixed for all images.')
     if num_classes == 1:
         found.append('All images are of one class, so there is no distance between classes.')
     if run.num_images < 100:

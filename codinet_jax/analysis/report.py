@@ -8,12 +8,16 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from codinet_jax.analysis.tables import Table
+from codinet_jax.analysis.tables import Table, as_csv
 
 
 class Shown(NamedTuple):
-    """A static figure, as PNGs for light and for dark surroundings; a wide one takes the whole width of the page."""
+    """A static figure, as PNGs for light and for dark surroundings; a wide one takes the whole width of the page.
 
+    `stem` is what it is called as a file.
+    """
+
+    stem: str
     title: str
     caption: str
     alt: str
@@ -23,12 +27,13 @@ class Shown(NamedTuple):
 
 
 class Page(NamedTuple):
-    """All that a page says, as plain text; a headline is a label, a value and a note under it."""
+    """All that a page says, as plain text; a headline is a label, a value and a note under it, a finding a sentence."""
 
     title: str
     subtitle: str
     remarks: Sequence[str]
     headlines: Sequence[tuple[str, str, str]]
+    findings: Sequence[str]
     shown: Sequence[Shown]
     tables: Sequence[Table]
     footer: Sequence[str]
@@ -63,7 +68,10 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(packaged=lambda name: Markup(_packaged(name)))
     # A chart names its parts before it refers to them, so their order is to be kept.
     environment.policies['json.dumps_kwargs'] = {}
-    environment.filters.update(png=lambda content: data_uri('image/png', content))
+    environment.filters.update(
+        png=lambda content: data_uri('image/png', content),
+        csv=lambda table: data_uri('text/csv', as_csv(table.header, table.rows)),
+    )
     return environment
 
 

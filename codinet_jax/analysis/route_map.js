@@ -88,13 +88,15 @@
   const chart = Bokeh.documents.at(-1).roots()[0];
   const {x, y} = context.data_source.data;
 
-  let shown = []; // the images of the class that is asked for, in the split's order
+  let shown = []; // the images of the class and the answers that are asked for, in the split's order
   let chosen = 0;
 
   function draw() {
     const label = element('class').value;
+    const answers = element('answers').value;
     const way = ways[element('colour').value];
-    shown = Array.from(labels.keys()).filter((image) => label === '' || labels[image] === Number(label));
+    shown = Array.from(labels.keys()).filter((image) =>
+      (label === '' || labels[image] === Number(label)) && (answers === '' || isRight(image) === (answers === 'right')));
     // The wrong ones on top: they are few, and looked for.
     const order = shown.filter(isRight).concat(shown.filter((image) => !isRight(image)));
     points.data_source.data = {
@@ -108,7 +110,9 @@
     ring.glyph.line_color = {value: palette().ink};
     element('legend').replaceChildren(...way.legend(shown));
     element('count').textContent = `${whole.format(shown.length)} of ${whole.format(numImages)} images`;
-    choose(shown.includes(chosen) ? chosen : shown[0]);
+    element('card').hidden = shown.length === 0;
+    ring.visible = shown.length > 0;
+    if (shown.length) choose(shown.includes(chosen) ? chosen : shown[0]);
   }
 
   function nearest(event, within) {
@@ -194,6 +198,7 @@
   element('previous').addEventListener('click', () => step(-1));
   element('next').addEventListener('click', () => step(1));
   element('class').addEventListener('change', draw);
+  element('answers').addEventListener('change', draw);
   element('colour').addEventListener('change', draw);
   dark.addEventListener('change', draw);
 

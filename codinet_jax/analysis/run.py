@@ -33,7 +33,8 @@ class Run:
     `operating_points` what `calibrate` found. `evaluations` are the summaries there are of the same split: the run's
     own under `AS_TRAINED`, if it was on that split, and those at operating points under their names. `shuffled` is what
     came of other images' routes, if that was asked for. `cascade` has the networks and costs of a cascade, whose blocks
-    are all its networks but the first; its setup is the last one's.
+    are all its networks but the first; its setup is the last one's. `is_pooled` says that the record holds the images
+    of several seeds.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Run:
     evaluations: dict[str, dict[str, Any]]
     shuffled: ShuffledRecord | None = None
     cascade: dict[str, Any] | None = None
+    is_pooled: bool = False
 
     @property
     def num_images(self) -> int:
@@ -106,7 +108,7 @@ class Run:
 
     def numbers(self) -> dict[str, Any]:
         """What numbers.json holds: all that is counted, and of what."""
-        found = statistics(self.record, self.augmented, self.costs, self.class_names)
+        found = statistics(self.record, self.augmented, self.costs, self.class_names, self.setup.data.spec.flip)
         worth = controls.worth_of_routes(self.record, self.shuffled) if self.shuffled else None
         about = {'split': self.split, 'operating_point': self.operating_point, 'is_static': self.is_static}
         return about | found | {'worth_of_routes': worth}

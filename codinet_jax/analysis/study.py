@@ -1,10 +1,15 @@
 """The analyses of the paper over one run, or over several side by side: numbers, figures and a page, as files."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from codinet_jax.analysis import figures, paper, tables
+import numpy as np
+
+from codinet_jax.analysis import figures, paper, pool, style, tables
 from codinet_jax.analysis.embedding import lay_out
+from codinet_jax.analysis.findings import findings
+from codinet_jax.analysis.options import ON_THE_PAGE, Options
 from codinet_jax.analysis.remarks import remarks
 from codinet_jax.analysis.report import Page, Shown, page_html
 from codinet_jax.analysis.route_map import route_map_html
@@ -13,6 +18,7 @@ from codinet_jax.evaluation import controls
 from codinet_jax.runtime.files import json_bytes
 
 Log = Callable[[str], None]
+DEFAULTS = Options()
 
 
 class Study(NamedTuple):
@@ -23,51 +29,53 @@ class Study(NamedTuple):
     numbers: tables.Table
 
 
-def study(runs: Sequence[Run], log: Log, against: Sequence[Run] = ()) -> Study:
-    """Analyses runs, whose names differ; one alone also gets its route map and the drawings that have no overlay.
+def study(runs: Sequence[Run], log: Log, options: Options = DEFAULTS, against: Sequence[Run] = ()) -> Study:
+    """Analyses runs; those of one name are seeds of one thing and pooled.
 
-    Each is held, image by image, against the others and those of `against`, of which nothing else is shown.
+    A name alone, with one run, also gets its route map and the drawings that have no overlay. Each that is not pooled
+    is held, image by image, against the others and those of `against`, of which nothing else is shown.
+
+    Raises:
+      InputError: runs of one name differ in more than their seed.
     """
-    found = {run.name: run.numbers() for run in runs}
-    pairs = _pairs(runs, against)
-    for name in found:
-        found[name]['less'] = {other: pair for (own, other), pair in pairs.items() if own == name}
+    groups = pool.by_name(runs)
+    shown, firsts = [pool.pooled(seeds) for seeds in groups.values()], [seeds[0] for seeds in groups.values()]
+    found = {name: [run.numbers() for run in seeds] for name, seeds in groups.items()}
+    pairs = _pairs([run for run in shown if not run.is_pooled], against)
+    for name, of_seeds in found.items():
+        of_seeds[0]['less'] = {other: pair for (own, other), pair in pairs.items() if own == name}
     of_all = [*tables.tables(found), *([tables.paired(pairs)] if pairs else [])]
-    remarked = [f'{run.name}: {remark}' if len(runs) > 1 else remark for run in runs for remark in remarks(run)]
-    positions = lay_out(runs, log)
-    if any(points is None and not run.is_static for run, points in zip(runs, positions, strict=True)):
-        remarked.append(
-            'Fewer than four images, three different relaxed routes or two gates cannot be drawn on a plane: '
-            'there is no map.'
-        )
+    remarked = _remarks(groups)
+    positions: Sequence[np.ndarray | None] = [None] * len(firsts)
+    if options.has_map:
+        positions = lay_out(firsts, log)
+        if any(points is None and not run.is_static for run, points in zip(firsts, positions, strict=True)):
+            remarked.append(
+                'Fewer than four images, three different relaxed routes or two gates cannot be drawn on a plane: '
+                'there is no map.'
+            )
     log('drawing')
-    light, dark = (figures.draw(runs, positions, is_dark=is_dark) for is_dark in (False, True))
-    files = {'numbers.json': json_bytes(found if len(runs) > 1 else found[runs[0].name])}
-    files['numbers.md'] = tables.markdown(of_all).encode()
-    for stem, picture in light.items():
-        files |= {f'{stem}.{kind}': figures.rendered(picture, kind) for kind in ('png', 'pdf')}
+    seeds = list(runs) if len(runs) > len(shown) else []
+    draw = functools.partial(figures.draw, shown, positions, seeds=seeds)
+    light, dark = draw(), draw(is_dark=True)
+    wanted = light if options.width == 'page' else draw(width=options.width)
+    files = {'numbers.json': json_bytes(_numbers(found)), 'numbers.md': tables.markdown(of_all).encode()}
+    for stem, picture in wanted.items():
+        files |= {f'{stem}.{kind}': figures.rendered(picture, kind, options.dots(kind)) for kind in options.formats}
+        files[f'{stem}.csv'] = tables.as_csv(*picture.data)
     log('writing the report')
-    shown = [
-        Shown(
-            picture.title,
-            picture.caption,
-            picture.alt,
-            picture.is_wide,
-            files[f'{stem}.png'],
-            figures.rendered(dark[stem], 'png'),
-        )
-        for stem, picture in light.items()
-    ]
+    is_alone = len(runs) == 1
     page = Page(
-        title=_title(runs),
-        subtitle=_subtitle(runs),
+        title=_title(shown),
+        subtitle=_subtitle(shown),
         remarks=remarked,
-        headlines=_headlines(runs[0], found[runs[0].name]) if len(runs) == 1 else (),
-        shown=shown,
+        headlines=_headlines(runs[0], found[runs[0].name][0]) if is_alone else (),
+        findings=findings(runs[0], found[runs[0].name][0]) if is_alone else (),
+        shown=[_shown(stem, picture, dark[stem]) for stem, picture in light.items()],
         tables=of_all,
         footer=[_provenance(run) for run in runs],
     )
-    route_map = route_map_html(runs[0], positions[0]) if len(runs) == 1 and positions[0] is not None else ''
+    route_map = route_map_html(runs[0], positions[0]) if is_alone and positions[0] is not None else ''
     files['report.html'] = page_html(page, route_map).encode()
     return Study(files, remarked, of_all[0])
 
@@ -81,6 +89,28 @@ def _pairs(runs: Sequence[Run], against: Sequence[Run]) -> dict[tuple[str, str],
         if run is not other
     }
     return {names: pair for names, pair in found.items() if pair}
+
+
+def _numbers(found: Mapping[str, Sequence[Any]]) -> Any:
+    """What numbers.json holds: of one run its numbers, of several those by name, of seeds a list of them."""
+    by_name = {name: of_seeds[0] if len(of_seeds) == 1 else list(of_seeds) for name, of_seeds in found.items()}
+    return by_name if len(by_name) > 1 else next(iter(by_name.values()))
+
+
+def _remarks(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """What is remarked of each run, and of which if there are several."""
+    remarked = []
+    for name, seeds in groups.items():
+        for run in seeds:
+            of_which = [name] * (len(groups) > 1 or len(seeds) > 1)
+            of_which += [f'seed {run.results["seed"]}'] * (len(seeds) > 1)
+            remarked += [': '.join((*filter(None, [', '.join(of_which)]), remark)) for remark in remarks(run)]
+    return remarked
+
+
+def _shown(stem: str, light: figures.Picture, dark: figures.Picture) -> Shown:
+    pngs = (figures.rendered(picture, 'png', ON_THE_PAGE) for picture in (light, dark))
+    return Shown(stem, light.title, light.caption, light.alt, light.is_wide, *pngs)
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -112,7 +142,9 @@ def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]
         (
             'same route when augmented',
             f'{same_route:.1%}',
-            f'the paper, ResNet-110: {reported}' if run.dataset == 'cifar10' else 'mean over four augmentations',
+            f'the paper, ResNet-110: {reported}'
+            if run.dataset == 'cifar10'
+            else f'mean of {style.listed(found["averaged_augmentations"])}',
         ),
         (
             'route distance',

@@ -1,4 +1,4 @@
-"""How figures look: colours for a light and a dark page, sizes, and what every figure does alike."""
+"""How figures look: colours for a light and a dark page, sizes on it and in a journal, and what all do alike."""
 
 import contextlib
 import functools
@@ -10,21 +10,15 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib import font_manager, ticker
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.figure import Figure
 
 from codinet_jax.analysis.run import Run
 from codinet_jax.runtime.console import log
 
-NARROW, WIDE = 4.8, 9.6  # inches
-SMALL = 8  # points
-LEGEND_ROW, LEGEND_ROWS = 0.18, 4  # inches of one; how many a figure has room for
 LONGEST_LABEL = 30
-MARKERS = 'osD^vPX'
+STATIC_MARKER, MARKERS = 's', 'oD^vPX'
 DASHES = ('-', '--', '-.', ':')
-MAX_PANEL_COLUMNS = 3
 # With the letters that matplotlib's own font lacks, where one of them is installed.
 WIDE_FONTS = (
     *('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans CJK KR', 'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei'),
@@ -33,8 +27,30 @@ WIDE_FONTS = (
 OF_THE_PROCESS = ('backend', 'backend_fallback', 'interactive', 'toolbar', 'timezone')  # settings of no figure's look
 
 
+class Sheet(NamedTuple):
+    """What figures are to fit: widths in inches, letters in points, and heights as a share of those on the page."""
+
+    narrow: float
+    wide: float
+    letters: float
+    small: float
+    height: float
+
+
+# The report's page, and one column and both of a journal's, as IEEE's are (89 and 182 mm).
+SHEETS = {
+    'page': Sheet(narrow=4.8, wide=9.6, letters=9, small=8, height=1.0),
+    'single': Sheet(narrow=3.5, wide=3.5, letters=8, small=7, height=0.85),
+    'double': Sheet(narrow=7.16, wide=7.16, letters=8, small=7, height=0.85),
+}
+
+
 class Theme(NamedTuple):
-    """The colours of a page; `runs` are Okabe and Ito's, `classes` matplotlib's petroff10: distinct to all eyes."""
+    """The colours of a page and the sizes of a sheet.
+
+    `runs` are Okabe and Ito's; `classes` are six of theirs and four that were searched for to lie farthest from them
+    and from each other, to eyes that see all colours and to those that lack a cone.
+    """
 
     paper: str
     ink: str
@@ -44,11 +60,14 @@ class Theme(NamedTuple):
     classes: tuple[str, ...]
     others: str
     sequential: Colormap
+    sheet: Sheet
 
 
-def theme(is_dark: bool) -> Theme:
-    """The colours for a dark page or for a white one."""
-    classes = matplotlib.color_sequences['petroff10']
+OKABE_ITO = ('#e69f00', '#56b4e9', '#009e73', '#0072b2', '#d55e00', '#cc79a7')
+
+
+def theme(is_dark: bool, width: str = 'page') -> Theme:
+    """The colours for a dark page or for a white one, and the sizes of one of `SHEETS`."""
     if is_dark:
         return Theme(
             paper='#16181d',
@@ -56,9 +75,10 @@ def theme(is_dark: bool) -> Theme:
             muted='#9aa1ab',
             faint='#2c3038',
             runs=('#56b4e9', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#f0e442', '#0072b2'),
-            classes=tuple(map(_lightened, classes)),
+            classes=(*OKABE_ITO, '#5f1fff', '#dfff9f', '#7fffff', '#9f5fff'),
             others='#3a3f48',
             sequential=_part_of('viridis', 0.2, 1),
+            sheet=SHEETS[width],
         )
     return Theme(
         paper='#ffffff',
@@ -66,19 +86,23 @@ def theme(is_dark: bool) -> Theme:
         muted='#6b7280',
         faint='#e8eaee',
         runs=('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#f0e442'),
-        classes=tuple(map(matplotlib.colors.to_hex, classes)),
+        classes=(*OKABE_ITO, '#9f1fff', '#5f1f00', '#00007f', '#3f1f3f'),
         others='#d5d8dd',
         sequential=_part_of('viridis', 0, 0.92),
+        sheet=SHEETS[width],
     )
 
 
 @contextlib.contextmanager
-def drawing(*, is_dark: bool = False) -> Iterator[None]:
+def drawing(*, is_dark: bool = False, width: str = 'page') -> Iterator[None]:
     """Figures that are built or written within look as they do here, whatever the user's matplotlibrc says.
 
     Labels are shown as they are typed. Letters that no font here has become boxes, and a sentence says so.
     """
-    with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context({**_defaults(), **rc(is_dark)}):
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        matplotlib.rc_context({**_defaults(), **rc(theme(is_dark, width))}),
+    ):
         warnings.simplefilter('always')
         yield
     missing = [re.search(r'Glyph \d+ \(.*\) missing from font', str(each.message)) for each in caught]
@@ -100,24 +124,38 @@ def _defaults() -> dict[Any, Any]:
 
 @functools.cache
 def _fonts() -> list[str]:
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ['DejaVu Sans', *(name for name in WIDE_FONTS if name in installed)]
+    """The families that letters are looked for in, one after the other."""
+    known = {font.fname for font in font_manager.fontManager.ttflist}
+    if not _installed(WIDE_FONTS):
+        # matplotlib keeps a list of the fonts it once found, and does not see those that were installed since.
+        for path in set(font_manager.findSystemFonts()) - known:
+            with contextlib.suppress(OSError, RuntimeError):
+                font_manager.fontManager.addfont(path)
+    return ['DejaVu Sans', *_installed(WIDE_FONTS)]
 
 
-def rc(is_dark: bool) -> dict[Any, Any]:
+def _installed(names: Sequence[str]) -> list[str]:
+    found = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in names if name in found]
+
+
+def rc(colours: Theme) -> dict[Any, Any]:
     """The settings that are not matplotlib's own."""
-    colours = theme(is_dark)
+    letters, small = colours.sheet.letters, colours.sheet.small
     ink = ('text.color', 'axes.labelcolor', 'axes.titlecolor', 'xtick.labelcolor', 'ytick.labelcolor')
     lines = ('axes.edgecolor', 'xtick.color', 'ytick.color')
     return {
         'text.parse_math': False,  # a dollar is a dollar
         'font.family': _fonts(),
-        'font.size': 9,
-        'axes.titlesize': 9,
-        'axes.labelsize': 9,
-        'xtick.labelsize': SMALL,
-        'ytick.labelsize': SMALL,
-        'legend.fontsize': SMALL,
+        'pdf.fonttype': 42,  # TrueType, which journals ask for, and not matplotlib's Type 3
+        'ps.fonttype': 42,
+        'svg.hashsalt': 'codinet_jax',  # names of parts that are the same every time
+        'font.size': letters,
+        'axes.titlesize': letters,
+        'axes.labelsize': letters,
+        'xtick.labelsize': small,
+        'ytick.labelsize': small,
+        'legend.fontsize': small,
         'legend.frameon': False,
         'legend.handlelength': 1.6,
         'axes.linewidth': 0.8,
@@ -142,21 +180,25 @@ class RunLook(NamedTuple):
 
 
 def looks(runs: Sequence[Run], colours: Theme) -> list[RunLook]:
-    """A look for every run, by its place."""
+    """A look for every run, by its place; those of one name share it."""
+    names = list(dict.fromkeys(run.name for run in runs))
     return [
         RunLook(
             label=run_label(run),
             colour=colours.runs[i % len(colours.runs)],
-            marker=MARKERS[i % len(MARKERS)],
+            marker=STATIC_MARKER if run.is_static else MARKERS[i % len(MARKERS)],
             dashes=DASHES[i % len(DASHES)],
         )
-        for i, run in enumerate(runs)
+        for run in runs
+        for i in [names.index(run.name)]
     ]
 
 
 def run_label(run: Run) -> str:
-    """What a legend calls a run."""
-    return shortened(run.name if run.operating_point is None else f'{run.name} at {run.operating_point}', LONGEST_LABEL)
+    """What a legend calls a run: of a long name its beginning and its end, which often is what tells it apart."""
+    name = run.name if run.operating_point is None else f'{run.name} at {run.operating_point}'
+    end = LONGEST_LABEL // 2
+    return name if len(name) <= LONGEST_LABEL else f'{name[: LONGEST_LABEL - end - 1]}…{name[-end:]}'
 
 
 def of_run(run: Run, runs: Sequence[Run]) -> str:
@@ -170,26 +212,6 @@ def blocks(number: int) -> str:
 
 def shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else f'{text[: longest - 1]}…'
-
-
-def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """A legend under all panels, of as many columns as there is room for; of many rows, it makes the figure higher."""
-    columns = next(c for c in range(len(labels), 0, -1) if c == 1 or _width(labels, c) < figure.get_figwidth())
-    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, -(-len(labels) // columns) - LEGEND_ROWS))
-    figure.legend(handles, labels, loc='outside lower center', ncols=columns, columnspacing=1.2, handletextpad=0.4)
-
-
-def panels(count: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, each `height` inches high, in rows of `columns`."""
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width, height * rows), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False, **shared).ravel()
-    for axis in axes[count:]:
-        axis.remove()
-    for axis in axes[:count]:
-        # As many ticks as a panel has room for change while the layout is sought, and their labels' width with them.
-        axis.locator_params(nbins=5)
-    return figure, list(axes[:count])
 
 
 def per_cent(axis: Axes) -> None:
@@ -207,26 +229,6 @@ def listed(items: Sequence[str]) -> str:
     return ' and '.join(filter(None, (', '.join(items[:-1]), *items[-1:])))
 
 
-def in_colour(values: Sequence[float], colour_map: Colormap) -> Iterator[Any]:
-    """A colour for each value, from the least to the greatest of them."""
-    low, high = min(values), max(values)
-    return (colour_map((value - low) / (high - low) if high > low else 0.5) for value in values)
-
-
-def _width(labels: Sequence[str], columns: int) -> float:
-    """Inches, roughly, of a legend whose labels fill column after column."""
-    parts = np.array_split(np.array([len(label) for label in labels]), columns)
-    return sum(0.068 * int(part.max()) + 0.42 for part in parts)
-
-
 def _part_of(name: str, start: float, stop: float) -> Colormap:
     """A colour map without the end which does not stand out from the page."""
     return LinearSegmentedColormap.from_list(name, matplotlib.colormaps[name](np.linspace(start, stop, 256)))
-
-
-def _lightened(colour: Any) -> str:
-    """The colour, mixed with white if it would not stand out from a dark page."""
-    red, green, blue = matplotlib.colors.to_rgb(colour)
-    white = 0.3 if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else 0
-    keep = 1 - white
-    return matplotlib.colors.to_hex((white + keep * red, white + keep * green, white + keep * blue))

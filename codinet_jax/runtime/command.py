@@ -197,7 +197,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     Raises:
       InputError: a flag or a field is unknown, or cannot have that value.
     """
-    given, unset = _without_unset(argv)
+    given, unset = _without_unset([_plainly_negated(argument, values) for argument in argv])
     try:
         rest = values(given)
         for name in unset:
@@ -213,6 +213,13 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
         if isinstance(error.__context__, InputError):  # absl has put the flag and its value before the sentence
             raise error.__context__ from None
         raise InputError(_sentence(error)) from error
+
+
+def _plainly_negated(argument: str, values: flags.FlagValues) -> str:
+    """`--no-map` as absl would have it, --nomap, where --map is to be had or not."""
+    match = re.fullmatch(r'--?no-(\w+)', argument)
+    is_boolean = match and match.group(1) in values and values[match.group(1)].boolean
+    return f'--no{match.group(1)}' if match and is_boolean else argument
 
 
 def _without_unset(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from codinet_jax.analysis import paper, style
-from codinet_jax.analysis.figures import curves, flow, histograms, images, maps, rates
-from codinet_jax.analysis.figures.picture import Picture, rendered
+from codinet_jax.analysis.figures import accuracy_cost, flow, histograms, images, maps, rates, training
+from codinet_jax.analysis.figures.picture import Data, Picture, rendered
 from codinet_jax.analysis.run import Run
 
-__all__ = ['Picture', 'draw', 'rendered']
+__all__ = ['Data', 'Picture', 'draw', 'rendered']
 
 
 def draw(
@@ -18,16 +18,20 @@ def draw(
     positions: Sequence[np.ndarray | None],
     *,
     is_dark: bool = False,
+    width: str = 'page',
+    seeds: Sequence[Run] = (),
     others: Sequence[paper.Reported] = (),
 ) -> dict[str, Picture]:
     """The pictures there are to draw, in reading order, by the stem of their files.
 
     `positions[i]` [P, 2] are where t-SNE lays the relaxed routes of the first P images of run i; None without any.
-    `others` are shown in the plane of accuracy and cost, beside what the paper reports of the runs' data sets.
+    `width` is one of `style.SHEETS`. `seeds` are the runs of which `runs` are pooled, if any are: each has its own
+    curves of training and its own accuracy and cost. `others` are shown in the plane of accuracy and cost, beside what
+    the paper reports of the runs' data sets.
     """
     pictures = {}
-    with style.drawing(is_dark=is_dark):
-        for stem, make in _drawn(runs, positions, others, style.theme(is_dark)):
+    with style.drawing(is_dark=is_dark, width=width):
+        for stem, make in _drawn(runs, positions, seeds or runs, others, style.theme(is_dark, width)):
             if picture := make():
                 _settle(picture.figure)
                 pictures[stem] = picture
@@ -44,6 +48,7 @@ def _settle(figure: Figure) -> None:
 def _drawn(
     runs: Sequence[Run],
     positions: Sequence[np.ndarray | None],
+    seeds: Sequence[Run],
     others: Sequence[paper.Reported],
     theme: style.Theme,
 ) -> Iterator[tuple[str, Callable[[], Picture | None]]]:
@@ -51,9 +56,9 @@ def _drawn(
     yield 'map_by_blocks', lambda: maps.by_blocks(runs, positions, theme)
     yield 'divergence', lambda: histograms.divergence(runs, theme)
     yield 'path_lengths', lambda: histograms.path_lengths(runs, theme)
-    yield 'run_rates', lambda: rates.run_rates(runs)
+    yield 'run_rates', lambda: rates.run_rates(runs, theme)
     if len(runs) == 1:
         yield 'flow', lambda: flow.flow(runs[0], theme)
-        yield 'extremes', lambda: images.extremes(runs[0])
-    yield 'training', lambda: curves.training(runs, theme)
-    yield 'accuracy_cost', lambda: curves.accuracy_cost(runs, theme, others)
+        yield 'extremes', lambda: images.extremes(runs[0], theme)
+    yield 'training', lambda: training.training(seeds, theme)
+    yield 'accuracy_cost', lambda: accuracy_cost.accuracy_cost(seeds, theme, others)

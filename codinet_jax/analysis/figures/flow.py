@@ -1,19 +1,20 @@
 """The most used routes as ribbons through the blocks: above where a block is run, below where it is skipped."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib import ticker
+from matplotlib import patheffects, ticker
 from matplotlib.axes import Axes
 
-from codinet_jax.analysis import style
-from codinet_jax.analysis.figures.picture import Picture
+from codinet_jax.analysis import layout, style
+from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
 from codinet_jax.evaluation.statistics import most_used_routes
 
 MOST_RIBBONS = 10
 MOST_BLOCKS_NARROW = 12
+ROOM_FOR_ALL = 0.1  # inches a block; with less, half as many ribbons can be followed
 GAP = 0.25  # between the lanes, in lanes
 PAD = 0.02  # between neighbours in a lane, in all their images
 POINTS = 25  # of a bend
@@ -36,26 +37,35 @@ def flow(run: Run, theme: style.Theme) -> Picture | None:
     """The ribbons of one run, as thick as their images are many."""
     if run.is_static:
         return None
-    ribbons = lay_out(most_used_routes(run.record.decisions_Nxn, MOST_RIBBONS))
     is_wide = run.num_blocks > MOST_BLOCKS_NARROW
-    figure, (axis,) = style.panels(1, 1, style.WIDE if is_wide else style.NARROW, 3.4)
-    colours = style.in_colour([ribbon.blocks for ribbon in ribbons], theme.sequential)
-    for ribbon, colour in sorted(zip(ribbons, colours, strict=True), key=lambda each: -each[0].images):
-        _draw_ribbon(axis, ribbon, colour)
+    width = theme.sheet.wide if is_wide else theme.sheet.narrow
+    most_ribbons = MOST_RIBBONS if width > ROOM_FOR_ALL * run.num_blocks else MOST_RIBBONS // 2
+    ribbons = lay_out(most_used_routes(run.record.decisions_Nxn, most_ribbons))
+    figure, (axis,) = layout.panels(theme.sheet, 1, 1, width, 3.4)
+    by_use = sorted(ribbons, key=lambda ribbon: -ribbon.images)
+    for ribbon, colour in zip(by_use, theme.classes, strict=False):
+        _draw_ribbon(axis, ribbon, colour, theme)
     drawn = sum(ribbon.images for ribbon in ribbons)
-    _label(axis, ribbons, run)
+    _label(axis, ribbons, run, theme)
     _frame(axis, run.num_blocks, lane_height([ribbon.images for ribbon in ribbons]), theme)
     num_routes, share = len(np.unique(run.record.decisions_Nxn, axis=0)), drawn / run.num_images
     most = max(ribbons, key=lambda ribbon: ribbon.images)
     return Picture(
         figure,
         'Most used routes',
-        f'Images flow from left to right, above where they run a block and below where they skip it; a ribbon is a '
-        f'route, as thick as its images are many, and lighter the more blocks it runs. The {len(ribbons)} drawn, '
-        f'of {num_routes} routes, hold {share:.0%} of images.',
+        'Images flow from left to right, above where they run a block and below where they skip it; a ribbon is a '
+        'route, of its own colour and as thick as its images are many, and a thin one passes over a thick one. The '
+        f'{len(ribbons)} drawn, of {num_routes} routes, hold {share:.0%} of images.',
         f'Ribbons of the {len(ribbons)} most used routes through {run.num_blocks} blocks; the most used runs '
         f'{style.blocks(most.blocks)} and holds {most.images / run.num_images:.1%} of images, all drawn {share:.0%}.',
         is_wide=is_wide,
+        data=Data(
+            ('route', 'blocks run', 'images', 'share of images'),
+            [
+                (''.join(map(str, each.route_n.astype(int))), each.blocks, each.images, each.images / run.num_images)
+                for each in by_use
+            ],
+        ),
     )
 
 
@@ -86,18 +96,21 @@ def lane_height(images: Sequence[int] | np.ndarray) -> float:
     return float(np.sum(images)) * (1 + PAD * (len(images) - 1))
 
 
-def _draw_ribbon(axis: Axes, ribbon: Ribbon, colour: Any) -> None:
+def _draw_ribbon(axis: Axes, ribbon: Ribbon, colour: str, theme: style.Theme) -> None:
     steps = np.linspace(0, 1, POINTS, endpoint=False)
     bend = np.clip((steps - HOLD) / (1 - 2 * HOLD), 0, 1)
     bend = bend**2 * (3 - 2 * bend)
     begins, ends = ribbon.tops[:-1, None], ribbon.tops[1:, None]
     tops = np.append((begins + (ends - begins) * bend).ravel(), ribbon.tops[-1])
     x = np.append((np.arange(len(begins))[:, None] + steps).ravel(), len(begins))
-    # The outline keeps steep bends visible.
-    axis.fill_between(x, tops - ribbon.images, tops, facecolor=colour, edgecolor=colour, linewidth=0.7)
+    # The outline keeps steep bends visible, and one in the page's colour around it parts it from what it crosses.
+    apart = [patheffects.Stroke(linewidth=2.4, foreground=theme.paper), patheffects.Normal()]
+    axis.fill_between(
+        x, tops - ribbon.images, tops, facecolor=colour, edgecolor=colour, linewidth=0.8, path_effects=apart
+    )
 
 
-def _label(axis: Axes, ribbons: list[Ribbon], run: Run) -> None:
+def _label(axis: Axes, ribbons: list[Ribbon], run: Run, theme: style.Theme) -> None:
     end = run.num_blocks + 1
     for ribbon in ribbons:
         middle = ribbon.tops[-1] - ribbon.images / 2
@@ -107,7 +120,7 @@ def _label(axis: Axes, ribbons: list[Ribbon], run: Run) -> None:
             xytext=(4, 0),
             textcoords='offset points',
             va='center',
-            fontsize=style.SMALL,
+            fontsize=theme.sheet.small,
             annotation_clip=False,
         )
 
@@ -116,7 +129,7 @@ def _frame(axis: Axes, num_blocks: int, lane: float, theme: style.Theme) -> None
     lanes = {'skip': 0.0, 'run': lane * (1 + GAP)}
     for bottom in lanes.values():
         axis.fill_between([0.85, num_blocks + 0.15], bottom, bottom + lane, color=theme.faint, zorder=0, linewidth=0)
-    axis.set_yticks([bottom + lane / 2 for bottom in lanes.values()], list(lanes), fontsize=9)
+    axis.set_yticks([bottom + lane / 2 for bottom in lanes.values()], list(lanes), fontsize=theme.sheet.letters)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set(xlim=(0, num_blocks + 1), ylim=(0, lane * (2 + GAP)), xlabel='block')

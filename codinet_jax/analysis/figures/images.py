@@ -3,21 +3,25 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from codinet_jax.analysis import style
-from codinet_jax.analysis.figures.picture import Picture
+from codinet_jax.analysis import layout, style
+from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
 
 MOST_IMAGES = 10
+LEAST_WIDTH = 0.65  # inches of one
 
 
-def extremes(run: Run) -> Picture | None:
+def extremes(run: Run, theme: style.Theme) -> Picture | None:
     """Two rows of images: those that run the fewest blocks, and the most."""
-    fewest, most = fewest_and_most(run)
+    width = theme.sheet.wide
+    fewest, most = fewest_and_most(run, layout.fitting(MOST_IMAGES, width, LEAST_WIDTH, MOST_IMAGES))
     if run.is_static or not fewest:
         return None
-    figure, axes = style.panels(2 * len(fewest), len(fewest), style.WIDE, 1.4)
+    # A picture is as high as it is wide, and has two lines below it.
+    height = min(1.4, (width / len(fewest) + 0.45) / theme.sheet.height)
+    figure, axes = layout.panels(theme.sheet, 2 * len(fewest), len(fewest), width, height)
     for axis, i in zip(axes, fewest + most, strict=True):
-        _show(axis, run, i)
+        _show(axis, run, i, theme)
     for axis, row in zip(axes[:: len(fewest)], ('fewest blocks', 'most blocks'), strict=True):
         axis.set_ylabel(row)
     return Picture(
@@ -29,29 +33,38 @@ def extremes(run: Run) -> Picture | None:
         f'Two rows of {len(fewest)} images. Fewest blocks: {_in_words(run, fewest)}. Most blocks: '
         f'{_in_words(run, most)}.',
         is_wide=True,
+        data=Data(
+            ('row', 'image', 'class', 'predicted', 'blocks run', 'blocks expected to run'),
+            [
+                (row, i, *(run.class_names[y[i]] for y in run.record[:2]), lengths[i], float(run.expected_lengths_N[i]))
+                for lengths in [run.path_lengths_N.tolist()]
+                for row, chosen in (('fewest blocks', fewest), ('most blocks', most))
+                for i in chosen
+            ],
+        ),
     )
 
 
-def fewest_and_most(run: Run) -> tuple[list[int], list[int]]:
+def fewest_and_most(run: Run, at_most: int = MOST_IMAGES) -> tuple[list[int], list[int]]:
     """Positions of the images with the shortest routes, the shortest first, and with the longest, the longest first.
 
     Of equal length those come first that are expected to be shorter (longer), then by position.
     """
     S = len(run.thumbnails_SxhxwxC)
     lengths_S, expected_S = run.path_lengths_N[:S].astype(int), run.expected_lengths_N[:S]
-    count = min(MOST_IMAGES, S // 2)
+    count = min(at_most, S // 2)
     shortest, longest = np.lexsort((expected_S, lengths_S)), np.lexsort((-expected_S, -lengths_S))
     return shortest[:count].tolist(), longest[:count].tolist()
 
 
-def _show(axis: Axes, run: Run, i: int) -> None:
+def _show(axis: Axes, run: Run, i: int, theme: style.Theme) -> None:
     image_hxwxC = run.thumbnails_SxhxwxC[i]
     if image_hxwxC.shape[-1] == 1:
         axis.imshow(image_hxwxC[..., 0], 'gray', vmin=0, vmax=255, interpolation='nearest')
     else:
         axis.imshow(image_hxwxC, interpolation='nearest')
     name = style.shortened(run.class_names[run.record.labels_N[i]], 12)
-    axis.set_xlabel(f'{name}\n{style.blocks(run.path_lengths_N[i])}', fontsize=style.SMALL)
+    axis.set_xlabel(f'{name}\n{style.blocks(run.path_lengths_N[i])}', fontsize=theme.sheet.small)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
 

@@ -10,14 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import spatial
 
-from codinet_jax.analysis import style
-from codinet_jax.analysis.figures.picture import Picture
+from codinet_jax.analysis import layout, style
+from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
 
 HOW_TO_READ = (
     'Each point is the relaxed route v of one image, laid out by t-SNE: routes that lie close are alike; '
     'the axes themselves mean nothing.'
 )
+
+MOST_COLUMNS, LEAST_WIDTH = 3, 1.6  # of panels; inches of one
+MOST_SIDE = 4.1  # inches of a map alone
 
 Mapped = tuple[Run, np.ndarray]
 
@@ -29,7 +32,7 @@ def by_class(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: styl
         return None
     coloured, num_others = _coloured_classes(mapped, len(theme.classes))
     colours = dict(zip(coloured, theme.classes, strict=False))
-    figure, axes, size = _map_panels(mapped, height=0.35 * (1 + (len(coloured) > 5)))
+    figure, axes, size = _map_panels(mapped, theme, height=0.35 * (1 + (len(coloured) > 5)))
     for axis, (run, map_Px2) in zip(axes, mapped, strict=True):
         names = [run.class_names[label] for label in run.record.labels_N[: len(map_Px2)]]
         is_other_P = np.array([name not in colours for name in names])
@@ -39,7 +42,7 @@ def by_class(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: styl
     labels = [style.shortened(name, 16) for name in colours]
     if num_others:
         dots, labels = [*dots, Line2D([], [], linestyle='', marker='o', color=theme.others)], [*labels, 'others']
-    style.legend_below(figure, dots, labels)
+    layout.legend_below(figure, dots, labels, theme.sheet)
     grey = f' The other {num_others} classes are grey.' if num_others else ''
     return Picture(
         figure,
@@ -49,6 +52,7 @@ def by_class(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: styl
         f'Scatter plot of the routes of {_counted(mapped)}, coloured by {len(coloured) + num_others} classes. '
         f'{_neighbours_in_words(mapped)}',
         is_wide=len(mapped) > 1,
+        data=_data(mapped),
     )
 
 
@@ -60,11 +64,11 @@ def by_blocks(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: sty
     lengths = [run.expected_lengths_N[: len(map_Px2)] for run, map_Px2 in mapped]
     low, high = (float(bound) for bound in (min(map(np.min, lengths)), max(map(np.max, lengths))))
     scale = Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5)
-    figure, axes, size = _map_panels(mapped, height=0)
+    figure, axes, size = _map_panels(mapped, theme, height=0)
     for axis, (_, map_Px2), lengths_P in zip(axes, mapped, lengths, strict=True):
         _scatter(axis, map_Px2, theme.sequential(scale(lengths_P)), size)
     bar = figure.colorbar(ScalarMappable(scale, theme.sequential), ax=axes, shrink=0.85, aspect=30, pad=0.02)
-    bar.set_label('blocks that an image is expected to run')
+    bar.set_label('expected blocks')
     bar.outline.set_visible(False)
     spread = f'{low:.1f} to {high:.1f}'
     return Picture(
@@ -74,6 +78,7 @@ def by_blocks(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: sty
         f'{_left_out(runs, maps)}',
         f'Scatter plot of the routes of {_counted(mapped)}, coloured by the blocks they are expected to run, {spread}.',
         is_wide=len(mapped) > 1,
+        data=_data(mapped),
     )
 
 
@@ -92,13 +97,15 @@ def _coloured_classes(mapped: Sequence[Mapped], most: int) -> tuple[list[str], i
     return names[:most], len(names[most:])
 
 
-def _map_panels(mapped: Sequence[Mapped], height: float) -> tuple[Figure, list[Axes], float]:
+def _map_panels(mapped: Sequence[Mapped], theme: style.Theme, height: float) -> tuple[Figure, list[Axes], float]:
     """Square panels of one scale with `height` left below for a legend, and the size of points."""
     is_single, count = len(mapped) == 1, len(mapped)
-    columns = min(count, style.MAX_PANEL_COLUMNS)
-    width = style.NARROW if is_single else style.WIDE
-    side = 4.1 if is_single else width / columns - 0.2 * (columns == 2) - 0.1
-    figure, axes = style.panels(count, columns, width, side + height, sharex=True, sharey=True)
+    width = theme.sheet.narrow if is_single else theme.sheet.wide
+    columns = layout.fitting(count, width, LEAST_WIDTH, MOST_COLUMNS)
+    side = min(MOST_SIDE, 0.855 * width) if is_single else width / columns - 0.2 * (columns == 2) - 0.1
+    figure, axes = layout.panels(
+        theme.sheet, count, columns, width, (side + height) / theme.sheet.height, sharex=True, sharey=True
+    )
     lows = np.min([map_Px2.min(axis=0) for _, map_Px2 in mapped], axis=0)
     highs = np.max([map_Px2.max(axis=0) for _, map_Px2 in mapped], axis=0)
     half = 0.53 * float(np.max(highs - lows)) or 1.0
@@ -133,6 +140,20 @@ def _neighbours_in_words(mapped: Sequence[Mapped]) -> str:
     return f'For {style.listed(shares)} the nearest neighbour on the map is of the same class.'
 
 
+def _data(mapped: Sequence[Mapped]) -> Data:
+    """A row a point, which says all that it may be coloured by."""
+    rows = []
+    for run, map_Px2 in mapped:
+        names = run.class_names
+        labels, predictions, expected = (
+            each[: len(map_Px2)].tolist()
+            for each in (run.record.labels_N, run.record.predictions_N, run.expected_lengths_N)
+        )
+        for i, (x, y) in enumerate(map_Px2.tolist()):
+            rows.append((run.name, i, x, y, names[labels[i]], names[predictions[i]], expected[i]))
+    return Data(('run', 'image', 'x', 'y', 'class', 'predicted', 'blocks expected to run'), rows)
+
+
 def _counted(mapped: Sequence[Mapped]) -> str:
     return style.listed([f'{len(map_Px2)} images of {style.run_label(run)}' for run, map_Px2 in mapped])
 
@@ -141,4 +162,8 @@ def _left_out(runs: Sequence[Run], maps: Sequence[np.ndarray | None]) -> str:
     names = [
         style.run_label(run) for run, map_Px2 in zip(runs, maps, strict=True) if map_Px2 is None or len(map_Px2) < 2
     ]
-    return f' There is no map of {style.listed(names)}.' if names else ''
+    parts = {
+        style.run_label(run) for run, map_Px2 in zip(runs, maps, strict=True) if map_Px2 is not None and run.is_pooled
+    }
+    of_first = f' Of the seeds of {style.listed(sorted(parts))}, the first is shown.' if parts else ''
+    return of_first + (f' There is no map of {style.listed(names)}.' if names else '')

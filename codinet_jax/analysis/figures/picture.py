@@ -1,13 +1,19 @@
-"""A figure with the words that belong to it, and the files it becomes."""
+"""A figure with the words and the numbers that belong to it, and the files it becomes."""
 
 import io
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
 from codinet_jax.analysis import style
 
-DPI = {'png': 160, 'pdf': 300}  # of a PDF, only the points of scatter plots
+
+class Data(NamedTuple):
+    """What a figure draws, as a table: names of columns, and rows of numbers and texts."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 class Picture(NamedTuple):
@@ -18,12 +24,13 @@ class Picture(NamedTuple):
     caption: str
     alt: str
     is_wide: bool
+    data: Data
 
 
-def rendered(picture: Picture, kind: str) -> bytes:
-    """The picture as 'png' or 'pdf', the same bytes every time."""
+def rendered(picture: Picture, kind: str, dpi: int) -> bytes:
+    """The picture as 'png', 'pdf' or 'svg', the same bytes every time; in the latter only dense dots have a `dpi`."""
     file = io.BytesIO()
-    metadata = {'CreationDate': None} if kind == 'pdf' else {}
+    undated: dict[str, dict[str, None]] = {'png': {}, 'pdf': {'CreationDate': None}, 'svg': {'Date': None}}
     with style.drawing():
-        picture.figure.savefig(file, format=kind, dpi=DPI[kind], metadata=metadata)
+        picture.figure.savefig(file, format=kind, dpi=dpi, metadata=undated[kind])
     return file.getvalue()

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from codinet_jax.analysis import style
-from codinet_jax.analysis.figures.picture import Picture
+from codinet_jax.analysis import layout, style
+from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
-from codinet_jax.evaluation.statistics import class_run_rates
+from codinet_jax.evaluation.statistics import class_run_rates, fixed_in_words
 
 MOST_NAMED_CLASSES = 30
 MOST_BLOCKS_NARROW = 20
@@ -19,7 +19,7 @@ COLOUR_MAP = 'cividis'
 FINER = 40
 
 
-def run_rates(runs: Sequence[Run]) -> Picture | None:
+def run_rates(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
     """A heatmap of classes by blocks for each run."""
     if all(run.is_static for run in runs):
         return None
@@ -27,7 +27,8 @@ def run_rates(runs: Sequence[Run]) -> Picture | None:
     most_classes = max(len(np.unique(run.record.labels_N)) for run in runs)
     is_wide = most_blocks > MOST_BLOCKS_NARROW
     height = float(np.clip(0.19 * most_classes + 0.7, 1.6, 4))
-    figure, axes = style.panels(len(runs), 1, style.WIDE if is_wide else style.NARROW, height)
+    sheet = theme.sheet
+    figure, axes = layout.panels(sheet, len(runs), 1, sheet.wide if is_wide else sheet.narrow, height)
     for axis, run in zip(axes, runs, strict=True):
         _draw_rates(axis, run)
         axis.set_title(style.run_label(run) if len(runs) > 1 else '')
@@ -43,6 +44,19 @@ def run_rates(runs: Sequence[Run]) -> Picture | None:
         f'tell classes apart. {_fixed_in_words(runs)}',
         f'Heatmap of run rates, classes by blocks. {_rates_in_words(runs)}',
         is_wide=is_wide,
+        data=_data(runs),
+    )
+
+
+def _data(runs: Sequence[Run]) -> Data:
+    most_blocks = max(run.num_blocks for run in runs)
+    return Data(
+        ('run', 'class', *(f'block {k + 1}' for k in range(most_blocks))),
+        [
+            (run.name, run.class_names[label], *rates_n.tolist())
+            for run in runs
+            for label, rates_n in class_run_rates(run.record).items()
+        ],
     )
 
 
@@ -68,11 +82,9 @@ def _draw_rates(axis: Axes, run: Run) -> None:
 def _fixed_in_words(runs: Sequence[Run]) -> str:
     sentences = []
     for run in runs:
-        rates_n = run.record.decisions_Nxn.mean(axis=0)
-        always, never = int(np.sum(rates_n == 1)), int(np.sum(rates_n == 0))
-        sentences.append(
-            f'{style.of_run(run, runs)}{always} of {run.num_blocks} blocks are run by every image, {never} by none.'
-        )
+        fixed = fixed_in_words(run.record.decisions_Nxn.mean(axis=0).tolist()) or 'no block is fixed for all images'
+        sentence = f'{style.of_run(run, runs)}{fixed}.'
+        sentences.append(sentence[0].upper() + sentence[1:] if len(runs) == 1 else sentence)
     return ' '.join(sentences)
 
 

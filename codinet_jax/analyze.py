@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
 config_flag.define_import()
-SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], 'Evaluated images; what training ended with.')
+SPLIT = flags.DEFINE_enum(
+    'split', None, ['train', 'validation', 'test'], 'Evaluated images; if not given, those that training ended with.'
+)
 OPERATING_POINT, COST = command.define_operating_point()
 AGAINST = flags.DEFINE_string('against', None, 'The workdir of another run, to be held against image by image.')
 DRAWING = options.define()

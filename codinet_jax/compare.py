@@ -25,9 +25,11 @@ from codinet_jax.workdir import OutputDirectory, Workdir
 OUTPUT = flags.DEFINE_string('output', None, 'The directory to write into; made if it is not there.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum(
-    'split', None, ['train', 'validation', 'test'], 'Evaluated images; what trainings ended with.'
+    'split', None, ['train', 'validation', 'test'], 'Evaluated images; if not given, those that trainings ended with.'
 )
-OPERATING_POINT = flags.DEFINE_string('operating_point', None, 'One that all the runs were evaluated at, by its name.')
+OPERATING_POINT = flags.DEFINE_string(
+    'operating_point', None, 'One that all the runs were evaluated at, by its name; as trained if not given.'
+)
 flags.DEFINE_alias('budget', 'operating_point')
 GROUP = flags.DEFINE_bool(
     'group', False, 'Whether runs of one label are seeds of one thing, of which mean and spread are given.'

@@ -1,12 +1,14 @@
 """Labels are shown as they were typed, and no matplotlibrc of a user's changes a figure."""
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 import helpers
@@ -61,6 +63,17 @@ def test_letters_that_no_font_has_are_told_of_in_one_sentence(
         figures.rendered(picture, 'png', 100)
     told = capsys.readouterr().out
     assert told.count('no font here has all letters of the labels: install one') == 1 and 'Glyph' not in told
+
+
+def test_a_font_that_was_installed_since_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """matplotlib lists fonts once; here DejaVu Sans Mono plays the font with all letters."""
+    installed = Path(font_manager.findfont('DejaVu Sans Mono'))
+    shutil.copy(installed, tmp_path / 'wide.ttf')
+    known = [font for font in font_manager.fontManager.ttflist if font.name != 'DejaVu Sans Mono']
+    monkeypatch.setattr(font_manager.fontManager, 'ttflist', known)
+    monkeypatch.setattr(style, 'WIDE_FONTS', ('DejaVu Sans Mono', 'Another'))
+    monkeypatch.setattr(font_manager, 'findSystemFonts', lambda: [str(tmp_path / 'wide.ttf'), str(tmp_path / 'gone')])
+    assert style._fonts.__wrapped__() == ['DejaVu Sans', 'DejaVu Sans Mono']
 
 
 def test_other_warnings_come_through() -> None:

@@ -1,5 +1,6 @@
 """analyze and compare: from what a real run left behind to numbers, figures and a page; and what they refuse."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -170,9 +171,42 @@ def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp
     assert any(line.split()[1:] == [top1, top1] for line in again.stdout.splitlines() if line.startswith('top-1'))
 
 
+def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
+    """Seeds 0 and 1 of one thing, beside another; what the second seed decided is another thing than what it is."""
+    for seed in (0, 1):
+        shutil.copytree(workdir, tmp_path / 'routed' / f'seed_{seed}')
+    second = tmp_path / 'routed' / 'seed_1'
+    for name in ('config.json', 'results.json'):
+        (second / name).write_text(json.dumps(json.loads((second / name).read_text()) | {'seed': 1}))
+    with np.load(second / 'routes' / 'test.npz') as routes:
+        wrong = {**routes, 'predictions_N': (routes['labels_N'] + 1) % 10}
+    np.savez(second / 'routes' / 'test.npz', **wrong)
+    seeds = [str(tmp_path / 'routed' / f'seed_{seed}') for seed in (0, 1)]
+    flags = ['--group', '--no-map', '--format=svg', '--width=single', f'--output={tmp_path / "out"}']
+    finished = helpers.run_command('compare', *flags, *seeds, f'alone={workdir}')
+    assert finished.returncode == 0, finished.stderr
+    drawn = FIGURES - OF_ONE_RUN - {'map_by_class', 'map_by_blocks'}
+    assert {name for name in helpers.all_bytes(tmp_path / 'out') if name.endswith('.svg')} == {
+        f'{name}.svg' for name in drawn
+    }
+    numbers = json.loads((tmp_path / 'out' / 'numbers.json').read_text())
+    top1 = numbers['alone']['top1']
+    assert [each['top1'] for each in numbers['routed']] == [top1, 0]
+    assert 'routed (2 seeds)' in finished.stdout
+    assert f'{top1 / 2:.2%} ± {top1 / np.sqrt(2):.2%}' in finished.stdout
+    with open(tmp_path / 'out' / 'path_lengths.csv') as file:
+        images = {row['run']: 0 for row in csv.DictReader(file)}
+        file.seek(0)
+        for row in csv.DictReader(file):
+            images[row['run']] += int(row['images'])
+    assert images == {'routed': 2 * numbers['alone']['num_test_images'], 'alone': numbers['alone']['num_test_images']}
+
+
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
+        (['analyze', '--workdir={run}', '--format=png,bmp'], '--format is png,bmp: give some of png, pdf, svg'),
+        (['compare', '--group', 'a={run}', 'a={wider}', '--output={tmp}/out'], "Runs called 'a' differ in loss"),
         (['analyze'], 'Say which run: --workdir=DIRECTORY.'),
         (['analyze', '--workdir={tmp}/unfinished'], 'go on with codinet_jax.main'),
         (['analyze', '--workdir={tmp}/older'], 'make it with codinet_jax.evaluate'),
@@ -187,7 +221,7 @@ def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp
 def test_what_cannot_be_analysed_is_refused_in_a_sentence(
     workdir: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    for name in ('older', 'unfinished', 'cifar'):
+    for name in ('older', 'unfinished', 'cifar', 'wider'):
         shutil.copytree(workdir, tmp_path / name, ignore=shutil.ignore_patterns('checkpoints', 'analysis'))
     (tmp_path / 'unfinished' / 'results.json').unlink()
     with np.load(tmp_path / 'older' / 'routes' / 'test.npz') as routes:
@@ -195,9 +229,11 @@ def test_what_cannot_be_analysed_is_refused_in_a_sentence(
     np.savez(tmp_path / 'older' / 'routes' / 'test.npz', **older)
     config = json.loads((tmp_path / 'cifar' / 'config.json').read_text())
     (tmp_path / 'cifar' / 'config.json').write_text(json.dumps(config | {'dataset': 'cifar10'}))
+    wider = config | {'seed': 1, 'loss': config['loss'] | {'diversity_margin': 3.0}}
+    (tmp_path / 'wider' / 'config.json').write_text(json.dumps(wider))
     (tmp_path / 'file').write_text('mine')
     before = helpers.all_bytes(tmp_path)
-    name, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)
+    name, *rest = (argument.format(tmp=tmp_path, run=workdir, wider=tmp_path / 'wider') for argument in arguments)
     finished = helpers.run_command(name, *rest)
     assert finished.returncode == 2
     assert sentence in finished.stderr and len(finished.stderr.splitlines()) == 1
@@ -226,7 +262,7 @@ def test_a_package_that_is_not_installed_is_asked_for_before_anything_is_written
 ) -> None:
     (tmp_path / 'sitecustomize.py').write_text(WITHOUT.format(package=package))
     before = helpers.all_bytes(workdir)
-    name, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)
+    name, *rest = (argument.format(tmp=tmp_path, run=workdir, wider=tmp_path / 'wider') for argument in arguments)
     finished = helpers.run_command(name, *rest, PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE='1')
     assert (finished.returncode, finished.stdout) == (2, '')
     assert finished.stderr == f'error: Drawing needs the package {package}: pip install "codinet_jax[plots]".\n'

@@ -68,7 +68,8 @@ def define_config(
     help_string: str, default: str | None = None, flag_values: flags.FlagValues = flags.FLAGS
 ) -> flags.FlagHolder[ConfigDict]:
     """The flag --config, and one for each of the config's fields, as --config.loss.alpha."""
-    holder = config_flags.DEFINE_config_file('config', help_string=help_string, flag_values=flag_values)
+    about = f'{help_string} Its fields, with defaults and meanings: {settings.__file__}'
+    holder = config_flags.DEFINE_config_file('config', help_string=about, flag_values=flag_values)
     flag_values['config'].parser = _ConfigParser()
     if default is not None:
         flags.set_default(holder, default)

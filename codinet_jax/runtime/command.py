@@ -114,7 +114,11 @@ def check_serving() -> None:
 
 def define_operating_point() -> tuple[flags.FlagHolder[str | None], flags.FlagHolder[float | None]]:
     """The flags --operating_point and --cost, of which one may be given."""
-    point = flags.DEFINE_string('operating_point', None, 'A threshold that codinet_jax.calibrate found, by its name.')
+    point = flags.DEFINE_string(
+        'operating_point',
+        None,
+        'A threshold that codinet_jax.calibrate found, by its name; 0.5, as trained, if not given.',
+    )
     flags.DEFINE_alias('budget', 'operating_point')  # its name in older versions
     cost = flags.DEFINE_float(
         'cost', None, "Wanted share of the static network's MACs, as 0.5, on the curve of codinet_jax.calibrate."

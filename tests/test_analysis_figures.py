@@ -337,9 +337,9 @@ def test_static_networks_are_named_points_of_one_shape() -> None:
 
 def test_labels_of_points_that_crowd_cover_neither_each_other_nor_a_point() -> None:
     points = {str(i): {'top1': 0.8 + 0.0005 * (i % 3), 'mean_macs': 1200 + 2 * i} for i in range(8)}
-    (axis,) = panels(
-        draw_one('accuracy_cost', make_run(evaluations=points, setup=of_cifar(6, dataset='digits'))).figure
-    )
+    figure = draw_one('accuracy_cost', make_run(evaluations=points, setup=of_cifar(6, dataset='digits'))).figure
+    figure.draw_without_rendering()
+    (axis,) = panels(figure)
     boxes = [Text.get_window_extent(text) for text in axis.texts]  # without the line to its point
     assert len(boxes) == 9
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))

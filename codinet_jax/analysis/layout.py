@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 from codinet_jax.analysis import style
 
 LEGEND_ROW, LEGEND_ROWS = 0.18, 4  # inches of one; how many a figure has room for
-NEAR = 6  # points from a marker's middle to its label
+NEAR, APART = 6, 2  # points from a marker's middle to its label, and between labels
 # Whether a label lies to the right (1) or left (-1) of its point, above (1) or below it, and how far; the best first.
 _PLACES = [
     (right, up, away)
@@ -81,7 +81,7 @@ def label_points(figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, 
         written.remove()
         tried = [(_box(point, size, *where, pixels), where) for where in _PLACES]
         box, (right, up, away) = min(tried, key=lambda each: _covered(each[0], taken, axis.bbox))
-        taken.append(box)
+        taken.append(box.padded(APART * pixels))
         written = axis.annotate(
             text,
             (x, y),

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from codinet_jax.analysis import figures, style, tables
+from codinet_jax.analysis import figures, pool, style, tables
 from codinet_jax.analysis.figures import accuracy_cost, flow, histograms, images, maps, rates, training
 from codinet_jax.analysis.run import Run
 from codinet_jax.config.setup import Setup
@@ -132,6 +132,15 @@ def test_one_run_has_every_picture_in_reading_order(drawn: dict[str, figures.Pic
 def test_several_runs_have_no_pictures_of_one() -> None:
     pictures = figures.draw([make_run(), make_run(n=9, seed=1)], [make_map(80), make_map(50)])
     assert list(pictures) == [stem for stem in ALL if stem not in OF_ONE_RUN]
+
+
+def test_seeds_that_are_pooled_share_a_colour_and_have_no_routes_of_one() -> None:
+    seeds = [make_run(name='a'), make_run(name='a', seed=1)]
+    drawn = figures._drawn([pool.pooled(seeds)], [None], seeds, (), style.theme(False))
+    assert [stem for stem, _ in drawn] == [stem for stem in ALL if stem not in OF_ONE_RUN]
+    assert len({(look.colour, look.marker, look.label) for look in style.looks(seeds, style.theme(False))}) == 1
+    (axis,) = panels(draw_one('accuracy_cost', *seeds, make_run(name='b', seed=2)).figure)
+    assert [text.get_text() for text in axis.texts] == ['at 0.4', 'as trained'], 'only points of the run alone'
 
 
 def test_path_lengths_are_shares_of_images() -> None:

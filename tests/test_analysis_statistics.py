@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import helpers
-from codinet_jax.analysis import paper, tables
+from codinet_jax.analysis import paper, pool, tables
 from codinet_jax.analysis.findings import findings
 from codinet_jax.analysis.remarks import remarks
 from codinet_jax.analysis.run import Run
@@ -20,6 +20,7 @@ from codinet_jax.evaluation import statistics
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.cost import CostTable, cost_table
+from codinet_jax.runtime.errors import InputError
 from synthetic_run import setup_of
 
 approx = pytest.approx
@@ -535,6 +536,31 @@ def test_blocks_that_all_classes_run_as_often_tell_none_apart() -> None:
     run = run_of(decisions_Nxn, np.zeros(96, int) + (np.arange(96) >= 48))
     run = run_of(np.tile(decisions_Nxn[:48], (2, 1)), np.arange(96) // 48)
     assert findings(run, run.numbers())[0].startswith('No block tells classes apart')
+
+
+# --- Seeds of one thing. ---
+
+
+def test_seeds_are_pooled_image_by_image() -> None:
+    one, other = random_run(seed=0), random_run(N=40, seed=5)
+    whole = pool.pooled([one, other])
+    assert whole.num_images == 100 and whole.is_pooled and not one.is_pooled
+    np.testing.assert_array_equal(whole.record.decisions_Nxn[60:], other.record.decisions_Nxn)
+    np.testing.assert_array_equal(whole.augmented.divergences_AxN[:, :60], one.augmented.divergences_AxN)
+    assert whole.numbers()['top1'] == approx((60 * one.numbers()['top1'] + 40 * other.numbers()['top1']) / 100)
+    assert pool.pooled([one]) is one
+
+
+def with_settings(run: Run, **settings: Any) -> Run:
+    return dataclasses.replace(run, setup=dataclasses.replace(run.setup, record=run.setup.record | settings))
+
+
+def test_what_differs_in_more_than_its_seed_is_not_pooled() -> None:
+    run = random_run()
+    groups = pool.by_name([run, with_settings(run, seed=1, data_dir='/elsewhere'), dataclasses.replace(run, name='b')])
+    assert {name: len(runs) for name, runs in groups.items()} == {'by hand': 2, 'b': 1}
+    with pytest.raises(InputError, match="Runs called 'by hand' differ in dataset, split:"):
+        pool.by_name([run, dataclasses.replace(with_settings(run, dataset='svhn'), split='train')])
 
 
 # --- Tables. ---

@@ -44,16 +44,9 @@ def study(runs: Sequence[Run], log: Log, options: Options = DEFAULTS, against: S
     pairs = _pairs([run for run in shown if not run.is_pooled], against)
     for name, of_seeds in found.items():
         of_seeds[0]['less'] = {other: pair for (own, other), pair in pairs.items() if own == name}
+    positions = lay_out(firsts, log) if options.has_map else [None] * len(firsts)
     of_all = [*tables.tables(found), *([tables.paired(pairs)] if pairs else [])]
-    remarked = _remarks(groups)
-    positions: Sequence[np.ndarray | None] = [None] * len(firsts)
-    if options.has_map:
-        positions = lay_out(firsts, log)
-        if any(points is None and not run.is_static for run, points in zip(firsts, positions, strict=True)):
-            remarked.append(
-                'Fewer than four images, three different relaxed routes or two gates cannot be drawn on a plane: '
-                'there is no map.'
-            )
+    remarked = _remarks(groups) + _lacking(firsts, positions, options)
     log('drawing')
     seeds = list(runs) if len(runs) > len(shown) else []
     draw = functools.partial(figures.draw, shown, positions, seeds=seeds)
@@ -67,7 +60,7 @@ def study(runs: Sequence[Run], log: Log, options: Options = DEFAULTS, against: S
     is_alone = len(runs) == 1
     page = Page(
         title=_title(shown),
-        subtitle=_subtitle(shown),
+        subtitle=_subtitle(firsts, sum(run.is_pooled for run in shown)),
         remarks=remarked,
         headlines=_headlines(runs[0], found[runs[0].name][0]) if is_alone else (),
         findings=findings(runs[0], found[runs[0].name][0]) if is_alone else (),
@@ -97,6 +90,16 @@ def _numbers(found: Mapping[str, Sequence[Any]]) -> Any:
     return by_name if len(by_name) > 1 else next(iter(by_name.values()))
 
 
+def _lacking(runs: Sequence[Run], positions: Sequence[np.ndarray | None], options: Options) -> list[str]:
+    """That a map which was wanted is not there."""
+    is_missing = any(points is None and not run.is_static for run, points in zip(runs, positions, strict=True))
+    few = (
+        'Fewer than four images, three different relaxed routes or two gates cannot be drawn on a plane: '
+        'there is no map.'
+    )
+    return [few] if options.has_map and is_missing else []
+
+
 def _remarks(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     """What is remarked of each run, and of which if there are several."""
     remarked = []
@@ -117,10 +120,11 @@ def _title(runs: Sequence[Run]) -> str:
     return f'Routes of {runs[0].name}' if len(runs) == 1 else 'Routes of ' + ', '.join(run.name for run in runs)
 
 
-def _subtitle(runs: Sequence[Run]) -> str:
+def _subtitle(runs: Sequence[Run], num_pooled: int) -> str:
     run = runs[0]
     at = f' at operating point {run.operating_point}' if run.operating_point else ''
-    return f'{run.dataset}, {run.num_images:,} images of {run.split}{at}'
+    over = '; figures hold the images of all seeds' if num_pooled else ''
+    return f'{run.dataset}, {run.num_images:,} images of {run.split}{at}{over}'
 
 
 def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -57,7 +57,7 @@ def _drawn(
     yield 'divergence', lambda: histograms.divergence(runs, theme)
     yield 'path_lengths', lambda: histograms.path_lengths(runs, theme)
     yield 'run_rates', lambda: rates.run_rates(runs, theme)
-    if len(runs) == 1:
+    if len(runs) == 1 and not runs[0].is_pooled:  # a route of one seed's is none of another's
         yield 'flow', lambda: flow.flow(runs[0], theme)
         yield 'extremes', lambda: images.extremes(runs[0], theme)
     yield 'training', lambda: training.training(seeds, theme)

@@ -356,6 +356,12 @@ def test_labels_of_points_that_crowd_cover_neither_each_other_nor_a_point() -> N
     assert not any(box.contains(*mark) for box in boxes for mark in marks)
 
 
+def test_of_very_many_points_none_is_labelled() -> None:
+    points = {str(i): {'top1': 0.8, 'mean_macs': 1200 + 2 * i} for i in range(40)}
+    (axis,) = panels(draw_one('accuracy_cost', make_run(evaluations=points)).figure)
+    assert not axis.texts and len(axis.lines[0].get_xdata()) == 41
+
+
 def test_a_legend_is_whole_and_read_line_by_line() -> None:
     run = make_run(N=400)
     with style.drawing(width='single'):

@@ -8,12 +8,12 @@ from matplotlib import patheffects
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from codinet_jax.analysis import style
 
 LEGEND_ROW, LEGEND_ROWS = 0.18, 4  # inches of one; how many a figure has room for
-NEAR, APART = 6, 2  # points from a marker's middle to its label, and between labels
+NEAR, APART, MARK = 6, 2, 3  # points from a marker's middle to its label, between labels, to a marker's edge
+MOST_LABELS = 24
 # Whether a label lies to the right (1) or left (-1) of its point, above (1) or below it, and how far; the best first.
 _PLACES = [
     (right, up, away)
@@ -67,21 +67,25 @@ def label_points(figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, 
     """Writes a text beside each point (text, x, y), where it covers no other text and none of what `axis` plots.
 
     The figure's layout is sought for that: nothing that changes it may come after. A text that finds room only
-    farther off has a line to its point.
+    farther off has a line to its point; of more than `MOST_LABELS` none is written, the legend says enough.
     """
+    if len(labels) > MOST_LABELS:
+        return
     small = colours.sheet.small
     for _ in range(2):
         figure.draw_without_rendering()
     pixels = figure.dpi / 72
-    marks = [mark for line in axis.lines for mark in axis.transData.transform(line.get_xydata())]
-    taken = [Bbox.from_extents(*(mark - 3 * pixels), *(mark + 3 * pixels)) for mark in marks]
+    marks_Tx2 = np.concatenate([axis.transData.transform(line.get_xydata()) for line in axis.lines])
+    taken_Tx4 = np.hstack([marks_Tx2 - MARK * pixels, marks_Tx2 + MARK * pixels])
     for text, x, y in labels:
         written = axis.annotate(text, (x, y), fontsize=small)
-        size, point = np.array(written.get_window_extent().size), np.asarray(axis.transData.transform((x, y)))
+        size_2, point_2 = np.array(written.get_window_extent().size), np.asarray(axis.transData.transform((x, y)))
         written.remove()
-        tried = [(_box(point, size, *where, pixels), where) for where in _PLACES]
-        box, (right, up, away) = min(tried, key=lambda each: _covered(each[0], taken, axis.bbox))
-        taken.append(box.padded(APART * pixels))
+        boxes_Px4 = np.array([_box(point_2, size_2, *place, pixels) for place in _PLACES])
+        best = int(np.argmin(_covered(boxes_Px4, taken_Tx4, axis.bbox.extents)))
+        apart_4 = APART * pixels * np.array([-1, -1, 1, 1])
+        taken_Tx4 = np.vstack([taken_Tx4, boxes_Px4[best] + apart_4])
+        right, up, away = _PLACES[best]
         written = axis.annotate(
             text,
             (x, y),
@@ -96,18 +100,23 @@ def label_points(figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, 
         written.set_in_layout(False)
 
 
-def _box(point: np.ndarray, size_2: np.ndarray, right: int, up: int, away: float, pixels: float) -> Bbox:
-    """Where a text of that size would lie."""
-    middle = point + np.array([right, up]) * (away * pixels + size_2 / 2)
-    return Bbox.from_extents(*(middle - size_2 / 2), *(middle + size_2 / 2))
+def _box(point_2: np.ndarray, size_2: np.ndarray, right: int, up: int, away: float, pixels: float) -> np.ndarray:
+    """Where a text of that size would lie: left, bottom, right and top."""
+    middle_2 = point_2 + np.array([right, up]) * (away * pixels + size_2 / 2)
+    return np.concatenate([middle_2 - size_2 / 2, middle_2 + size_2 / 2])
 
 
-def _covered(box: Bbox, taken: Sequence[Bbox], room: Any) -> float:
-    """How much of a box, in square pixels, lies over what is taken or outside the room there is."""
-    inside = Bbox.intersection(box, room)
-    outside = box.width * box.height - (inside.width * inside.height if inside else 0)
-    shared = [both.width * both.height for each in taken if (both := Bbox.intersection(box, each))]
-    return round(outside + sum(shared), 3)
+def _covered(boxes_Px4: np.ndarray, taken_Tx4: np.ndarray, room_4: np.ndarray) -> np.ndarray:
+    """How much of each box, in square pixels, lies over what is taken or outside the room there is: [P]."""
+    shared_PxT = _shared(boxes_Px4[:, None], taken_Tx4[None])
+    outside_P = _shared(boxes_Px4, boxes_Px4) - _shared(boxes_Px4, room_4[None])
+    return np.round(outside_P + shared_PxT.sum(axis=1), 3)
+
+
+def _shared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The area that boxes [..., 4] share."""
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    return np.prod(np.maximum(sides, 0), axis=-1)
 
 
 def _width(labels: Sequence[str], columns: int, small: float) -> float:

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 import codinet_jax
 import helpers
 from codinet_jax import __main__ as all_commands
+from codinet_jax.runtime import command
+from codinet_jax.runtime.errors import InputError
 
 PACKAGE = Path(codinet_jax.__file__).parent
 COMMANDS = sorted(path.stem for path in PACKAGE.glob('*.py') if 'command.run(main' in path.read_text())
@@ -36,8 +39,8 @@ def test_a_terminal_without_greek_is_no_reason_to_stop() -> None:
 
 def test_all_commands_are_listed_with_what_they_do() -> None:
     assert sorted(all_commands.COMMANDS) == COMMANDS
-    for flags in (['--help'], ['-h'], []):
-        result = run('-m', 'codinet_jax', *flags)
+    for given in (['--help'], ['-h'], []):
+        result = run('-m', 'codinet_jax', *given)
         assert (result.returncode, result.stderr) == (0, '')
         listed = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line.startswith('  '))
         assert sorted(listed) == COMMANDS
@@ -64,6 +67,29 @@ def test_a_command_by_its_short_name_is_the_command(name: str) -> None:
     assert (result.returncode, result.stdout) == (2, '') and wanted in result.stderr
     shown = run('-m', 'codinet_jax', name, '--help')
     assert '--import' in shown.stdout and '--workdir' in shown.stdout and shown.stderr == ''
+    shared = (
+        {'--operating_point:', '--cost:', '0.5, as trained, if not given'} if name == 'evaluate' else {'default.py'}
+    )
+    assert all(text in ' '.join(shown.stdout.split()) for text in shared)
+
+
+@pytest.mark.parametrize(
+    ('given', 'value'), [([], True), (['--no-map'], False), (['--nomap'], False), (['-no-map'], False)]
+)
+def test_a_dash_after_no_is_understood(given: list[str], value: bool) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_bool('map', True, '', flag_values=values)
+    flags.DEFINE_string('name', '', '', flag_values=values)
+    command.parse(['command', *given, '--name=a'], values)
+    assert (values.map, values.name) == (value, 'a')
+
+
+@pytest.mark.parametrize('given', ['--no-name', '--no-other'])
+def test_what_is_no_switch_is_not_switched_off(given: str) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string('name', '', '', flag_values=values)
+    with pytest.raises(InputError, match='Unknown command line flag'):
+        command.parse(['command', given], values)
 
 
 # All are digits_r14, of depth 14 and alpha 0.2, unless a field says otherwise.
@@ -98,12 +124,12 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize('case', GIVEN)
 def test_a_config_is_found_by_name_or_path_and_fields_come_in_any_order(elsewhere: Path, case: str) -> None:
-    flags, shown = GIVEN[case]
-    result = run('shows_config.py', *flags, cwd=elsewhere)
+    given, shown = GIVEN[case]
+    result = run('shows_config.py', *given, cwd=elsewhere)
     assert (result.returncode, result.stdout, result.stderr) == (0, f'{shown}\n', '')
 
 
 def test_a_field_that_is_wrong_is_refused_wherever_it_stands(elsewhere: Path) -> None:
-    for flags in (['--config.sed=3', '--config=digits_r14'], ['--config=digits_r14', '--config.sed=3']):
-        result = run('shows_config.py', *flags, cwd=elsewhere)
+    for given in (['--config.sed=3', '--config=digits_r14'], ['--config=digits_r14', '--config.sed=3']):
+        result = run('shows_config.py', *given, cwd=elsewhere)
         assert (result.returncode, result.stdout) == (2, '') and "'sed'" in result.stderr

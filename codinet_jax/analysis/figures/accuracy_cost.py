@@ -67,10 +67,12 @@ def accuracy_cost(runs: Sequence[Run], theme: style.Theme, others: Sequence[pape
         for run in runs
         for point in points(run)
     )
+    squares = ' Squares are static networks.' if any(run.is_static for run in runs) else ''
     return Picture(
         figure,
         'Accuracy and cost',
-        f'Higher is more accurate, further left is cheaper ({words}).{_curve_in_words(runs)} {_paper_in_words(runs)}',
+        f'Higher is more accurate, further left is cheaper ({words}).{squares}{_curve_in_words(runs)} '
+        f'{_paper_in_words(runs)}',
         f'Top-1 against {unit.name}: {words}. {_paper_in_words(runs)}',
         is_wide=False,
         data=_data(runs, reported),

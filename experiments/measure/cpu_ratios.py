@@ -107,9 +107,13 @@ def of_training() -> dict[str, Callable[[int], Any]]:
     calls: dict[str, Callable[[int], Any]] = {}
     for name, each in (('routed', setup.read(config)), ('static', setup.read(static))):
         ours, theirs = Stepper(each), Trainer(each, _device())
-        calls[name] = lambda i, step=ours.step: step()
-        calls[f'PyTorch {name}'] = lambda i, step=theirs.step: step()
+        calls |= {name: _each_turn(ours.step), f'PyTorch {name}': _each_turn(theirs.step)}
     return calls
+
+
+def _each_turn(step: Callable[[], Any]) -> Callable[[int], Any]:
+    """The same whichever turn it is."""
+    return lambda turn: step()
 
 
 def in_turns(calls: Mapping[str, Callable[[int], Any]], repeats: int) -> dict[str, list[float]]:

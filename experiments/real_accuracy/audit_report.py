@@ -179,7 +179,7 @@ def picture(found: Mapping[str, Any]) -> bytes:
     """The figure as PNG, for a white page."""
     colours = style.theme(is_dark=False)
     with style.drawing():
-        figure = Figure(figsize=(style.WIDE, 6.4), layout='constrained')
+        figure = Figure(figsize=(colours.sheet.wide, 6.4), layout='constrained')
         panels = {
             'cascades': _draw_cascades,
             'without_blocks': _draw_blocks,
@@ -208,7 +208,7 @@ def _draw_cascades(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -
         label = f'{small.removeprefix("given_")}, then {large.removeprefix("given_")}'
         axis.plot(*zip(*points, strict=True), f'{marker}-', color=colour, markersize=4, label=label)
     axis.set(xlabel='MMACs of the mean image', ylabel='accuracy, %', title='Cascades of two given networks')
-    axis.legend(fontsize=style.SMALL - 1)
+    axis.legend(fontsize=colours.sheet.small - 1)
 
 
 def _draw_blocks(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -> None:
@@ -223,7 +223,7 @@ def _draw_blocks(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -> 
             (each['macs'] / 1e6, each['accuracy']),
             xytext=(3, 3),
             textcoords='offset points',
-            fontsize=style.SMALL - 1,
+            fontsize=colours.sheet.small - 1,
             color=colours.muted,
         )
     axis.set(
@@ -239,7 +239,7 @@ def _draw_views(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -> N
         axis.bar(places, [each[who] for each in shares], 0.25, color=colours.runs[i], label=label)
     axis.set_xticks(range(len(shares)), [*views['train'], 'test'])
     axis.set(ylabel='wrong, %', title='Training views, and test')
-    axis.legend(fontsize=style.SMALL - 1)
+    axis.legend(fontsize=colours.sheet.small - 1)
 
 
 def _draw_foretold(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -> None:
@@ -262,4 +262,4 @@ def _draw_foretold(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -
     axis.axhline(sure, color=colours.muted, linestyle='--', label="the cheap network's own confidence")
     axis.axhline(0.5, color=colours.faint)
     axis.set(xlabel='before block', ylabel='area under the ROC curve', title='A logistic fit, and the full one right')
-    axis.legend(fontsize=style.SMALL - 1)
+    axis.legend(fontsize=colours.sheet.small - 1)

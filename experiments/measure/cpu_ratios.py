@@ -30,7 +30,7 @@ BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images of a batch, over al
 OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers to.')
 
 BATCH_SIZE_TRAINED, NUM_VIEWS = 16, 4
-GOALS = {
+GOALS: dict[str, dict[tuple[str, str], float | None]] = {
     'batch': {
         ('static', 'PyTorch static'): 1.0,
         ('compacted 0.5', 'PyTorch gathered'): 0.95,

@@ -24,7 +24,7 @@ from codinet_jax.runtime import command
 from codinet_jax.runtime.errors import InputError
 
 PARTS = flags.DEFINE_list('parts', ['batch', 'one', 'training'], 'What is timed, of batch, one and training.')
-REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns of every part; of one image, ten times as many.', lower_bound=1)
+REPEATS = flags.DEFINE_integer('repeats', 15, 'Turns of every part; one of one image is of ten calls.', lower_bound=1)
 SECONDS = flags.DEFINE_enum('seconds', 'wall', ['wall', 'cpu'], 'By the clock, or those that this process worked.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images of a batch, over all devices.', lower_bound=1)
 OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers to.')
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     }
     makers = {'batch': of_a_batch, 'one': of_one, 'training': of_training}
     for part in PARTS.value:
-        seconds = in_turns(makers[part](), REPEATS.value * (10 if part == 'one' else 1))
+        seconds = in_turns(makers[part](), REPEATS.value, burst=10 if part == 'one' else 1)
         found[part] = {name: summary(times) for name, times in seconds.items()}
         for (ours, theirs), goal in GOALS[part].items():
             print(ratio(part, ours, theirs, seconds, goal), flush=True)
@@ -107,26 +107,25 @@ def of_training() -> dict[str, Callable[[int], Any]]:
     calls: dict[str, Callable[[int], Any]] = {}
     for name, each in (('routed', setup.read(config)), ('static', setup.read(static))):
         ours, theirs = Stepper(each), Trainer(each, _device())
-        calls |= {name: _each_turn(ours.step), f'PyTorch {name}': _each_turn(theirs.step)}
+        calls |= {name: _ignoring_turns(ours.step), f'PyTorch {name}': _ignoring_turns(theirs.step)}
     return calls
 
 
-def _each_turn(step: Callable[[], Any]) -> Callable[[int], Any]:
-    """The same whichever turn it is."""
+def _ignoring_turns(step: Callable[[], Any]) -> Callable[[int], Any]:
     return lambda turn: step()
 
 
-def in_turns(calls: Mapping[str, Callable[[int], Any]], repeats: int) -> dict[str, list[float]]:
-    """The seconds of each call, turn by turn, after two calls each that are not counted."""
+def in_turns(calls: Mapping[str, Callable[[int], Any]], repeats: int, burst: int) -> dict[str, list[float]]:
+    """The seconds of each call, turn by turn and a burst of them at a time, after a turn that is not counted."""
     clock = time.perf_counter if SECONDS.value == 'wall' else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(-2, repeats):
+    for turn in range(repeats + 1):
         for name, call in calls.items():
             started = clock()
-            jax.block_until_ready(call(max(turn, 0)))
-            if turn >= 0:
-                seconds[name].append(clock() - started)
-    return seconds
+            for i in range(turn * burst, (turn + 1) * burst):
+                jax.block_until_ready(call(i))
+            seconds[name].append((clock() - started) / burst)
+    return {name: times[1:] for name, times in seconds.items()}
 
 
 def ratio(part: str, ours: str, theirs: str, seconds: Mapping[str, Sequence[float]], goal: float | None) -> str:

@@ -250,6 +250,7 @@ def test_a_router_that_could_know_is_told_from_one_that_could_not() -> None:
         train, test = (features_NxC[rows][:, channels] for rows in half)
         area = questions._fitted(train, is_hard_N[half[0]], test, is_hard_N[half[1]])['auc']
         assert low < area < high
+        assert low < questions.crossed(features_NxC[:, channels], is_hard_N)['auc'] < high
     assert questions._conditioning(features_NxC[:, [0, 3]])['median'] == pytest.approx(25, rel=0.1)
 
 

@@ -86,7 +86,8 @@ def foretold(subject: Subject, train: images.Images, num_views: int, test: image
     """How well what a router reads tells the images that the cheap network alone gets wrong, by depth.
 
     A logistic fit on the standardised pooled input of each block, on strongly augmented training views, is read on test
-    images. Beside it stands what a cascade reads, the cheap network's largest probability.
+    images. `crossed` is one on half of the test images, read on the other half, both ways: what could be read if
+    training images were like those. Beside it stands what a cascade reads, the cheap network's largest probability.
     """
     views = probing.views(train, 'strong', num_views)
     labels_V = np.repeat(train.labels_N, num_views)
@@ -100,6 +101,7 @@ def foretold(subject: Subject, train: images.Images, num_views: int, test: image
         depths = [
             {'block': k}
             | _fitted(seen.features_Nxnx64[:, k, :c], is_gain_V, asked.features_Nxnx64[:, k, :c], is_gain_N)
+            | {'crossed': crossed(asked.features_Nxnx64[:, k, :c], is_gain_N)}
             for k, c in enumerate(channels_n)
         ]
         found['labels'][who] = {
@@ -156,6 +158,17 @@ def _fitted(
     std_C = np.where(std_C > 0, std_C, 1.0)  # a channel that is dead stays one
     fit = LogisticRegression(max_iter=2000).fit((train_VxC - mean_C) / std_C, is_positive_V)
     return auc(fit.decision_function((test_NxC - mean_C) / std_C), is_positive_N)
+
+
+def crossed(features_NxC: np.ndarray, is_positive_N: np.ndarray) -> dict[str, float]:
+    """The mean of two areas: fitted on every other row and read on the rest, both ways."""
+    halves = slice(0, None, 2), slice(1, None, 2)
+    both = [
+        _fitted(features_NxC[fit], is_positive_N[fit], features_NxC[read], is_positive_N[read])
+        for fit, read in (halves, halves[::-1])
+    ]
+    error = np.sqrt(sum(each['standard_error'] ** 2 for each in both)) / 2
+    return {'auc': float(np.mean([each['auc'] for each in both])), 'standard_error': float(error)}
 
 
 def _conditioning(features_VxC: np.ndarray) -> dict[str, float]:

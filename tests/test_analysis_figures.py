@@ -17,12 +17,13 @@ from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from codinet_jax.analysis import figures, pool, style, tables
+from codinet_jax.analysis import figures, options, pool, style, tables
 from codinet_jax.analysis.figures import accuracy_cost, flow, histograms, images, maps, rates, training
 from codinet_jax.analysis.run import Run
 from codinet_jax.config.setup import Setup
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.cost import CostTable
+from codinet_jax.runtime.errors import InputError
 from synthetic_run import setup_of
 
 AUGMENTATIONS = ('crop', 'rotation')
@@ -502,8 +503,20 @@ def test_dark_pages_have_dark_pictures(drawn: dict[str, figures.Picture]) -> Non
 def test_files_are_valid_and_the_same_every_time(drawn: dict[str, figures.Picture], kind: str, magic: bytes) -> None:
     once = figures.rendered(drawn['map_by_blocks'], kind, 100)
     assert once.startswith(magic) and b'CreationDate' not in once and b'dc:date' not in once
-    again = figures.draw([make_run()], [make_map(80)])['map_by_blocks']
+    with style.drawing():
+        again = draw_one('map_by_blocks', make_run(), positions=[make_map(80)])
+        figures._settle(again.figure)
     assert figures.rendered(again, kind, 100) == once
+
+
+def test_kinds_of_files_are_asked_for_by_name() -> None:
+    assert options._formats(['svg', 'pdf', 'svg']) == ('svg', 'pdf')
+    for kinds in (['png', 'bmp'], [], ['']):
+        with pytest.raises(InputError, match='give some of png, pdf, svg, split by commas'):
+            options._formats(kinds)
+    assert (options.Options().dots('png'), options.Options().dots('pdf')) == (160, 300)
+    assert options.Options(width='single').dots('png') == 300 and options.Options(dpi=77).dots('pdf') == 77
+    assert set(options.WIDTHS) == set(style.SHEETS)
 
 
 def test_a_pdf_holds_its_fonts_as_truetype(drawn: dict[str, figures.Picture]) -> None:

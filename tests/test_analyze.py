@@ -205,8 +205,6 @@ def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (['analyze', '--workdir={run}', '--format=png,bmp'], '--format is png,bmp: give some of png, pdf, svg'),
-        (['compare', '--group', 'a={run}', 'a={wider}', '--output={tmp}/out'], "Runs called 'a' differ in loss"),
         (['analyze'], 'Say which run: --workdir=DIRECTORY.'),
         (['analyze', '--workdir={tmp}/unfinished'], 'go on with codinet_jax.main'),
         (['analyze', '--workdir={tmp}/older'], 'make it with codinet_jax.evaluate'),
@@ -221,7 +219,7 @@ def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_analysed_is_refused_in_a_sentence(
     workdir: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    for name in ('older', 'unfinished', 'cifar', 'wider'):
+    for name in ('older', 'unfinished', 'cifar'):
         shutil.copytree(workdir, tmp_path / name, ignore=shutil.ignore_patterns('checkpoints', 'analysis'))
     (tmp_path / 'unfinished' / 'results.json').unlink()
     with np.load(tmp_path / 'older' / 'routes' / 'test.npz') as routes:
@@ -229,11 +227,9 @@ def test_what_cannot_be_analysed_is_refused_in_a_sentence(
     np.savez(tmp_path / 'older' / 'routes' / 'test.npz', **older)
     config = json.loads((tmp_path / 'cifar' / 'config.json').read_text())
     (tmp_path / 'cifar' / 'config.json').write_text(json.dumps(config | {'dataset': 'cifar10'}))
-    wider = config | {'seed': 1, 'loss': config['loss'] | {'diversity_margin': 3.0}}
-    (tmp_path / 'wider' / 'config.json').write_text(json.dumps(wider))
     (tmp_path / 'file').write_text('mine')
     before = helpers.all_bytes(tmp_path)
-    name, *rest = (argument.format(tmp=tmp_path, run=workdir, wider=tmp_path / 'wider') for argument in arguments)
+    name, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)
     finished = helpers.run_command(name, *rest)
     assert finished.returncode == 2
     assert sentence in finished.stderr and len(finished.stderr.splitlines()) == 1
@@ -262,7 +258,7 @@ def test_a_package_that_is_not_installed_is_asked_for_before_anything_is_written
 ) -> None:
     (tmp_path / 'sitecustomize.py').write_text(WITHOUT.format(package=package))
     before = helpers.all_bytes(workdir)
-    name, *rest = (argument.format(tmp=tmp_path, run=workdir, wider=tmp_path / 'wider') for argument in arguments)
+    name, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)
     finished = helpers.run_command(name, *rest, PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE='1')
     assert (finished.returncode, finished.stdout) == (2, '')
     assert finished.stderr == f'error: Drawing needs the package {package}: pip install "codinet_jax[plots]".\n'

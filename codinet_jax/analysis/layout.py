@@ -82,7 +82,7 @@ def label_points(figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, 
         size_2, point_2 = np.array(written.get_window_extent().size), np.asarray(axis.transData.transform((x, y)))
         written.remove()
         boxes_Px4 = np.array([_box(point_2, size_2, *place, pixels) for place in _PLACES])
-        best = int(np.argmin(_covered(boxes_Px4, taken_Tx4, np.asarray(axis.bbox.extents))))
+        best = int(np.argmin(_covered(boxes_Px4, taken_Tx4, np.array(axis.bbox.extents))))
         apart_4 = APART * pixels * np.array([-1, -1, 1, 1])
         taken_Tx4 = np.vstack([taken_Tx4, boxes_Px4[best] + apart_4])
         right, up, away = _PLACES[best]

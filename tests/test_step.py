@@ -19,6 +19,7 @@ from codinet_jax.config import setup
 from codinet_jax.data import augment, datasets
 from codinet_jax.evaluation.evaluate import Answers
 from codinet_jax.methods import CoDiNet, Term
+from codinet_jax.methods.terms import TERMS
 from codinet_jax.models.network import RoutedOutput
 from codinet_jax.runtime import sharding
 from codinet_jax.training import loop, optimizer, progress
@@ -379,6 +380,17 @@ def test_an_objective_is_told_the_labels_of_all_views_and_the_progress_of_its_st
     terms = helpers.quick_jit(step.gradient)(state, *batch)[2]['terms']
     assert float(terms['labels']) == np.sum(np.repeat(IMAGES.labels_N[:L], M) * places_B)
     assert float(terms['progress']) == pytest.approx(3 / 9) and stage.start == 9
+
+
+def test_a_term_of_ones_own_is_minimised_while_routers_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TERMS, 'mine', lambda seen: jnp.float32(3))
+    asked = config(**{'loss.extra_terms': ('mine',), 'loss.extra_weights': (0.5,)})
+    output = RoutedOutput(jnp.zeros((4, 10)), jnp.full((4, 4), 0.5), jnp.zeros((4, 4, 2)))
+    given = {'num_views': 2, 'costs': helpers.tiny_costs(), 'gamma': jnp.float32(0)}
+    first, second = (
+        total_loss(stage.step.objective, output, jnp.zeros(4, int), **given)[1] for stage in helpers.tiny_stages(asked)
+    )
+    assert float(first['mine']) == 3 and 'mine' not in second
 
 
 def test_views_agree_that_take_the_route_of_their_image() -> None:

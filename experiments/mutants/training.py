@@ -190,7 +190,7 @@ TRAINING = (
         STAGES,
         'rules.objective if is_frozen else terms.extended',
         'rules.objective if not is_frozen else terms.extended',
-        ('trainer::a_loss_term_may_not_take_the_place_of_the_methods_own',),
+        ('step::a_term_of_ones_own_is_minimised_while_routers_learn',),
     ),
     Mutant(
         'all weights are averaged when routers are frozen',

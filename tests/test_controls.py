@@ -143,7 +143,7 @@ def test_controls_are_measured_kept_and_shown_by_the_commands(tmp_path: Path) ->
 
 def test_the_table_says_what_was_not_measured() -> None:
     numbers = synthetic_run.synthetic_run().numbers()
-    shown = tables.text(tables.tables({'a': numbers})[0])
+    shown = tables.text(tables.tables({'a': [numbers]})[0])
     assert shown.count('not measured') == 2
     pair = controls.mcnemar(np.arange(8) < 6, np.arange(8) < 3) | {'cost_error_correlation': None}
     assert '+37.50 ± 18.30' in tables.text(tables.paired({('a', 'b'): pair}))

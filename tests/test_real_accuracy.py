@@ -11,6 +11,7 @@ import pytest
 
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import cifar_resnet
+from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS
 from experiments.real_accuracy import (
@@ -454,3 +455,33 @@ def test_views_are_crops_mirrored_and_cut(pictures: images.Images) -> None:
     is_grey = np.all(np.asarray(found[0, 1]) == np.array([124, 116, 104]), -1)
     assert np.sum(is_grey) == 144 and is_grey[10:22, 10:22].all()
     np.testing.assert_array_equal(np.asarray(found[0, 1])[~is_grey], mirrored[~is_grey])
+
+
+def test_an_image_that_goes_on_pays_from_where_the_rungs_part() -> None:
+    costs = CostTable(stem=1, blocks_n=(10, 20, 30, 40), shortcuts_n=(0, 0, 3, 0), routers_n=(1, 1, 1, 1), head=2)
+    rates_n, copies_n = allocation.cheap_and_full(np.array([1.0, np.nan, 0.0, 0.5]), costs, 85, 60)
+    np.testing.assert_allclose(rates_n, [0.5, 1, 1, 0.5])  # 60 without the first and the last block, 110 with them
+    np.testing.assert_array_equal(copies_n, [False, False, False, True])
+    assert rungs.rung_macs(costs, rates_n >= 1, rates_n > 0) == (1 + 3 + 2 + 50, 100 + 3 + 2)
+    assert rungs.rung_macs(costs, np.array([1, 1, 0, 1]), np.ones(4)) == (1 + 3 + 2 + 70, 70 + 3 + 2)
+    with pytest.raises(ValueError, match='cannot be met'):
+        allocation.cheap_and_full(np.array([1.0, np.nan, 0.0, 0.5]), costs, 120, 60)
+
+
+def test_a_second_look_is_a_cascade_of_the_two_rungs(start: networks.Start, pictures: images.Images) -> None:
+    model, variables = networks.gated(start, 'standardised', 0)
+    costs, rates_n = networks.costs(start, has_routers=True), np.array([0.4, 1.0, 1.0])
+    judge = evaluation.Judge(evaluation.make_forward(model), costs, rates_n, 40, is_random=False)
+    cheap_macs, again = rungs.rung_macs(costs, rates_n >= 1, rates_n > 0)
+    target = cheap_macs + again / 2
+    found = rungs.second_look(judge, variables, rates_n, pictures, pictures, [cheap_macs - 1, target])
+    (point,) = found['points']
+    probe = probing.Probe(start, 40)
+    cheap, full = (probe.answers(pictures.images_NxHxWxC, route_n) for route_n in ([0, 1, 1], [1, 1, 1]))
+    goes_on_N = np.zeros(40, bool)
+    goes_on_N[np.argsort(cascade.confidence(cheap.logits_NxY))[:20]] = True
+    right_N = np.where(goes_on_N, full.predictions_N, cheap.predictions_N) == pictures.labels_N
+    assert point['accuracy_threshold_of_train'] == pytest.approx(100 * np.mean(right_N))
+    assert point['mean_macs_threshold_of_train'] == pytest.approx(target)
+    assert found['cheap'] == pytest.approx(100 * np.mean(cheap.predictions_N == pictures.labels_N))
+    assert found['full'] == pytest.approx(100 * np.mean(full.predictions_N == pictures.labels_N))

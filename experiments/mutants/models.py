@@ -24,8 +24,8 @@ MODELS = (
     Mutant(
         'masked forgets its threshold',
         EXECUTION,
-        '        u_B = relaxation.hard_decision(v_B, threshold)\n        return jnp.where',
-        '        u_B = relaxation.hard_decision(v_B)\n        return jnp.where',
+        '        u_B = relaxation.hard_decision(v_B, threshold)\n        ran = run(',
+        '        u_B = relaxation.hard_decision(v_B)\n        ran = run(',
         ('execution::rows_at_the_threshold_run_and_no_other',),
     ),
     Mutant(
@@ -171,7 +171,7 @@ MODELS = (
     Mutant(
         'routers cost nothing',
         COST,
-        'sum(self.shortcuts_n) + sum(self.routers_n) + self.head',
+        'sum(self.shortcuts_n) + self.router_macs + self.head',
         'sum(self.shortcuts_n) + self.head',
         ('cost::totals_by_hand',),
     ),

@@ -38,8 +38,8 @@ TRAINING = (
     Mutant(
         'progress counts from the first stage',
         STEP,
-        'progress = (state.step - self.start) / max(1, self.num_steps)',
-        'progress = state.step / max(1, self.num_steps)',
+        'return (state.step - self.start) / max(1, self.num_steps)',
+        'return state.step / max(1, self.num_steps)',
         ('step::an_objective_is_told_the_labels_of_all_views_and_the_progress_of_its_stage',),
     ),
     Mutant(
@@ -143,11 +143,8 @@ TRAINING = (
     Mutant(
         'decay is no part of the momentum',
         OPTIMIZER,
-        '        optax.add_decayed_weights(weight_decay),\n'
-        '        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),\n',
-        '        optax.trace(momentum, nesterov=nesterov),\n'
-        '        optax.add_decayed_weights(weight_decay),\n'
-        '        optax.scale_by_learning_rate(learning_rate),\n',
+        'optax.add_decayed_weights(weight_decay), rule,',
+        'rule, optax.add_decayed_weights(weight_decay),',
         ('step::sgd_is_pytorchs',),
     ),
     Mutant(
@@ -160,7 +157,7 @@ TRAINING = (
     Mutant(
         'gamma moves in stage 2',
         STAGES,
-        'controller=None if is_frozen else method.controller',
+        'controller=None if rules.frozen else method.controller',
         'controller=method.controller',
         ('step::a_target_cost_moves_gamma_and_no_other_thing_does',),
     ),

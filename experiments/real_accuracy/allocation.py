@@ -83,6 +83,32 @@ def late(
     if not 0.02 < exact < 0.98:
         raise ValueError(f'{target_macs:.4g} MACs cannot be met by one decision at block {decision}')
     rates_n[is_late_n] = exact
-    copies_n = is_late_n.copy()
-    copies_n[np.argmax(is_late_n)] = False
-    return rates_n, copies_n
+    return rates_n, _copies_n(is_late_n)
+
+
+def cheap_and_full(
+    place_n: np.ndarray, costs: CostTable, target_macs: float, cheap_macs: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """One decision an image: all blocks run, or only those of the network that is `pruned` to `cheap_macs`.
+
+    The rate of the decision, which is taken at the first block that is left out, meets `target_macs`.
+
+    Returns:
+      run rates [n] and whether a block repeats the decision [n].
+
+    Raises:
+      ValueError: the cost is out of reach.
+    """
+    cheap_n = pruned(place_n, costs, cheap_macs)
+    whole, cheap = costs.mean_macs(np.ones(len(cheap_n))), costs.mean_macs(cheap_n)
+    rate = (target_macs - cheap) / max(whole - cheap, 1.0)
+    if not 0.02 < rate < 0.98:
+        raise ValueError(f'{target_macs:.4g} MACs cannot be met between {cheap:.4g} and {whole:.4g}')
+    return np.where(cheap_n >= 1, 1.0, rate), _copies_n(cheap_n < 1)
+
+
+def _copies_n(is_decided_n: np.ndarray) -> np.ndarray:
+    """All blocks of one decision but the first, where it is taken."""
+    copies_n = is_decided_n.copy()
+    copies_n[np.argmax(is_decided_n)] = False
+    return copies_n

@@ -25,6 +25,7 @@ from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import files
 from experiments.real_accuracy import (
     allocation,
+    cascade,
     evaluation,
     fine_tuning,
     gates,
@@ -56,6 +57,9 @@ flags.DEFINE_float('rate_weight', 1.0, 'Of the sum over blocks of (run rate - ta
 flags.DEFINE_float('batch_rate_weight', 20.0, 'Of (mean run rate - target)².')
 flags.DEFINE_list('spreads', ['1.2', '1.2', '1.2'], 'How far run rates follow the order of blocks, by stage.')
 flags.DEFINE_integer('decision', None, 'The block where `late`, `rungs` decide; None is the first free one of stage 3.')
+flags.DEFINE_float(
+    'cheap_macs', None, 'Of `rungs`: the full one leaves nothing out, the cheap one all that it can at this cost.'
+)
 flags.DEFINE_integer('decision_images', 20_000, 'Training images that the decision of `rungs` is fitted on.')
 flags.DEFINE_float('late_rate', 0.5, 'The share of images that run on, about.')
 flags.DEFINE_integer('order_images', 2048, 'Augmented training images that the order of blocks is found on.')
@@ -76,6 +80,7 @@ SETTINGS = (
         'batch_rate_weight',
         'spreads',
         'decision',
+        'cheap_macs',
         'decision_images',
         'late_rate',
         'order_images',
@@ -130,11 +135,15 @@ def main(argv: Sequence[str]) -> None:
         return
     saved = output / f'{name()}_state.npz'
     trained = _trained(steps, judge, rates_n, variables, calibration, saved)
-    averages, rungs_seen = trained.averages, None
+    averages: Any = trained.averages
+    rungs_seen: dict[str, Any] | None = None
     if FLAGS.variant == 'rungs':
         decided_on = used.part(slice(FLAGS.decision_images))
         averages, rungs_seen = rungs.decided(start, averages, decided_on, rates_n, min(500, FLAGS.eval_batch))
         log('decided', rungs_seen)
+        second_look = rungs.second_look(judge, averages, rates_n, test, calibration, cascade.TARGETS)
+        log('second look', second_look)
+        rungs_seen |= {'second_look': second_look}
     shift = _shift(judge, averages, calibration)
     results = _settings(start, rates_n, shift, accuracy) | _of_training(trained) | {'rungs': rungs_seen}
     results |= _tested(judge, averages, test, calibration, allocation.free_n(start.architecture), shift)
@@ -268,6 +277,8 @@ def _rates(start: networks.Start, place_n: np.ndarray, costs: CostTable) -> tupl
         raise app.UsageError(f'{FLAGS.variant} needs --target_macs.')
     if FLAGS.variant == 'pruned':
         return allocation.pruned(place_n, costs, FLAGS.target_macs), nothing_n
+    if FLAGS.variant == 'rungs' and FLAGS.cheap_macs is not None:
+        return allocation.cheap_and_full(place_n, costs, FLAGS.target_macs, FLAGS.cheap_macs)
     if FLAGS.variant in ('late', 'rungs'):
         of_stage_3 = np.flatnonzero((allocation.stages_n(start.architecture) == 2) & ~np.isnan(place_n))
         decision = of_stage_3[0] if FLAGS.decision is None else FLAGS.decision

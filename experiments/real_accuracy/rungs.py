@@ -4,16 +4,21 @@ The rungs share all blocks but the last free ones, which the full one runs and t
 (arXiv 2103.13258) the decision is told to run on where the cheap rung is wrong. It is a linear function of the pooled
 input of the block where it is taken, standardised, and is fitted on strongly augmented training views, for on plain
 ones hardly any is wrong. Where it lies is left to whoever matches the cost.
+
+The other way to decide is a second look: the cheap rung answers, and an image that it is not sure of runs again as the
+full one, from where the two part. That costs more an image and knows more: what a cascade of two networks knows.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 from sklearn.linear_model import LogisticRegression
 
+from codinet_jax.models.cost import CostTable
 from codinet_jax.models.routers import is_router
-from experiments.real_accuracy import gates, images, networks, probing
+from experiments.real_accuracy import cascade, evaluation, gates, images, networks, probing
 
 
 def decided(
@@ -54,6 +59,46 @@ def decided(
         'full_wrong': 100 * float(np.mean(full.predictions_N != labels_V)),
     }
     return _with_router(variables, block, mean_C, std_C, fit.coef_[0], float(fit.intercept_[0])), seen
+
+
+def second_look(
+    judge: evaluation.Judge,
+    variables: Any,
+    rates_n: np.ndarray,
+    test: images.Images,
+    calibration: images.Images,
+    targets: Sequence[float],
+) -> dict[str, Any]:
+    """Accuracy and cost where the cheap rung's own confidence decides, at those of the costs that can be had.
+
+    `points` are as `cascade.pair` has them; `shuffled` of a point is what the same share of images, chosen by chance,
+    would give. Neither rung pays for routers.
+    """
+    routes_2xn = np.stack([rates_n >= 1, rates_n > 0])
+    macs = rung_macs(judge.costs, *routes_2xn)
+    rungs = []
+    for name, route_n, rung in zip(('cheap', 'full'), routes_2xn, macs, strict=True):
+        of_test, of_train = (
+            judge.dictated(variables, data.images_NxHxWxC, np.broadcast_to(route_n, (len(data.labels_N), len(route_n))))
+            for data in (test, calibration)
+        )
+        labels = test.labels_N, of_train.logits, calibration.labels_N
+        rungs.append(cascade.Answerer(name, rung, of_test.logits, *labels))
+    cheap, full = (100 * float(np.mean(np.argmax(rung.logits, -1) == test.labels_N)) for rung in rungs)
+    points = [point for target in targets if (point := cascade.pair(*rungs, target))]
+    for point in points:
+        share = (point['mean_macs'] - macs[0]) / macs[1]
+        point['shuffled'] = cheap + share * (full - cheap)
+    return {'cheap': cheap, 'full': full, 'cheap_macs': macs[0], 'macs_of_going_on': macs[1], 'points': points}
+
+
+def rung_macs(costs: CostTable, cheap_n: np.ndarray, full_n: np.ndarray) -> tuple[float, float]:
+    """What an image pays for the cheap rung, and what it pays more to be run again from where the full one parts."""
+    blocks_n, shortcuts_n = np.asarray(costs.blocks_n), np.asarray(costs.shortcuts_n)
+    parting = int(np.argmax(cheap_n != full_n))
+    cheap = costs.fixed_macs - costs.router_macs + float(blocks_n @ cheap_n)
+    again = float(blocks_n[parting:] @ full_n[parting:]) + float(shortcuts_n[parting:].sum()) + costs.head
+    return cheap, again
 
 
 def _with_router(

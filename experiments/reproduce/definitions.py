@@ -176,7 +176,7 @@ DEFINITIONS: dict[str, Table | Figure] = {
             Row('vanilla', 'pretrained_r56_vanilla'),
             Row('a rate for each block (ConvNet-AIG)', 'pretrained_r56_convnet_aig'),
             Row("CoDiNet, the paper's weights and margins", 'pretrained_r56_codinet'),
-            Row('CoDiNet, as it went best', 'pretrained_r56_best'),
+            Row('CoDiNet, by the weights and margins of its config', 'pretrained_r56_configured'),
             Row('cascade of the given ResNet-20 and 56', 'pretrained_cascade'),
         ),
     ),

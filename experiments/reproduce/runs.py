@@ -111,5 +111,5 @@ RUNS['pretrained_r56_codinet'] = Trained(
     },
     starts_from='pretrained_r56',
 )
-RUNS['pretrained_r56_best'] = Trained(R56, starts_from='pretrained_r56')
+RUNS['pretrained_r56_configured'] = Trained(R56, starts_from='pretrained_r56')
 RUNS['pretrained_cascade'] = Trained(R56, cascade_of=('pretrained_r20', 'pretrained_r56'))

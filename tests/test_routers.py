@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codinet_jax.models.architecture import Block, Conv, cifar_resnet
+from codinet_jax.models.architecture import Block, Conv, Stage, cifar_resnet
 from codinet_jax.models.routers import RECURRENT_FEATURES, ROUTERS
 from reference_network import Tree, np_router
 
 FIRST = np.int32(0)
+BLOCK = Block(5, 4, (Conv(3, 4),), 'identity')
 MAKERS: dict[str, Any] = {
     'conv': partial(nn.Conv, use_bias=False),
     'norm': partial(nn.BatchNorm, use_running_average=True),
@@ -23,7 +24,7 @@ MAKERS: dict[str, Any] = {
 def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]:
     rng = np.random.default_rng(seed)
     a_BxHxWxC = jnp.asarray(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
-    module = ROUTERS[router].router(block=Block(5, 4, (Conv(3, 4),), 'identity'), **MAKERS)
+    module = ROUTERS[router].router(block=BLOCK, **MAKERS)
     carry, shared = started(router)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), a_BxHxWxC, carry, shared, FIRST))
     drawn = {
@@ -37,6 +38,8 @@ def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]
 
 def started(router: str) -> tuple[Any, Tree]:
     """What a router's first block is given for three images, where its start, if it has one, has random weights."""
+    if stages := ROUTERS[router].stages:
+        return stages.begin(Stage(None, BLOCK, 1), jnp.ones((3, 5, 5, 4)), ()), ()
     if (make_start := ROUTERS[router].start) is None:
         return (), ()
     told = {'architecture': cifar_resnet(14, image_size=5), **MAKERS} if ROUTERS[router].start_macs else {}

@@ -40,7 +40,7 @@ def relaxed(relax: relaxation.Relaxation, temperature: float | jax.Array) -> Exe
 
     def combine(run: BlockFn, skip: BlockFn, operands: Operands, v_B: jax.Array) -> jax.Array:
         run_BxHxWxC, skip_BxHxWxC = run(*operands), skip(*operands)
-        v_Bx1x1x1 = v_B[:, None, None, None]
+        v_Bx1x1x1 = jnp.expand_dims(v_B, range(1, run_BxHxWxC.ndim))
         dtype = run_BxHxWxC.dtype
         # 1 - v before the cast: of a v near one bfloat16 leaves nothing.
         return v_Bx1x1x1.astype(dtype) * run_BxHxWxC + (1 - v_Bx1x1x1).astype(dtype) * skip_BxHxWxC

@@ -38,8 +38,13 @@ def router_case(router: str, seed: int = 0) -> tuple[nn.Module, Tree, jax.Array]
 
 def started(router: str) -> tuple[Any, Tree]:
     """What a router's first block is given for three images, where its start, if it has one, has random weights."""
+    carry, shared = at_the_start(router)
     if stages := ROUTERS[router].stages:
-        return stages.begin(Stage(None, BLOCK, 1), jnp.ones((3, 5, 5, 4)), ()), ()
+        carry = stages.begin(Stage(None, BLOCK, 1), jnp.ones((3, 5, 5, 4)), carry)
+    return carry, shared
+
+
+def at_the_start(router: str) -> tuple[Any, Tree]:
     if (make_start := ROUTERS[router].start) is None:
         return (), ()
     told = {'architecture': cifar_resnet(14, image_size=5), **MAKERS} if ROUTERS[router].start_macs else {}

@@ -66,6 +66,8 @@ def main(argv: Sequence[str]) -> None:
     print(f'{source}: {backbone}, {millions:.2f} M parameters, {backbone.num_classes} classes')
     print(f'its pixels are normalised by mean {mean} and std {std}; other ones are given by --mean and --std')
     print(f'written to {output}; train with {" ".join(_config_flags(backbone))} --config.init_from={output}')
+    if not backbone.is_cifar:
+        print('(on photographs of your own by --config=finetune_folder:static and --config.data_dir=DIR in its place)')
 
 
 def _source(given: str) -> tuple[str, 'hub.Published']:

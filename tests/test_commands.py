@@ -1,6 +1,7 @@
 """What every command shares: one name for all of them, the config that it is given, and what a terminal can show."""
 
 import ast
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,11 @@ def test_a_field_that_is_wrong_is_refused_wherever_it_stands(elsewhere: Path) ->
     for given in (['--config.sed=3', '--config=digits_r14'], ['--config=digits_r14', '--config.sed=3']):
         result = run('shows_config.py', *given, cwd=elsewhere)
         assert (result.returncode, result.stdout) == (2, '') and "'sed'" in result.stderr
+
+
+def test_an_interrupt_before_training_is_one_word_and_dies_of_its_signal(tmp_path: Path) -> None:
+    module = tmp_path / 'interrupts.py'
+    module.write_text('raise KeyboardInterrupt\n')
+    finished = helpers.run_command('main', *helpers.tiny_flags(), f'--import={module}', f'--workdir={tmp_path / "run"}')
+    assert (finished.returncode, finished.stderr) == (-signal.SIGINT, 'interrupted\n')
+    assert not (tmp_path / 'run').exists()

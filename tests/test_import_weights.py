@@ -409,10 +409,11 @@ def test_what_was_read_and_how_to_go_on_is_told(
     monkeypatch.chdir(tmp_path)
     Path('net.safetensors').touch()
     run_main('net.safetensors', 'net.npz')
-    first, second, third = capsys.readouterr().out.splitlines()
+    first, second, third, *more = capsys.readouterr().out.splitlines()
     assert first == f'net.safetensors: {told}'
     assert 'mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225)' in second
     assert third == f'written to net.npz; train with {flags} --config.init_from=net.npz'
+    assert ('finetune_folder:static' in ' '.join(more)) == ('imagenet_r50' in flags)
     Path('net.npz').unlink()
 
 

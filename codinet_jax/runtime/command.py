@@ -164,6 +164,10 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
         app.run(guarded, flags_parser=parse)
     except InputError as error:
         _fail(str(error))
+    except KeyboardInterrupt:  # a traceback would say no more, and a shell is to see that it was one
+        print('interrupted', file=sys.stderr, flush=True)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
     except BrokenPipeError:  # who was reading has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)

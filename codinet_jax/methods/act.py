@@ -27,7 +27,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from codinet_jax.methods.method import PLAIN_SGD, Method, Rules, Seen, Term, Variants, classification
+from codinet_jax.methods.method import PLAIN_SGD, Method, Rules, Seen, Term, Variants, cifar_epochs, classification
 from codinet_jax.models import execution
 from codinet_jax.models.halting import INITIAL_RUN_RATE
 
@@ -39,11 +39,6 @@ _OURS = {
     'loss.beta': 0.0,
     'loss.ponder_weight': 0.01,
 }
-
-
-def _epochs(steps: int) -> float:
-    """Of 128 images a step, in passes over CIFAR's 50,000."""
-    return steps * 128 / 50_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,9 +59,9 @@ class ACT(Method):
             'loss.target_cost': None,
             **PLAIN_SGD,
             'optimizer.weight_decay': 2e-4,
-            'stage1.epochs': _epochs(100_000),
+            'stage1.epochs': cifar_epochs(100_000),
             'stage1.learning_rate': 0.1,
-            'stage1.decay_epochs': (_epochs(60_000), _epochs(75_000), _epochs(90_000)),
+            'stage1.decay_epochs': (cifar_epochs(60_000), cifar_epochs(75_000), cifar_epochs(90_000)),
             'stage2.epochs': 0.0,
         },
     }

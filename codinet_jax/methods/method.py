@@ -61,6 +61,11 @@ Variants = Mapping[str, Mapping[str, Any]]  # by name, settings by dotted name
 PLAIN_SGD = {'optimizer.kind': 'sgd', 'optimizer.nesterov': False, 'stage1.warmup_epochs': 0.0, 'stage1.decay': 'steps'}
 
 
+def cifar_epochs(steps: int) -> float:
+    """Steps of 128 images, as authors count, in passes over CIFAR's 50,000."""
+    return steps * 128 / 50_000
+
+
 class Rules(NamedTuple):
     """What a stage of training asks: how gates are executed, what is minimised, and what stays as it is.
 

@@ -16,7 +16,15 @@ variant. They keep the epoch that is best on test data, and we the last one. The
 import dataclasses
 from typing import ClassVar
 
-from codinet_jax.methods.method import PLAIN_SGD, Method, Rules, Variants, classification, priced_classification
+from codinet_jax.methods.method import (
+    PLAIN_SGD,
+    Method,
+    Rules,
+    Variants,
+    cifar_epochs,
+    classification,
+    priced_classification,
+)
 from codinet_jax.models import execution
 from codinet_jax.routing import relaxation
 from codinet_jax.runtime.errors import InputError
@@ -30,11 +38,6 @@ _OURS = {
     'loss.alpha': 0.0,
     'loss.beta': 0.0,
 }
-
-
-def epochs_of(steps: int) -> float:
-    """Of 128 images a step, in passes over CIFAR's 50,000."""
-    return steps * 128 / 50_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,9 @@ class SkipNet(Method):
             'routing.initial_run_rate': 0.5,
             **PLAIN_SGD,
             'optimizer.weight_decay': 1e-4,
-            'stage1.epochs': epochs_of(64_000),
+            'stage1.epochs': cifar_epochs(64_000),
             'stage1.learning_rate': 0.1,
-            'stage1.decay_epochs': (epochs_of(32_000), epochs_of(48_000)),
+            'stage1.decay_epochs': (cifar_epochs(32_000), cifar_epochs(48_000)),
             'stage2.epochs': 0.0,
         },
     }

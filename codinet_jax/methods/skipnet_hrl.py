@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from codinet_jax.methods.method import Rules, Seen, Term, Variants, priced_classification
-from codinet_jax.methods.skipnet import SkipNet, epochs_of
+from codinet_jax.methods.method import Rules, Seen, Term, Variants, cifar_epochs, priced_classification
+from codinet_jax.methods.skipnet import SkipNet
 from codinet_jax.models import execution
 from codinet_jax.routing import policy_gradient, relaxation
 
@@ -45,7 +45,7 @@ class SkipNetHRL(SkipNet):
             'method': 'skipnet_hrl',
             'loss.skip_reward': 0.1,
             'loss.policy_weight': 1.28,
-            'stage2.epochs': epochs_of(10_000),
+            'stage2.epochs': cifar_epochs(10_000),
             'stage2.learning_rate': 1e-4,
             'stage2.decay_epochs': (),
         },

@@ -139,11 +139,10 @@ def main(argv: Sequence[str]) -> None:
     rungs_seen: dict[str, Any] | None = None
     if FLAGS.variant == 'rungs':
         decided_on = used.part(slice(FLAGS.decision_images))
-        averages, rungs_seen = rungs.decided(start, averages, decided_on, rates_n, min(500, FLAGS.eval_batch))
-        log('decided', rungs_seen)
+        averages, decided = rungs.decided(start, averages, decided_on, rates_n, min(500, FLAGS.eval_batch))
         second_look = rungs.second_look(judge, averages, rates_n, test, calibration, cascade.TARGETS)
-        log('second look', second_look)
-        rungs_seen |= {'second_look': second_look}
+        rungs_seen = {**decided, 'second_look': second_look}
+        log('rungs', rungs_seen)
     shift = _shift(judge, averages, calibration)
     results = _settings(start, rates_n, shift, accuracy) | _of_training(trained) | {'rungs': rungs_seen}
     results |= _tested(judge, averages, test, calibration, allocation.free_n(start.architecture), shift)

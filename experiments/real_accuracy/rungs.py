@@ -76,16 +76,17 @@ def second_look(
     """
     routes_2xn = np.stack([rates_n >= 1, rates_n > 0])
     macs = rung_macs(judge.costs, *routes_2xn)
-    rungs = []
+    answerers = []
     for name, route_n, rung in zip(('cheap', 'full'), routes_2xn, macs, strict=True):
         of_test, of_train = (
             judge.dictated(variables, data.images_NxHxWxC, np.broadcast_to(route_n, (len(data.labels_N), len(route_n))))
             for data in (test, calibration)
         )
         labels = test.labels_N, of_train.logits, calibration.labels_N
-        rungs.append(cascade.Answerer(name, rung, of_test.logits, *labels))
-    cheap, full = (100 * float(np.mean(np.argmax(rung.logits, -1) == test.labels_N)) for rung in rungs)
-    points = [point for target in targets if (point := cascade.pair(*rungs, target))]
+        answerers.append(cascade.Answerer(name, rung, of_test.logits, *labels))
+    small, large = answerers
+    cheap, full = (100 * float(np.mean(np.argmax(rung.logits, -1) == test.labels_N)) for rung in answerers)
+    points = [point for target in targets if (point := cascade.pair(small, large, target))]
     for point in points:
         share = (point['mean_macs'] - macs[0]) / macs[1]
         point['shuffled'] = cheap + share * (full - cheap)

@@ -375,7 +375,7 @@ def test_a_step_trains_the_backbone_and_the_routers_but_not_their_constants(
     assert (drawn.variants_SxLxM % 2 == np.array([0, 1])).all()
     knobs = methods.schedule('rank_codinet', methods.Recipe(0.01, 0.1), 10, RATES_3)
     knobs = gates.Knobs(*(knob[3:4] for knob in knobs))
-    call = training.make_call(model, num_views=2, cut=12, num_steps=1)
+    call = training.make_call(training.routed(model, num_views=2), num_views=2, cut=12, num_steps=1)
     state, metrics = call(training.begin(variables), data, drawn, knobs, jax.random.key(0))
     assert all(np.isfinite(value) for value in metrics.values())
     both = methods.schedule('rungs', methods.Recipe(0.01, 0.1), 10, RATES_3)

@@ -43,9 +43,8 @@ def read(path: pathlib.Path) -> Answerer:
     return Answerer(name=path.stem.removesuffix('_routes'), **fields)
 
 
-def ask(weights: str, test: images.Images, calibration: images.Images, cut: int, batch: int) -> dict[str, Any]:
+def ask(start: networks.Start, test: images.Images, calibration: images.Images, cut: int, batch: int) -> dict[str, Any]:
     """A given network's answers, as `read` reads them."""
-    start = networks.read(weights)
     model = networks.static(start, np.float32)
 
     @jax.jit
@@ -133,7 +132,7 @@ def ask_all(
     test = images.read('test', data_dir, cache).part(slice(num_test))
     calibration = images.read('train', data_dir, cache).part(slice(num_calibration))
     for weights in missing:
-        found = ask(weights, test, calibration, cut, batch)
+        found = ask(networks.read(weights), test, calibration, cut, batch)
         accuracy = 100 * np.mean(np.argmax(found['logits'], -1) == found['labels'])
         print(f'{pathlib.Path(weights).stem}: {accuracy:.2f} % at {found["macs"] / 1e6:.2f} MMACs', flush=True)
         np.savez_compressed(answers_of(weights, cache), **found)

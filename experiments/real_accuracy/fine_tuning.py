@@ -12,7 +12,10 @@ from experiments.real_accuracy.gates import Knobs
 
 
 class Steps(NamedTuple):
-    """The jitted training, `per_call` steps at once, and what its batches are drawn from."""
+    """The jitted training, `per_call` steps at once, and what its batches are drawn from.
+
+    `place` puts batches on devices, as where there are several.
+    """
 
     call: Any
     data: training.Data
@@ -21,6 +24,7 @@ class Steps(NamedTuple):
     pool: int
     per_call: int
     seed: int
+    place: Callable[[training.Batches], training.Batches] = lambda batches: batches
 
     @property
     def num_images(self) -> int:
@@ -37,7 +41,12 @@ class Steps(NamedTuple):
     def _arguments(self, schedule: Knobs, step: int) -> tuple[Any, ...]:
         steps = range(step, step + self.per_call)
         drawn = training.batches(self.num_images, self.batch, self.num_views, self.pool, steps, self.seed)
-        return self.data, drawn, Knobs(*(knob[step : steps.stop] for knob in schedule)), jax.random.key(self.seed)
+        return (
+            self.data,
+            self.place(drawn),
+            Knobs(*(knob[step : steps.stop] for knob in schedule)),
+            jax.random.key(self.seed),
+        )
 
 
 class Trained(NamedTuple):

@@ -156,7 +156,8 @@ def main(argv: Sequence[str]) -> None:
 def _steps(model: RoutedResNet, data: training.Data) -> fine_tuning.Steps:
     per_call = FLAGS.steps_per_call or (1 if jax.default_backend() == 'cpu' else 20)
     convolution = convolutions.conv_general_dilated() if FLAGS.convolution == 'cuda' else None
-    call = training.make_call(model.clone(convolution=convolution), FLAGS.views, FLAGS.cut, per_call)
+    answer = training.routed(model.clone(convolution=convolution), FLAGS.views)
+    call = training.make_call(answer, FLAGS.views, FLAGS.cut, per_call)
     return fine_tuning.Steps(call, data, FLAGS.batch, FLAGS.views, FLAGS.pool, per_call, FLAGS.seed)
 
 

@@ -44,6 +44,17 @@ class State(NamedTuple):
     step: Any
 
 
+class Answered(NamedTuple):
+    """What a network made of a batch: logits [B, Y], norm statistics, a method's own loss, its mean run rate."""
+
+    logits_BxY: jax.Array
+    batch_stats: Any
+    routing: jax.Array
+    run_rate: jax.Array
+
+
+# Of parameters, norm statistics, normalised views (those of an image side by side), knobs, a key.
+Answer = Callable[[Any, Any, jax.Array, gates.Knobs, jax.Array], Answered]
 Call = Callable[[State, Data, Batches, gates.Knobs, jax.Array], tuple[State, dict[str, jax.Array]]]
 
 
@@ -93,7 +104,28 @@ def _decayed(path: tuple[Any, ...], gradient: jax.Array, param: jax.Array, label
     return gradient + ROUTER_DECAY * param if path[-1].key == 'kernel' else gradient
 
 
-def make_call(model: RoutedResNet, num_views: int, cut: int, num_steps: int) -> Call:
+def routed(model: RoutedResNet, num_views: int) -> Answer:
+    """A routed network, as what trains it asks it."""
+
+    def answer(params: Any, batch_stats: Any, views: jax.Array, knobs: gates.Knobs, key: jax.Array) -> Answered:
+        noise_Bxnx2 = gates.noise(key, len(views), knobs.rates_n)
+        rungs_Bxnx2 = gates.rungs(knobs.rates_n, len(views), num_views)
+        output: Any
+        output, mutated = model.apply(
+            {'params': params, 'batch_stats': batch_stats},
+            views,
+            gates.execution(knobs),
+            jnp.where(knobs.rung > 0, rungs_Bxnx2, noise_Bxnx2),
+            train=True,
+            mutable=['batch_stats'],
+        )
+        routing = gates.routing_loss(output, knobs, num_views)
+        return Answered(output.logits_BxY, mutated['batch_stats'], routing, jnp.mean(output.run_probability_Bxn))
+
+    return answer
+
+
+def make_call(answer: Answer, num_views: int, cut: int, num_steps: int) -> Call:
     """The jitted training of `num_steps` steps; the state is given up for the next.
 
     On a CPU it is one step, unrolled: a convolution's backward pass is slow there inside a loop.
@@ -102,33 +134,22 @@ def make_call(model: RoutedResNet, num_views: int, cut: int, num_steps: int) -> 
     def loss_fn(
         params: Any, batch_stats: Any, views: jax.Array, labels_B: jax.Array, soft_BxY: jax.Array, knobs: Any, key: Any
     ) -> tuple[jax.Array, Any]:
-        noise_Bxnx2 = gates.noise(key, len(views), knobs.rates_n)
-        rungs_Bxnx2 = gates.rungs(knobs.rates_n, len(views), num_views)
-        output: Any
-        output, mutated = model.apply(
-            {'params': params, 'batch_stats': batch_stats},
-            images.normalise(views),
-            gates.execution(knobs),
-            jnp.where(knobs.rung > 0, rungs_Bxnx2, noise_Bxnx2),
-            train=True,
-            mutable=['batch_stats'],
-        )
-        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(output.logits_BxY, labels_B).mean()
+        answered = answer(params, batch_stats, images.normalise(views), knobs, key)
+        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(answered.logits_BxY, labels_B).mean()
         T = DISTILLATION_TEMPERATURE
         divergence = optax.losses.kl_divergence(
-            jax.nn.log_softmax(output.logits_BxY / T), jax.nn.softmax(soft_BxY / T)
+            jax.nn.log_softmax(answered.logits_BxY / T), jax.nn.softmax(soft_BxY / T)
         ).mean()
-        routing = gates.routing_loss(output, knobs, num_views)
-        total = (1 - DISTILLATION_SHARE) * cross_entropy + DISTILLATION_SHARE * T**2 * divergence + routing
+        total = (1 - DISTILLATION_SHARE) * cross_entropy + DISTILLATION_SHARE * T**2 * divergence + answered.routing
         metrics = {
             'loss': total,
             'cross_entropy': cross_entropy,
             'divergence': divergence,
-            'routing': routing,
-            'accuracy': jnp.mean(jnp.argmax(output.logits_BxY, -1) == labels_B),
-            'run_rate': jnp.mean(output.run_probability_Bxn),
+            'routing': answered.routing,
+            'accuracy': jnp.mean(jnp.argmax(answered.logits_BxY, -1) == labels_B),
+            'run_rate': answered.run_rate,
         }
-        return total, (mutated['batch_stats'], metrics)
+        return total, (answered.batch_stats, metrics)
 
     def step(state: State, data: Data, batch: Batches, knobs: gates.Knobs, key: jax.Array) -> tuple[State, Any]:
         indices_L, variants_LxM = batch

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from codinet_jax.evaluation import controls
 from codinet_jax.models.execution import masked
 from experiments.real_accuracy import images, networks
 
@@ -105,6 +106,25 @@ def pair(small: Answerer, large: Answerer, target_macs: float) -> dict[str, Any]
         'accuracy_threshold_of_train': of_train[0],
         'mean_macs_threshold_of_train': of_train[1],
     }
+
+
+def worth(small: Answerer, large: Answerer, target_macs: float, times: int) -> dict[str, dict[str, float]]:
+    """In points, by how much images are right more often than if others went on, as many of all or of each class.
+
+    The threshold is the quantile of these images that meets the cost.
+    """
+    share = (target_macs - small.macs) / large.macs
+    confidence_N = confidence(small.logits)
+    goes_on_N = confidence_N < np.quantile(confidence_N, share)
+    small_N, large_N = (np.argmax(each.logits, -1) == small.labels for each in (small, large))
+    rng = np.random.default_rng(0)
+    found: dict[str, dict[str, float]] = {}
+    for kind in ('all', 'within_class'):
+        orders = [controls.order_N(rng, small.labels, within_class=kind == 'within_class') for _ in range(times)]
+        shuffled_N = np.mean([np.where(goes_on_N[order_N], large_N, small_N) for order_N in orders], axis=0)
+        difference = controls.paired_difference(np.where(goes_on_N, large_N, small_N), shuffled_N)
+        found[kind] = {key: 100 * value for key, value in difference.items()}
+    return found
 
 
 def table(answerers: Sequence[Answerer]) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@
 --teachers=resnet56.npz --pool=4 --data_dir=DIR --output=DIR`
 
 Writes NAME.json (accuracies, and what images are worth that go on to the deep one, at the costs of `cascade.TARGETS`),
-NAME_shallow_routes.npz and NAME_deep_routes.npz (logits, as `cascade` reads them) and NAME_weights.npz (float16), NAME
-being start, depth, epochs and seed. The same command goes on where it was stopped.
+and of either network NAME_shallow.npz or NAME_deep.npz (weights, as import_weights writes them) and ..._routes.npz
+(logits, as `cascade` reads them), NAME being start, depth, epochs and seed. The same command goes on where it was
+stopped.
 """
 
 import pathlib
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from codinet_jax.evaluation import controls
+from codinet_jax.models import weights_file
 from codinet_jax.runtime import files, provenance, sharding
 from experiments.real_accuracy import (
     cascade,
@@ -86,13 +87,11 @@ def main(argv: Sequence[str]) -> None:
         'shallow': {'accuracy': _accuracy(small), 'macs': small.macs},
         'deep': {'accuracy': _accuracy(large), 'macs': large.macs},
         'points': [
-            point | {'own_less_shuffled': worth(small, large, target)}
+            point | {'own_less_shuffled': cascade.worth(small, large, target, FLAGS.shuffles)}
             for target in cascade.TARGETS
             if (point := cascade.pair(small, large, target))
         ],
     }
-    weights = {key: np.asarray(leaf, np.float16) for key, leaf in networks.compact(trained.averages).items()}
-    np.savez_compressed(output / f'{name()}_weights.npz', **weights)
     files.write(output / f'{name()}.json', lambda file: file.write(files.json_bytes(results)))
     saved.unlink()
     log(results['shallow'], results['deep'])
@@ -125,7 +124,9 @@ def _trained(
 def _answerer(
     label: str, network: networks.Start, test: images.Images, calibration: images.Images, output: pathlib.Path
 ) -> cascade.Answerer:
-    """A network's answers, which are written too."""
+    """A network's answers, which are written, as its weights are."""
+    trained_on = weights_file.read_input(FLAGS.start)
+    weights_file.write(output / f'{label}.npz', jax.tree.map(np.asarray, network.variables), trained_on)
     path = output / f'{label}_routes.npz'
     np.savez_compressed(path, **cascade.ask(network, test, calibration, FLAGS.cut, FLAGS.eval_batch))
     return cascade.read(path)
@@ -133,27 +134,6 @@ def _answerer(
 
 def _accuracy(answerer: cascade.Answerer) -> float:
     return 100 * float(np.mean(np.argmax(answerer.logits, -1) == answerer.labels))
-
-
-def worth(small: cascade.Answerer, large: cascade.Answerer, target_macs: float) -> dict[str, dict[str, float]]:
-    """In points, by how much images are right more often than if others went on, as many of all or of each class.
-
-    The threshold is the quantile of these images that meets the cost.
-    """
-    share = (target_macs - small.macs) / large.macs
-    confidence_N = cascade.confidence(small.logits)
-    goes_on_N = confidence_N < np.quantile(confidence_N, share)
-    small_N, large_N = (np.argmax(each.logits, -1) == small.labels for each in (small, large))
-    rng = np.random.default_rng(0)
-    found: dict[str, dict[str, float]] = {}
-    for kind in ('all', 'within_class'):
-        orders = [
-            controls.order_N(rng, small.labels, within_class=kind == 'within_class') for _ in range(FLAGS.shuffles)
-        ]
-        shuffled_N = np.mean([np.where(goes_on_N[order_N], large_N, small_N) for order_N in orders], axis=0)
-        difference = controls.paired_difference(np.where(goes_on_N, large_N, small_N), shuffled_N)
-        found[kind] = {key: 100 * value for key, value in difference.items()}
-    return found
 
 
 if __name__ == '__main__':

@@ -180,6 +180,19 @@ DEFINITIONS: dict[str, Table | Figure] = {
             Row('cascade of the given ResNet-20 and 56', 'pretrained_cascade'),
         ),
     ),
+    'pretrained_peers': Table(
+        'Methods from the same trained ResNet-32, at the cost of ResNet-20',
+        ('accuracy', 'mmacs', 'paths', 'off_common', 'entropy', 'same_route', 'views'),
+        (
+            Row('ResNet-32, as given', 'pretrained_r32'),
+            Row('static of equal cost, as given', 'pretrained_r20'),
+            Row('CoDiNet', 'pretrained_r32_codinet'),
+            Row('ConvNet-AIG', 'pretrained_r32_convnet_aig'),
+            Row('SkipNet, RNN gate', 'pretrained_r32_skipnet'),
+            Row('LAUDNet, layers', 'pretrained_r32_laudnet'),
+            Row('BlockDrop, at its own cost', 'pretrained_r32_blockdrop'),
+        ),
+    ),
     'few_blocks': Table(
         'Diversity for networks of few blocks: more weight, and a margin of a whole block',
         ('paths', 'accuracy', 'K', 'cost', 'same_route'),

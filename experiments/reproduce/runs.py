@@ -112,4 +112,10 @@ RUNS['pretrained_r56_codinet'] = Trained(
     starts_from='pretrained_r56',
 )
 RUNS['pretrained_r56_configured'] = Trained(R56, starts_from='pretrained_r56')
+# Other authors' methods beside it, from the same weights; BlockDrop once more at a cost of its own.
+RUNS |= {
+    f'pretrained_r32_{variant}': Trained(f'{R32}:{variant}', starts_from='pretrained_r32')
+    for variant in ('codinet', 'convnet_aig', 'skipnet', 'laudnet')
+}
+RUNS['pretrained_r32_blockdrop'] = Trained(f'{R32}:blockdrop', {'loss.target_cost': None}, starts_from='pretrained_r32')
 RUNS['pretrained_cascade'] = Trained(R56, cascade_of=('pretrained_r20', 'pretrained_r56'))

@@ -50,6 +50,18 @@ SCALES = {
             'match_every_epochs': 1.0,
         },
     ),
+    'short': Scale(
+        'for what begins with trained networks: 1 + 0.25 epochs of 20,000 images, 64 x 2 views a step',
+        is_result=True,
+        epochs=(1, 0.25),
+        changes={
+            'batch_size': 64,
+            'num_views': 2,
+            'train_images': 20_000,
+            'eval_every_epochs': 0.0,
+            'match_every_epochs': 0.25,
+        },
+    ),
     'digits': Scale(
         "digits_r14 in place of every config: ResNet-14 on scikit-learn's digits, its own schedule of 22 + 6 epochs",
         is_result=True,

@@ -1,0 +1,137 @@
+"""A shallow network inside a deep one, in experiments/real_accuracy; and what going on to the deep one is worth."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from codinet_jax.models import execution
+from codinet_jax.models.architecture import cifar_resnet
+from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.routers import ROUTERS
+from experiments.real_accuracy import cascade, depths, images, methods, networks, probing, training
+
+SHALLOW = 8
+
+
+@pytest.fixture(scope='module')
+def deep() -> networks.Start:
+    architecture = cifar_resnet(14)
+    variables = jax.jit(lambda: fresh_variables(RoutedResNet(architecture, None), 0))()
+    rng = np.random.default_rng(0)
+    # Norms that differ from each other, as trained ones do.
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * rng.uniform(size=leaf.shape).astype(np.float32), variables)
+    return networks.Start('resnet14', architecture, moved)
+
+
+@pytest.fixture(scope='module')
+def pictures() -> images.Images:
+    rng = np.random.default_rng(0)
+    return images.Images(rng.integers(0, 256, (16, 32, 32, 3)).astype(np.uint8), np.arange(16, dtype=np.int32) % 10)
+
+
+def logits(network: networks.Start, pictures: images.Images, **settings: Any) -> Any:
+    model = RoutedResNet(network.architecture, None)
+    views = images.normalise(jnp.asarray(pictures.images_NxHxWxC))
+    return jax.jit(
+        lambda variables: model.apply(variables, views, execution.masked(), **({'train': False} | settings))
+    )(network.variables)
+
+
+def test_the_shallow_network_is_the_deep_one_without_the_last_block_of_each_stage(
+    deep: networks.Start, pictures: images.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ('standardised', 'probe'):  # registered by the probe
+        monkeypatch.delitem(ROUTERS, name, raising=False)
+    known = dict(ROUTERS)
+    skipped = probing.Probe(deep, 16).answers(pictures.images_NxHxWxC, np.array([1, 0, 1, 0, 1, 0]))
+    ROUTERS.clear()
+    ROUTERS.update(known)
+    shallow = depths.shallow(deep, SHALLOW)
+    assert shallow.architecture.num_blocks == 3
+    np.testing.assert_allclose(logits(shallow, pictures).logits_BxY, skipped.logits_NxY, rtol=1e-4, atol=1e-4)
+    taken, whole = depths.both(depths.begin(deep, SHALLOW), deep, SHALLOW)
+    np.testing.assert_array_equal(logits(taken, pictures).logits_BxY, logits(shallow, pictures).logits_BxY)
+    assert jax.tree.all(jax.tree.map(np.array_equal, whole.variables, deep.variables))
+
+
+def test_first_views_are_answered_by_the_deep_network_and_second_ones_by_the_shallow(
+    deep: networks.Start, pictures: images.Images
+) -> None:
+    variables = depths.begin(deep, SHALLOW)
+    views = images.normalise(jnp.asarray(pictures.images_NxHxWxC))
+    answer = jax.jit(depths.answer(deep, SHALLOW))
+    answered = answer(variables['params'], variables['batch_stats'], views, None, None)
+    parts = (slice(0, None, 2), slice(1, None, 2))
+    for network, name, rows in zip((deep, depths.shallow(deep, SHALLOW)), ('deep', 'own'), parts, strict=True):
+        part = images.Images(pictures.images_NxHxWxC[rows], pictures.labels_N[rows])
+        output, changed = logits(network, part, train=True, mutable=['batch_stats'])
+        np.testing.assert_allclose(answered.logits_BxY[rows], output.logits_BxY, rtol=1e-4, atol=1e-4)
+        jax.tree.map(
+            lambda own, alone: np.testing.assert_allclose(own, alone, rtol=1e-4, atol=1e-5),
+            answered.batch_stats[name],
+            changed['batch_stats'],
+        )
+    assert answered.run_rate == pytest.approx((1 + 3 / 6) / 2)
+
+
+def test_both_train_the_convolutions_they_share_and_each_its_own_norms_and_head(
+    deep: networks.Start, pictures: images.Images
+) -> None:
+    """A loss of one network's views alone moves what that one has; the last block of a stage is the deep one's."""
+    variables = depths.begin(deep, SHALLOW)
+    views = images.normalise(jnp.asarray(pictures.images_NxHxWxC))
+    answer = depths.answer(deep, SHALLOW)
+
+    @jax.jit
+    def gradient(first: jax.Array) -> Any:
+        def loss(params: Any) -> jax.Array:
+            answered = answer(params, variables['batch_stats'], views, None, None)
+            pairs = answered.logits_BxY.reshape(-1, 2, 10)
+            return jnp.sum(jnp.where(first, pairs[:, 0], pairs[:, 1])[:, 3])
+
+        return jax.grad(loss)(variables['params'])
+
+    of_deep, of_shallow = (traverse_util.flatten_dict(gradient(jnp.bool_(first))) for first in (True, False))
+    for path, leaf in of_deep.items():
+        assert np.any(leaf != 0) == (path[0] == 'deep'), path
+    for path, leaf in of_shallow.items():
+        is_shared = path[0] == 'deep' and not depths.is_own(path)
+        assert np.any(leaf != 0) == (
+            path[0] == 'own' or (is_shared and path[1] not in ('stage2_blocks', 'stage3_blocks'))
+        ), path
+    kernel_1x3x3xCxC = of_shallow['deep', 'stage1_blocks', 'residual', 'conv1', 'kernel']
+    assert np.any(kernel_1x3x3xCxC[0] != 0)
+    assert not np.any(kernel_1x3x3xCxC[1])
+
+
+def test_a_step_trains_both(deep: networks.Start, pictures: images.Images) -> None:
+    data = training.Data(*pictures, images.draws(4, 16), np.zeros((4, 16, 10), np.float16))
+    drawn = training.batches(16, 8, 2, 4, range(1), seed=0)
+    knobs = methods.schedule('static', methods.Recipe(0.01, 0.0, warmup=0.0), 10, np.ones(1))
+    call = training.make_call(depths.answer(deep, SHALLOW), 2, 12, num_steps=1)
+    begun = depths.begin(deep, SHALLOW)
+    state, metrics = call(training.begin(begun), data, drawn, type(knobs)(*(k[:1] for k in knobs)), jax.random.key(0))
+    assert metrics['run_rate'] == pytest.approx(0.75)
+    is_moved = jax.tree.map(lambda new, old: bool(np.any(new != old)), state.variables, begun)
+    assert jax.tree.all(is_moved)
+
+
+def test_what_going_on_is_worth_is_told_by_others_going_on() -> None:
+    """Half go on, those that the small network is unsure of; it errs on just them, and the large one nowhere."""
+    labels_N = np.repeat([0, 1], 50)
+    is_sure_N = np.arange(100) % 2 == 0
+    small_NxY = np.zeros((100, 2))
+    small_NxY[np.arange(100), np.where(is_sure_N, labels_N, 1 - labels_N)] = np.where(is_sure_N, 9.0, 1.0)
+    large_NxY = np.eye(2)[labels_N]
+    small, large = (
+        cascade.Answerer(name, macs, logits_NxY, labels_N, logits_NxY, labels_N)
+        for name, macs, logits_NxY in (('small', 1.0, small_NxY), ('large', 2.0, large_NxY))
+    )
+    found = cascade.worth(small, large, target_macs=2.0, times=200)
+    for kind in ('all', 'within_class'):  # by chance half of those that it errs on go on
+        assert found[kind]['difference'] == pytest.approx(25, abs=1)
+        assert 0 < found[kind]['standard_error'] < 5

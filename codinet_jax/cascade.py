@@ -1,4 +1,5 @@
-"""Makes one network of several: the cheapest answers every image, and those it is unsure of go on to the next.
+"""Makes one network of several: the cheapest answers every image, and those it is unsure of go on to the next, whose
+answer is then the mean of all that were asked.
 
     python -m codinet_jax.cascade --members=runs/r20,runs/r56 --target_cost=0.5 --output=cascade.exported
 

@@ -1,4 +1,4 @@
-"""A cascade answers as its networks do, each image by the first that is sure of it, and is a network like any other."""
+"""A cascade asks networks until the mean of their answers is sure, and is a network like any other."""
 
 import dataclasses
 import json
@@ -52,13 +52,13 @@ def alone(members: list[Member], images: np.ndarray) -> np.ndarray:
 def expected(alone_KxNxY: np.ndarray, macs_K: list[int], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classes, decisions and MACs, image by image."""
     labels, decisions, macs = [], [], []
-    for of_image_KxY in alone_KxNxY.swapaxes(0, 1):
-        last, spent, asked = 0, macs_K[0], []
+    for of_image_KxY in alone_KxNxY.astype(np.float64).swapaxes(0, 1):
+        num_asked, spent, asked = 1, macs_K[0], []
         for k in range(1, len(macs_K)):
-            asked.append(1 - of_image_KxY[last].max() >= threshold)
+            asked.append(1 - of_image_KxY[:num_asked].mean(axis=0).max() >= threshold)
             if asked[-1]:
-                last, spent = k, spent + macs_K[k]
-        labels.append(of_image_KxY[last].argmax())
+                num_asked, spent = k + 1, spent + macs_K[k]
+        labels.append(of_image_KxY[:num_asked].mean(axis=0).argmax())
         decisions.append(asked)
         macs.append(spent)
     return np.array(labels), np.array(decisions), np.array(macs)
@@ -81,15 +81,16 @@ def macs(members: list[Member]) -> list[int]:
     return [each.model.costs.static_macs for each in members]
 
 
-def test_each_image_is_answered_by_the_first_that_is_sure_of_it(
+def test_each_image_is_answered_by_the_mean_of_the_first_that_are_sure_of_it(
     members: list[Member], images: np.ndarray, alone: np.ndarray, between: float
 ) -> None:
     predictor, costs = cascade.from_networks(members), macs(members)
     labels_N, decisions_Nxn, macs_N = expected(alone, costs, between)
     assert 0 < decisions_Nxn[:, 0].mean() < 1, 'the threshold is to part the images'
     assert_as_expected(predictor(images, between), (labels_N, decisions_Nxn, macs_N))
-    for threshold, network in ((RUN_ALL, 2), (RUN_NONE, 0)):
-        np.testing.assert_array_equal(predictor(images, threshold).labels_B, alone[network].argmax(axis=-1))
+    for threshold, num_asked in ((RUN_ALL, 3), (RUN_NONE, 1)):
+        mean_NxY = alone[:num_asked].astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(predictor(images, threshold).probabilities_BxY, mean_NxY, rtol=1e-5, atol=1e-7)
     for i in (0, 5, 11):
         one = predictor(images[i : i + 1], between)
         assert_as_expected(one, (labels_N[i : i + 1], decisions_Nxn[i : i + 1], macs_N[i : i + 1]))
@@ -124,7 +125,8 @@ def test_it_is_recorded_as_a_routed_network_is(members: list[Member], alone: np.
     assert np.isfinite(found.augmented.divergences_AxN).all() and (found.augmented.divergences_AxN > 0).any()
 
     # The mean over shuffles, counted out: of each image over all images' routes.
-    last_N, right_KxN = decisions_Nxn.sum(axis=1), alone.argmax(axis=-1) == split.labels_N
+    means_KxNxY = np.stack([alone[: k + 1].mean(axis=0) for k in range(3)])
+    last_N, right_KxN = decisions_Nxn.sum(axis=1), means_KxNxY.argmax(axis=-1) == split.labels_N
     everyone = np.mean([right_KxN[last] for last in last_N], axis=0)
     np.testing.assert_allclose(found.shuffled.right_N, everyone)
     of_class = [

@@ -1,7 +1,10 @@
 """Cascades: every image goes through the first of some networks, and those that it is unsure of through the next too.
 
+The answer is the mean of the probabilities of those that were asked, as in "Wisdom of Committees" (arXiv 2012.01988),
+for what the cheaper ones found costs nothing more.
+
 To whoever uses it a cascade is a routed network with a gated block for every network but the first: v is how unsure the
-networks before are, 1 less the largest probability, and the next one runs where v reaches the threshold. So it has a
+answer so far is, 1 less the largest probability, and the next one runs where v reaches the threshold. So it has a
 dial, is calibrated, exported, timed and served as any network is, and a batch's unsure rows alone reach the next one.
 """
 
@@ -109,22 +112,36 @@ def read_members(paths: Sequence[str | os.PathLike[str]]) -> list[Member]:
 
 
 class Answers(NamedTuple):
-    """What each of K networks says of N images: its class, and how unsure it is of that; and the true classes."""
+    """What is said of N images after one network, after two, and so on: class, and how unsure; and their labels."""
 
     predictions_KxN: np.ndarray
     unsure_KxN: np.ndarray
     labels_N: np.ndarray
 
 
+def means(probabilities_KxBxY: np.ndarray) -> np.ndarray:
+    """The answers [K, B, Y] of the first network alone, of the first two, and so on to all: means of probabilities."""
+    found = [probabilities_KxBxY[0]]
+    for k, probabilities_BxY in enumerate(probabilities_KxBxY[1:], start=1):
+        found.append(_joined(found[-1], probabilities_BxY, k))
+    return np.stack(found)
+
+
+def _joined(mean_BxY: Any, probabilities_BxY: Any, num_before: int) -> Any:
+    """The mean of one more than those that `mean_BxY` is the mean of."""
+    before = np.float32(num_before)
+    return (before * mean_BxY + probabilities_BxY) / (before + np.float32(1))
+
+
 def answers(members: Sequence[Member], split: Split, batch_size: int) -> Answers:
-    """Every network's answers, from which any threshold's follow."""
+    """The answers of the first networks, of every number of them, from which any threshold's follow."""
     networks = [load.from_network(*member) for member in members]
     predictions, unsure, labels = [], [], []
     for images_BxHxWxC, labels_B, positions_B in split.evaluation_batches(batch_size, Host()):
         is_real_B = positions_B >= 0
-        probabilities_KxBxY = np.stack([network(images_BxHxWxC).probabilities_BxY for network in networks])
+        probabilities_KxBxY = means(np.stack([network(images_BxHxWxC).probabilities_BxY for network in networks]))
         predictions.append(probabilities_KxBxY.argmax(axis=-1)[:, is_real_B])
-        # In float32, as the program decides: of a network as sure as can be nothing is left.
+        # In float32, as the program decides: of an answer as sure as can be nothing is left.
         unsure.append(np.float32(1) - probabilities_KxBxY.max(axis=-1)[:, is_real_B].astype(np.float32))
         labels.append(labels_B[is_real_B])
     return Answers(np.concatenate(predictions, axis=1), np.concatenate(unsure, axis=1), np.concatenate(labels))
@@ -191,16 +208,20 @@ def _forward(members: Sequence[Member], strategy: str) -> Program:
 
     def forward(weights: Sequence[Any], images_BxHxWxC: jax.Array, threshold: jax.Array) -> tuple[jax.Array, jax.Array]:
         execution = STRATEGIES[strategy](threshold)
-        logits_BxY, _ = first(weights[0], images_BxHxWxC, threshold)
+        mean_BxY = jax.nn.softmax(first(weights[0], images_BxHxWxC, threshold)[0])
         unsure = []
-        for network, variables in zip(others, weights[1:], strict=True):
-            # Of an image that no network before was asked of, the answer is the same, and so is how unsure it is.
-            unsure.append(1 - jnp.max(jax.nn.softmax(logits_BxY), axis=-1))
+        for k, (network, variables) in enumerate(zip(others, weights[1:], strict=True), start=1):
+            # Of an image that the network before was not asked of, the answer is the same, and so is how unsure it is:
+            # whoever is asked here was asked of by all before.
+            unsure.append(1 - jnp.max(mean_BxY, axis=-1))
 
-            def ask(images: jax.Array, _: jax.Array, network: Program = network, variables: Any = variables) -> Any:
-                return network(variables, images, threshold)[0]
+            def ask(
+                images: jax.Array, mean: jax.Array, network: Program = network, variables: Any = variables, k: int = k
+            ) -> jax.Array:
+                return _joined(mean, jax.nn.softmax(network(variables, images, threshold)[0]), k)
 
-            logits_BxY = execution.combine(ask, lambda _, logits: logits, (images_BxHxWxC, logits_BxY), unsure[-1])
-        return logits_BxY, jnp.stack(unsure, axis=-1)
+            mean_BxY = execution.combine(ask, lambda _, mean: mean, (images_BxHxWxC, mean_BxY), unsure[-1])
+        # Logits to whoever takes the softmax: what has no probability has the smallest there is.
+        return jnp.log(jnp.maximum(mean_BxY, np.finfo(np.float32).tiny)), jnp.stack(unsure, axis=-1)
 
     return forward

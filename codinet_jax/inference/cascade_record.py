@@ -20,7 +20,7 @@ from codinet_jax.evaluation.record import (
 )
 from codinet_jax.evaluation.statistics import summarise
 from codinet_jax.inference import load
-from codinet_jax.inference.cascade import Member
+from codinet_jax.inference.cascade import Member, means
 from codinet_jax.models.cost import CostTable
 from codinet_jax.runtime import provenance
 from codinet_jax.runtime.hosts import Host
@@ -48,7 +48,7 @@ def costs(members: Sequence[Member]) -> CostTable:
 def evaluate(members: Sequence[Member], split: Split, threshold: float, batch_size: int) -> Recorded:
     """Asks every network of every image and of its augmentations once, and decides as the cascade does.
 
-    Shuffled routes need no more: what each network says of an image is known, so the shares are those of all shuffles.
+    Shuffled routes need no more: what is answered after each network is known, so the shares are those of all shuffles.
     """
     networks = [load.from_network(*member) for member in members]
     views = {'plain': lambda images_BxHxWxC, positions_B: images_BxHxWxC} | {
@@ -97,12 +97,12 @@ def _of_batch(
     positions_B: np.ndarray,
     threshold: float,
 ) -> Asked:
-    """Of each view how unsure, who is asked, each network's class, and the divergence from the plain view's answer."""
+    """Of each view how unsure, who is asked, the class after each network, and the divergence from the plain view's."""
     columns = []
     plain_BxY = None
     for view in views.values():
         seen = np.asarray(view(images_BxHxWxC, positions_B))
-        probabilities_KxBxY = np.stack([network(seen).probabilities_BxY for network in networks])
+        probabilities_KxBxY = means(np.stack([network(seen).probabilities_BxY for network in networks]))
         v_Bxn, asked_Bxn = _decided(probabilities_KxBxY, threshold)
         last_1xBx1 = np.sum(asked_Bxn, axis=-1)[None, :, None]
         answer_BxY = np.take_along_axis(probabilities_KxBxY, last_1xBx1, 0)[0].astype(np.float64)
@@ -113,7 +113,7 @@ def _of_batch(
 
 
 def _decided(probabilities_KxBxY: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """How unsure the networks before each but the first are, and whether it is asked: [B, K - 1] of both."""
+    """How unsure the answers before each network but the first are, and whether it is asked: [B, K - 1] of both."""
     # In float32, as the program decides.
     unsure_KxB = np.float32(1) - probabilities_KxBxY.max(axis=-1).astype(np.float32)
     v, asked = [unsure_KxB[0]], [unsure_KxB[0] >= np.float32(threshold)]
@@ -132,7 +132,7 @@ def _divergence_B(p_BxY: np.ndarray, q_BxY: np.ndarray) -> np.ndarray:
 
 
 def _last_VxNx1(asked_VxNxn: np.ndarray) -> np.ndarray:
-    """Which network answers: the last that is asked."""
+    """Whose answer it is: the last that is asked."""
     return np.sum(asked_VxNxn, axis=-1, keepdims=True)
 
 

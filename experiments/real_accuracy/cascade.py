@@ -1,4 +1,4 @@
-"""The rival: a small network answers, and images of little confidence go on to a larger one.
+"""The rival: a small network answers, and images of little confidence go on to a larger one; the mean of both counts.
 
 `python -m experiments.real_accuracy.cascade --given=resnet20.npz,resnet56.npz --data_dir=DIR --cache=DIR --output=DIR`
 asks the given networks once, then pairs them, and the static and pruned runs in the output, for accuracy at given
@@ -71,11 +71,21 @@ def ask(start: networks.Start, test: images.Images, calibration: images.Images, 
     }
 
 
+def probabilities(logits_NxY: np.ndarray) -> np.ndarray:
+    """Of the classes, in float64."""
+    logits_NxY = np.asarray(logits_NxY, np.float64)
+    odds_NxY = np.exp(logits_NxY - np.max(logits_NxY, axis=-1, keepdims=True))
+    return odds_NxY / np.sum(odds_NxY, axis=-1, keepdims=True)
+
+
 def confidence(logits_NxY: np.ndarray) -> np.ndarray:
     """The largest class probability."""
-    logits_NxY = np.asarray(logits_NxY, np.float64)
-    top_Nx1 = np.max(logits_NxY, axis=-1, keepdims=True)
-    return 1 / np.sum(np.exp(logits_NxY - top_Nx1), axis=-1)
+    return np.max(probabilities(logits_NxY), axis=-1)
+
+
+def together(small: Answerer, large: Answerer) -> np.ndarray:
+    """The classes [N] of the mean of both answers."""
+    return np.argmax(probabilities(small.logits) + probabilities(large.logits), axis=-1)
 
 
 def pair(small: Answerer, large: Answerer, target_macs: float) -> dict[str, Any] | None:
@@ -83,11 +93,11 @@ def pair(small: Answerer, large: Answerer, target_macs: float) -> dict[str, Any]
     share = (target_macs - small.macs) / large.macs
     if not 0 <= share <= 1:
         return None
-    confidence_N = confidence(small.logits)
+    confidence_N, together_N = confidence(small.logits), together(small, large)
 
     def right(threshold: float, rows: Any) -> tuple[float, float]:
         goes_on = confidence_N[rows] < threshold
-        predictions = np.where(goes_on, np.argmax(large.logits[rows], -1), np.argmax(small.logits[rows], -1))
+        predictions = np.where(goes_on, together_N[rows], np.argmax(small.logits[rows], -1))
         macs = small.macs + large.macs * np.mean(goes_on)
         return 100 * float(np.mean(predictions == small.labels[rows])), float(macs)
 
@@ -116,7 +126,7 @@ def worth(small: Answerer, large: Answerer, target_macs: float, times: int) -> d
     share = (target_macs - small.macs) / large.macs
     confidence_N = confidence(small.logits)
     goes_on_N = confidence_N < np.quantile(confidence_N, share)
-    small_N, large_N = (np.argmax(each.logits, -1) == small.labels for each in (small, large))
+    small_N, large_N = np.argmax(small.logits, -1) == small.labels, together(small, large) == small.labels
     rng = np.random.default_rng(0)
     found: dict[str, dict[str, float]] = {}
     for kind in ('all', 'within_class'):

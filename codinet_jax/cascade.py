@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     cascade.from_networks(members, threshold=held_to, operating_points=known).export(OUTPUT.value)
     print(f'asking them of the {test.num_images} test images ...', flush=True)
     tested = cascade.answers(members, test, BATCH_SIZE.value)
-    for member, predictions_N in zip(members, tested.predictions_KxN, strict=True):
+    for member, predictions_N in zip(members, tested.alone_KxN, strict=True):
         top1, macs = np.mean(predictions_N == tested.labels_N), member.model.costs.static_macs
         print(f'  {member.model.architecture.name} alone: top-1 {top1:.2%} at {macs / 1e6:.2f} MMACs')
     for name, each in found.items():

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
             'top1': float(np.mean(predictions_N == tested.labels_N)),
             'mmacs': member.model.costs.static_macs / 1e6,
         }
-        for member, predictions_N in zip(members, tested.predictions_KxN, strict=True)
+        for member, predictions_N in zip(members, tested.alone_KxN, strict=True)
     }
     sources = [source for config in configs if (source := weights_file.read_input(config.init_from or ''))]
     about = {

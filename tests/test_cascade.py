@@ -98,9 +98,12 @@ def test_each_image_is_answered_by_the_mean_of_the_first_that_are_sure_of_it(
     assert predictor.spec.draw([1, 0]) == '█·'
 
 
-def test_what_a_threshold_comes_to_follows_from_answers_given_once(members: list[Member], between: float) -> None:
+def test_what_a_threshold_comes_to_follows_from_answers_given_once(
+    members: list[Member], alone: np.ndarray, between: float
+) -> None:
     split, predictor = helpers.noise_images(21), cascade.from_networks(members)
     answers = cascade.answers(members, split, batch_size=8)
+    np.testing.assert_array_equal(answers.alone_KxN, alone.argmax(axis=-1))
     for threshold in (RUN_ALL, between, RUN_NONE):
         found = cascade.point(answers, predictor.spec, threshold)
         assert found == pytest.approx(calibration.measured(predictor, split, 21, threshold))

@@ -112,10 +112,12 @@ def read_members(paths: Sequence[str | os.PathLike[str]]) -> list[Member]:
 
 
 class Answers(NamedTuple):
-    """What is said of N images after one network, after two, and so on: class, and how unsure; and their labels."""
+    """What is said of N images after one network, after two, and so on: class, and how unsure; what each network says
+    alone; and the true classes."""
 
     predictions_KxN: np.ndarray
     unsure_KxN: np.ndarray
+    alone_KxN: np.ndarray
     labels_N: np.ndarray
 
 
@@ -136,15 +138,17 @@ def _joined(mean_BxY: Any, probabilities_BxY: Any, num_before: int) -> Any:
 def answers(members: Sequence[Member], split: Split, batch_size: int) -> Answers:
     """The answers of the first networks, of every number of them, from which any threshold's follow."""
     networks = [load.from_network(*member) for member in members]
-    predictions, unsure, labels = [], [], []
+    predictions, unsure, alone, labels = [], [], [], []
     for images_BxHxWxC, labels_B, positions_B in split.evaluation_batches(batch_size, Host()):
         is_real_B = positions_B >= 0
-        probabilities_KxBxY = means(np.stack([network(images_BxHxWxC).probabilities_BxY for network in networks]))
-        predictions.append(probabilities_KxBxY.argmax(axis=-1)[:, is_real_B])
+        alone_KxBxY = np.stack([network(images_BxHxWxC).probabilities_BxY for network in networks])
+        means_KxBxY = means(alone_KxBxY)
+        alone.append(alone_KxBxY.argmax(axis=-1)[:, is_real_B])
+        predictions.append(means_KxBxY.argmax(axis=-1)[:, is_real_B])
         # In float32, as the program decides: of an answer as sure as can be nothing is left.
-        unsure.append(np.float32(1) - probabilities_KxBxY.max(axis=-1)[:, is_real_B].astype(np.float32))
+        unsure.append(np.float32(1) - means_KxBxY.max(axis=-1)[:, is_real_B].astype(np.float32))
         labels.append(labels_B[is_real_B])
-    return Answers(np.concatenate(predictions, axis=1), np.concatenate(unsure, axis=1), np.concatenate(labels))
+    return Answers(*(np.concatenate(each, axis=1) for each in (predictions, unsure, alone)), np.concatenate(labels))
 
 
 def point(found: Answers, spec: NetworkSpec, threshold: float) -> Point:

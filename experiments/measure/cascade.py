@@ -1,7 +1,8 @@
 """Time of a cascade beside its networks alone: `python -m experiments.measure.cascade --members=runs/r20,runs/r56`.
 
-Members are finished static runs, cheapest first. All answer the same test images of the last one's data set, in turns,
-in batches of each size; medians of the turns count. `--results=FILE.json` keeps the numbers.
+Members are finished static runs, cheapest first, and `--beside=runs/r32` are more that are no part of the cascade. All
+answer the same test images of the last member's data set, in turns, in batches of each size; medians of turns count.
+`--results=FILE.json` keeps the numbers.
 """
 
 import time
@@ -17,6 +18,7 @@ from codinet_jax.workdir import Workdir
 from experiments.measure import report
 
 MEMBERS = flags.DEFINE_list('members', None, 'Workdirs of finished static runs, cheapest first.', required=True)
+BESIDE = flags.DEFINE_list('beside', [], 'Workdirs of other finished static runs, which are timed alone.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS keeps its sets.')
 THRESHOLD = flags.DEFINE_float('threshold', cascade.UNSURE, 'How unsure a network is of what the next one sees.')
 BATCH_SIZES = flags.DEFINE_list('batch_size', ['1', '128'], 'Images at a time.')
@@ -34,6 +36,10 @@ def main(argv: Sequence[str]) -> None:
     images = setup.read(config).data.open('test').sample(2048, 0).images_NxHxWxC
     names = [f'{k}: {member.model.architecture.name}' for k, member in enumerate(members, start=1)]
     contestants = {name: load.from_network(*member) for name, member in zip(names, members, strict=True)}
+    contestants |= {
+        f'beside: {each.model.architecture.name}': load.from_network(*each)
+        for each in cascade.read_members(BESIDE.value)
+    }
     contestants['cascade'] = cascade.from_networks(members, threshold=THRESHOLD.value)
     rows = []
     for batch_size in map(int, BATCH_SIZES.value):
@@ -57,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         for name, each in seconds.items():
             median = float(np.median(each))
             rows.append({'batch_size': batch_size, 'network': name, 'seconds': median, 'to_last': median / last})
-            print(f'batch {batch_size:4}  {name:16} {1e3 * median:8.2f} ms  {median / last:.3f} of the last alone')
+            print(f'batch {batch_size:4}  {name:24} {1e3 * median:8.2f} ms  {median / last:.3f} of the last alone')
         print(f"            the cascade spends {np.mean(shares):.3f} of the last network's MACs")
         rows[-1]['macs_share'] = float(np.mean(shares))
     numbers = {'machine': provenance.machine(), 'turns': TURNS.value, 'threshold': THRESHOLD.value, 'rows': rows}

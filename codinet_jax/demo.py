@@ -6,7 +6,8 @@
 
 Open the address that it prints in a browser, and drop an image there, pick one or paste it. The dial begins where
 --operating_point or --cost says, and has costs on it where codinet_jax.calibrate measured them. The page asks nothing
-of any other machine. It listens on this machine alone, unless --host says otherwise. Ctrl-C ends it.
+of any other machine. It listens on this machine alone, unless --host says otherwise, and goes by localhost and its
+address: to be asked by another name it wants --allowed_hosts. Ctrl-C ends it.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from codinet_jax.runtime import command
 NETWORK = command.define_network()
 IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from.")
 OPERATING_POINT, COST = command.define_operating_point()
-HOST, PORT, MAX_UPLOAD_MB = command.define_listening()
+HOST, PORT, ALLOWED_HOSTS, MAX_UPLOAD_MB = command.define_listening()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,9 +30,10 @@ def main(argv: Sequence[str]) -> int:
 
     from codinet_jax.demonstration.page_server import PageServer
     from codinet_jax.demonstration.subject import subject
-    from codinet_jax.inference import http_server, source
+    from codinet_jax.inference import http_server, source, trusted_hosts
 
     with contextlib.closing(http_server.bound(HOST.value, PORT.value)) as listening:
+        hosts = trusted_hosts.of_socket(listening, HOST.value, ALLOWED_HOSTS.value)
         command.start_devices()
         predictor = source.predictor(
             network, imports=IMPORT.value, operating_point=OPERATING_POINT.value, cost=COST.value
@@ -41,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         def report_ready(seconds: dict[int, float]) -> None:
             print(f'ready in {sum(seconds.values()):.1f} s: open {address} in a browser', flush=True)
 
-        server = PageServer(shown, round(MAX_UPLOAD_MB.value * 1e6), report_ready)
+        server = PageServer(shown, round(MAX_UPLOAD_MB.value * 1e6), report_ready, hosts)
         print(f'{shown.name} at {address}; compiling', flush=True)
         return http_server.run(server, listening)
 

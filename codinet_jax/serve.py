@@ -7,6 +7,7 @@
 Requests that come together are answered in one batch. Every size of batch is compiled at the start; GET /health says
 when that is done, and GET / how to ask. SIGTERM and Ctrl-C end it once what is in flight is answered. It listens on
 this machine alone, unless --host says otherwise, and knows no passwords and no encryption: that is a proxy's work.
+Asked by another name than localhost or its address, it answers only if --allowed_hosts has that name.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ NETWORK = command.define_network()
 IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from.")
 OPERATING_POINT, COST = command.define_operating_point()
 THRESHOLD = flags.DEFINE_float('threshold', None, 'A block runs where its gate reaches this.')
-HOST, PORT, MAX_UPLOAD_MB = command.define_listening()
+HOST, PORT, ALLOWED_HOSTS, MAX_UPLOAD_MB = command.define_listening()
 MAX_BATCH = flags.DEFINE_integer('max_batch', 16, 'Images of the largest batch.', lower_bound=1)
 MAX_WAIT_MS = flags.DEFINE_float(
     'max_wait_ms', 5.0, 'How long an image waits for others to share its batch.', lower_bound=0.0
@@ -36,10 +37,11 @@ def main(argv: Sequence[str]) -> int:
     if THRESHOLD.value is not None and (OPERATING_POINT.value, COST.value) != (None, None):
         raise InputError('--operating_point and --cost are thresholds by themselves: give one alone, or --threshold.')
 
-    from codinet_jax.inference import http_server, source
+    from codinet_jax.inference import http_server, source, trusted_hosts
     from codinet_jax.inference.serving import Batcher
 
     with contextlib.closing(http_server.bound(HOST.value, PORT.value)) as listening:
+        hosts = trusted_hosts.of_socket(listening, HOST.value, ALLOWED_HOSTS.value)
         command.start_devices()
         predictor = source.predictor(
             network, imports=IMPORT.value, operating_point=OPERATING_POINT.value, cost=COST.value
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         batcher = Batcher(
             predictor, max_batch=MAX_BATCH.value, max_wait=MAX_WAIT_MS.value / 1e3, max_requests=MAX_REQUESTS.value
         )
-        server = http_server.Server(batcher, network.name, round(MAX_UPLOAD_MB.value * 1e6), _report_ready)
+        server = http_server.Server(batcher, network.name, round(MAX_UPLOAD_MB.value * 1e6), _report_ready, hosts)
         address = http_server.address(listening)
         print(f'{network.name} at {address}, gates held to {predictor.threshold:g}; compiling', flush=True)
         return http_server.run(server, listening)

@@ -290,6 +290,12 @@ def test_the_page_has_all_its_files_and_names_no_other_machine(client: httpx.Cli
     assert client.get('/page/page_server.py').status_code == 404
 
 
+def test_a_page_of_another_site_sees_nothing(client: httpx.Client) -> None:
+    for path in ('/', '/about', '/picture/0', '/page/page.js'):
+        response = client.get(path, headers={'host': 'evil.example'})
+        assert response.status_code == 400 and '--allowed_hosts' in response.json()['error']
+
+
 def test_what_the_scripts_look_for_is_on_the_page() -> None:
     directory = resources.files('codinet_jax.demonstration')
     page, script = ((directory / name).read_text() for name in ('page.html', 'page.js'))
@@ -302,8 +308,9 @@ def test_what_the_scripts_look_for_is_on_the_page() -> None:
 
 
 def test_the_command_says_where_the_page_is_and_ends_when_told_to(run: DemoRun) -> None:
+    flags = (f'--workdir={run.workdir}', '--port=0', '--allowed_hosts=demo.example.org')
     process = subprocess.Popen(
-        [sys.executable, '-W', 'error', '-m', 'codinet_jax', 'demo', f'--workdir={run.workdir}', '--port=0'],
+        [sys.executable, '-W', 'error', '-m', 'codinet_jax', 'demo', *flags],
         cwd=helpers.REPOSITORY,
         env=helpers.environment(),
         stdout=subprocess.PIPE,
@@ -312,6 +319,8 @@ def test_the_command_says_where_the_page_is_and_ends_when_told_to(run: DemoRun) 
     )
     assert process.stdout is not None
     said = [process.stdout.readline() for _ in range(2)]
+    asked = said[0].split(' at ')[1].split(';')[0]
+    assert httpx.get(asked, headers={'host': 'demo.example.org'}).status_code == 200
     process.send_signal(signal.SIGTERM)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (128 + signal.SIGTERM, '', '')

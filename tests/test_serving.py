@@ -27,9 +27,10 @@ import codinet_jax
 import helpers
 from codinet_jax.config import setup
 from codinet_jax.data import datasets
-from codinet_jax.inference import http_server, load, serving
+from codinet_jax.inference import http_server, load, serving, trusted_hosts
 from codinet_jax.inference.predictor import NetworkSpec, Prediction, Predictor
 from codinet_jax.inference.serving import Answer, Batcher, Overloaded
+from codinet_jax.inference.trusted_hosts import TrustedHosts
 from codinet_jax.runtime.errors import InputError
 
 # --- Batches, by hand. ---
@@ -462,13 +463,52 @@ def test_a_request_that_cannot_be_is_one_sentence(
     assert response.status_code == status and sentence in response.json()['error']
 
 
+def hosts_of(host: str, *more: str) -> TrustedHosts:
+    with contextlib.closing(http_server.bound(host, 0)) as listening:
+        return trusted_hosts.of_socket(listening, host, more)
+
+
+@pytest.mark.parametrize(
+    ('hosts', 'trusted', 'others'),
+    [
+        (('127.0.0.1',), ['127.0.0.1:8000', 'LocalHost', '[::1]:80'], ['evil.example:8000', '10.0.0.5', '', '[::1']),
+        (('127.0.0.2',), ['127.0.0.2:1', 'localhost:1'], ['127.0.0.3:1', 'localhost.evil.example']),
+        (
+            ('127.0.0.1', 'Demo.example.org'),
+            ['demo.example.org:443', 'localhost'],
+            ['x.demo.example.org', 'example.org'],
+        ),
+        (('0.0.0.0',), ['10.0.0.5:8000', '[fe80::1]:8000', 'localhost'], ['evil.example', '10.0.0.5.evil.example']),
+        (('127.0.0.1', '*'), ['evil.example', ''], []),
+    ],
+)
+def test_a_server_goes_by_its_own_names_and_those_it_was_given(
+    hosts: tuple[str, ...], trusted: list[str], others: list[str]
+) -> None:
+    found = hosts_of(*hosts)
+    assert [found.have(header) for header in [*trusted, *others]] == [True] * len(trusted) + [False] * len(others)
+
+
+@pytest.mark.parametrize('path', ['/', '/health', '/predict', '/nowhere'])
+def test_a_page_of_another_site_is_told_nothing(served: Served, path: str) -> None:
+    before = httpx.get(f'{served.address}/health').json()
+    port = served.address.rpartition(':')[2]
+    response = httpx.get(f'{served.address}{path}', headers={'host': f'evil.example:{port}'})
+    assert response.status_code == 400
+    assert response.json() == {
+        'error': f"This server does not go by 'evil.example:{port}': ask at its own address, or start it with "
+        '--allowed_hosts.'
+    }
+    assert httpx.get(f'http://localhost:{port}/health').json()['errors'] == before['errors'] + 1
+
+
 def test_too_large_an_upload_is_refused_before_it_has_arrived(served: Served) -> None:
     """Its length is known, or found out when the limit is passed; no more is sent, so no more can have been read."""
     host, port = served.address.removeprefix('http://').split(':')
     chunk = b'2000\r\n' + bytes(0x2000) + b'\r\n'
     for framing, sent in ((b'Content-Length: 10000000000', b'x'), (b'Transfer-Encoding: chunked', chunk * 2)):
         with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall(b'POST /predict HTTP/1.1\r\nHost: x\r\n' + framing + b'\r\n\r\n' + sent)
+            connection.sendall(b'POST /predict HTTP/1.1\r\nHost: localhost\r\n' + framing + b'\r\n\r\n' + sent)
             answer = connection.makefile('rb').read()  # to the end: the server closes
         assert answer.startswith(b'HTTP/1.1 413 ')
         assert json.loads(answer.split(b'\r\n\r\n')[1])['error'] == (
@@ -509,6 +549,7 @@ def test_who_comes_too_many_is_told_to_come_again_and_who_is_in_flight_is_answer
         ([], 'Say what to serve: --workdir=RUN, --exported=DIRECTORY or --pretrained=cifar10.'),
         (['--exported=x', '--cost=1', '--threshold=1'], '--operating_point and --cost are thresholds by themselves'),
         (['--exported=nowhere', '--port=0'], 'nowhere holds no exported network'),
+        (['--exported=x', '--port=0', '--allowed_hosts=http://a.b'], "--allowed_hosts has 'http://a.b': give names or"),
         (['--exported=x', '--host=192.0.2.1'], '192.0.2.1:8000 cannot be listened at (Cannot assign'),
     ],
 )

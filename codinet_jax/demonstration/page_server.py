@@ -23,9 +23,10 @@ from codinet_jax.data.augmentations import AUGMENTATIONS
 from codinet_jax.data.image_files import read_image
 from codinet_jax.demonstration.dial import dial, kind
 from codinet_jax.demonstration.subject import Subject
-from codinet_jax.inference import serving
+from codinet_jax.inference import serving, trusted_hosts
 from codinet_jax.inference.http_server import Server, busy
 from codinet_jax.inference.serving import Answer, Batcher
+from codinet_jax.inference.trusted_hosts import TrustedHosts
 
 MOST_REQUESTS = 16
 MOST_CLASSES = 8  # that are shown with their probabilities
@@ -45,9 +46,15 @@ FILES = {
 class PageServer(Server):
     """The application of one network and its page; images are answered one at a time, as fast as that is."""
 
-    def __init__(self, subject: Subject, max_upload_bytes: int, ready: Callable[[dict[int, float]], None]):
+    def __init__(
+        self,
+        subject: Subject,
+        max_upload_bytes: int,
+        ready: Callable[[dict[int, float]], None],
+        hosts: TrustedHosts = trusted_hosts.OWN,
+    ):
         batcher = Batcher(subject.predictor, max_batch=1, max_wait=0.0, max_requests=MOST_REQUESTS)
-        super().__init__(batcher, subject.name, max_upload_bytes, ready)
+        super().__init__(batcher, subject.name, max_upload_bytes, ready, hosts)
         self.subject = subject
         self.known: dict[str, Any] | None = None
 

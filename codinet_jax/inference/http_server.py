@@ -17,13 +17,15 @@ from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from codinet_jax.data.image_files import read_image
-from codinet_jax.inference import serving
+from codinet_jax.inference import serving, trusted_hosts
 from codinet_jax.inference.serving import Batcher, Overloaded
+from codinet_jax.inference.trusted_hosts import HostCheck, TrustedHosts
 from codinet_jax.runtime.errors import InputError
 
 UPLOAD_SECONDS = 60  # for an image to arrive; whoever is slower would hold a place that others could have
@@ -43,15 +45,22 @@ POST /predict   an image as the body, or as a file of a multipart form; answered
 ?threshold=0.7  a block runs where its gate reaches this, {threshold:g} if not given
 ?cost=0.5       in place of it, of a network that was calibrated: what the mean image may cost
 
-What cannot be answered has a JSON object with a sentence at "error": 400 the request, 413 an image of more than
-{megabytes:g} MB, 422 no image, 503 too many at once or not ready yet: try again.
+What cannot be answered has a JSON object with a sentence at "error": 400 the request or its Host, 413 an image of more
+than {megabytes:g} MB, 422 no image, 503 too many at once or not ready yet: try again.
 """
 
 
 class Server:
     """The application of one network; what else it is to show, another adds to its routes."""
 
-    def __init__(self, batcher: Batcher, name: str, max_upload_bytes: int, ready: Callable[[dict[int, float]], None]):
+    def __init__(
+        self,
+        batcher: Batcher,
+        name: str,
+        max_upload_bytes: int,
+        ready: Callable[[dict[int, float]], None],
+        hosts: TrustedHosts = trusted_hosts.OWN,
+    ):
         self.batcher, self.name, self.max_upload_bytes, self.ready = batcher, name, max_upload_bytes, ready
         self.counts = {'requests': 0, 'errors': 0}
         # Decoding leaves Python to others; more threads than cores would only hold more images at once.
@@ -65,6 +74,7 @@ class Server:
         self.application = Starlette(
             routes=[*self.more_routes(), *own],
             lifespan=self._lifespan,
+            middleware=[Middleware(HostCheck, hosts, self._count_error)],
             exception_handlers={HTTPException: self._refused, Exception: self._failed},
         )
 
@@ -224,13 +234,16 @@ class Server:
     async def _refused(self, request: Request, error: Exception) -> JSONResponse:
         del request
         assert isinstance(error, HTTPException)
-        self.counts['errors'] += 1
+        self._count_error()
         return JSONResponse({'error': error.detail}, error.status_code, error.headers)
 
     async def _failed(self, request: Request, error: Exception) -> JSONResponse:
         del request
-        self.counts['errors'] += 1
+        self._count_error()
         return JSONResponse({'error': f'The server failed ({type(error).__name__}): its log says more.'}, 500)
+
+    def _count_error(self) -> None:
+        self.counts['errors'] += 1
 
 
 def _query(request: Request, name: str, kind: Callable[[str], Any], is_good: Callable[[Any], bool], wanted: str) -> Any:

@@ -86,15 +86,21 @@ class ListeningFlags(NamedTuple):
 
     host: flags.FlagHolder[str]
     port: flags.FlagHolder[int]
+    allowed_hosts: flags.FlagHolder[list[str]]
     max_upload_mb: flags.FlagHolder[float]
 
 
 def define_listening() -> ListeningFlags:
-    """The flags --host, --port and --max_upload_mb."""
+    """The flags --host, --port, --allowed_hosts and --max_upload_mb."""
     return ListeningFlags(
         flags.DEFINE_string('host', '127.0.0.1', 'The address to listen at; 0.0.0.0 is every one of this machine.'),
         flags.DEFINE_integer(
             'port', 8000, 'The port to listen at; 0 takes a free one.', lower_bound=0, upper_bound=65535
+        ),
+        flags.DEFINE_list(
+            'allowed_hosts',
+            [],
+            'Other names that it goes by than localhost and its address, as demo.example.org; * is any.',
         ),
         flags.DEFINE_float('max_upload_mb', 20.0, 'Megabytes of a request; more get 413.', lower_bound=0.001),
     )

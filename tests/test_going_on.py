@@ -1,5 +1,6 @@
 """Runs that are stopped in this process and gone on with: in the middle of an evaluation, on other devices."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -84,6 +85,48 @@ def test_an_evaluation_does_not_keep_a_run_from_stopping_and_is_made_good_later(
             trained(tmp_path / 'run', **MATCHED)
     assert evaluated(tmp_path / 'run') == [other for other in evaluated(undisturbed) if other < step]
     assert (tmp_path / 'run' / 'checkpoints' / str(step)).is_dir()
+    trained(tmp_path / 'run', **MATCHED)
+    assert differences(tmp_path / 'run', undisturbed) == []
+
+
+def stop_on_the_way(monkeypatch: pytest.MonkeyPatch, where: str) -> list[int]:
+    """Sends a SIGTERM as step 5 is handed to the devices, or before the batch of step 6 is there; the steps handed."""
+    handed: list[int] = []
+    compiled, batches_of = loop.compiled, loop.Run._batches
+
+    def counted(*arguments: Any) -> Any:
+        step_fn = compiled(*arguments)
+
+        def step(*given: Any) -> Any:
+            handed.append(len(handed) + 1)
+            if where == 'step' and handed[-1] == 5:
+                signal.raise_signal(signal.SIGTERM)
+            return step_fn(*given)
+
+        return step
+
+    def batches(run: loop.Run) -> Iterator[Any]:
+        with contextlib.closing(batches_of(run)) as made:
+            for number, batch in enumerate(made, start=1):
+                if where == 'batch' and number == 6:
+                    signal.raise_signal(signal.SIGTERM)
+                yield batch
+
+    monkeypatch.setattr(loop, 'compiled', counted)
+    monkeypatch.setattr(loop.Run, '_batches', batches)
+    return handed
+
+
+@pytest.mark.parametrize('where', ['step', 'batch'])
+def test_no_step_begins_once_a_run_has_said_that_it_stops(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    with monkeypatch.context() as asked:
+        handed = stop_on_the_way(asked, where)
+        with pytest.raises(loop.Stopped, match=r'^stopped and saved at step 5;'):
+            trained(tmp_path / 'run', **MATCHED)
+    assert handed == [1, 2, 3, 4, 5]
+    assert 'stopping: what is on its way is finished and saved; once more stops at once.\n' in capsys.readouterr().out
     trained(tmp_path / 'run', **MATCHED)
     assert differences(tmp_path / 'run', undisturbed) == []
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, collected until a step is done."""
+"""Signals that ask a run to stop, collected until the steps that the devices were given are done."""
 
 import contextlib
 import signal
@@ -26,7 +26,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     def receive(number: int, _: Any) -> None:
         received.append(number)
-        log('stopping after this step; once more stops at once.')
+        log('stopping: what is on its way is finished and saved; once more stops at once.')
         for each, handler in zip(numbers, previous, strict=True):
             signal.signal(each, handler)
 
@@ -45,7 +45,7 @@ def _interrupt_terminates() -> Iterator[None]:
     previous = signal.getsignal(signal.SIGINT)
 
     def receive(_number: int, _frame: Any) -> None:
-        log('stopping all hosts after this step; once more stops at once.')
+        log('stopping all hosts: what is on its way is finished and saved; once more stops at once.')
         signal.signal(signal.SIGINT, previous)
         signal.raise_signal(signal.SIGTERM)
 

@@ -6,7 +6,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -162,11 +162,14 @@ class Run:
         if self.progress.is_evaluation_due:
             self._pause(stage, self.progress.step)
         for done in range(self.progress.step + 1, stage.end + 1):
-            self.state, metrics = step_fn(self.state, *next(self.batches))
+            batch = next(self.batches)
+            if self.signals:  # which came while the batch was waited for
+                self._stop(self.signals[0])
+            self.state, metrics = step_fn(self.state, *batch)
             steps.add(metrics)
             is_stopping = bool(self.signals) or self.checkpoints.is_preempted(done)
             is_pausing = self._is_matched(stage, done) or self._is_evaluated(stage, done)
-            is_saved = done % recipe.checkpoint_every_steps == 0 or done == stage.end or is_stopping
+            is_saved = done % recipe.checkpoint_every_steps == 0 or done == stage.end
             if is_pausing or is_saved:
                 steps.read_all()
             if is_pausing:
@@ -174,7 +177,12 @@ class Run:
             if is_saved:
                 self._save()
             if is_stopping:
-                raise Stopped(done, self.signals[0] if self.signals else signal.SIGTERM)
+                self._stop(self.signals[0] if self.signals else signal.SIGTERM)
+
+    def _stop(self, signal_number: int) -> NoReturn:
+        self.steps.read_all()
+        self._save()
+        raise Stopped(self.progress.step, signal_number)
 
     def _is_matched(self, stage: Stage, step: int) -> bool:
         """Whether the cost is matched within stage 2: the blocks go on changing what frozen routers see."""

@@ -8,6 +8,7 @@ image's does, are none of ours. Nothing is ever written here.
 
 import hashlib
 import os
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from codinet_jax.data import image_files
 from codinet_jax.data.photographs import Cut, RandomAccess, Record
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.files import printable, reading
+from codinet_jax.runtime.waiting import waiting
 
 TRAIN = 'train'
 # A folder's name, and what it is called.
@@ -185,16 +187,19 @@ def _check_classes(directory: str, classes: Sequence[str], *, is_whole: bool) ->
 def _listed(directory: str, classes: Sequence[str], *, is_train: bool) -> tuple[Files, list[int]]:
     """All images of a split, and a number of each that its name within the split decides."""
     paths, labels, seen = [], [], set[tuple[int, int]]()
-    for label, name in enumerate(classes):
-        folder = os.path.join(directory, name)
-        found = list(_images(folder, seen)) if is_train or os.path.isdir(folder) else []
-        if is_train and not found:
-            ends = _some(sorted(image_files.extensions()), 40)
-            raise InputError(
-                f'{printable(folder)} holds no images, of which the names end in {ends}: put some there, or remove it.'
-            )
-        paths += found
-        labels += [label] * len(found)
+    with waiting(f'listing the images of {printable(directory)}', len(classes), 'classes', file=sys.stderr) as report:
+        for label, name in enumerate(classes):
+            folder = os.path.join(directory, name)
+            found = list(_images(folder, seen)) if is_train or os.path.isdir(folder) else []
+            if is_train and not found:
+                ends = _some(sorted(image_files.extensions()), 40)
+                raise InputError(
+                    f'{printable(folder)} holds no images, of which the names end in {ends}: put some there, or '
+                    'remove it.'
+                )
+            paths += found
+            labels += [label] * len(found)
+            report(label + 1)
     start = len(directory) + 1
     digests = [
         int.from_bytes(hashlib.blake2b(os.fsencode(path[start:]), digest_size=8).digest(), 'big') for path in paths

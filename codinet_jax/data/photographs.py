@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from codinet_jax.data import crops, image_files
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.order import batch_indices, evaluation_positions
 from codinet_jax.runtime.hosts import Host
+from codinet_jax.runtime.waiting import waiting
 
 # Decoded and waiting. A batch of 256 images and 4 views is 154 MB.
 BATCHES_AHEAD = 2
@@ -96,11 +98,15 @@ class Photographs(ABC):
         shape = (num_images, *self._square_shape)
         sampled = ImageSet(np.empty(shape, np.uint8), np.empty(num_images, np.int32))
         batch_size = min(num_images, 64)
-        with contextlib.closing(self.evaluation_batches(batch_size, Host())) as batches:
+        with (
+            waiting('reading images', num_images, file=sys.stderr) as report,
+            contextlib.closing(self.evaluation_batches(batch_size, Host())) as batches,
+        ):
             for start, (squares, labels, _) in zip(range(0, num_images, batch_size), batches, strict=False):
                 part = slice(start, min(start + batch_size, num_images))
                 sampled.images_NxHxWxC[part] = squares[: part.stop - start]
                 sampled.labels_N[part] = labels[: part.stop - start]
+                report(part.stop)
         return sampled
 
     @property

@@ -20,6 +20,7 @@ from codinet_jax.models import execution
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.routing import paths, relaxation
 from codinet_jax.runtime import hosts, sharding
+from codinet_jax.runtime.waiting import SECONDS_BETWEEN_LINES, waiting
 
 
 class Answers(NamedTuple):
@@ -132,12 +133,17 @@ def of_every_image(
     batches = (sharding.put(mesh, *batch) for batch in split.evaluation_batches(batch_size, hosts.this()))
     parts: list[Any] = []
     unread: tuple[jax.Array, ...] | None = None
-    with contextlib.closing(prefetch(batches)) as ready:
-        for images_BxHxWxC, labels_B, positions_B in ready:
+    with (
+        waiting('evaluating', split.num_images, quiet=SECONDS_BETWEEN_LINES) as report,
+        contextlib.closing(prefetch(batches)) as ready,
+    ):
+        for number, (images_BxHxWxC, labels_B, positions_B) in enumerate(ready):
             before_batch()
             answers = of_batch(images_BxHxWxC, labels_B, positions_B)
             # The answers of the batch before are read while the devices work on this one.
-            parts += [jax.device_get(unread)] if unread else []
+            if unread:
+                parts.append(jax.device_get(unread))
+                report(number * batch_size)
             unread = sharding.to_every_host(mesh)(positions_B, *answers)
     parts += [jax.device_get(unread)] if unread else []
     positions, *columns = map(np.concatenate, zip(*parts, strict=True))

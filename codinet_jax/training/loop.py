@@ -24,6 +24,7 @@ from codinet_jax.runtime import hosts, provenance, sharding
 from codinet_jax.runtime.console import log
 from codinet_jax.runtime.errors import Diverged, InputError
 from codinet_jax.runtime.signals import stop_signals
+from codinet_jax.runtime.waiting import first_reported, waiting
 from codinet_jax.training import cost_matching
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
@@ -113,7 +114,8 @@ class Run:
         self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints if workdir else None))
         saved = self.checkpoints.newest(self._abstract)
         if saved is None:
-            self.progress, self.state = Progress(), self.stages[0].placed_state(self.mesh, variables, teacher)
+            with waiting('making the weights'):
+                self.progress, self.state = Progress(), self.stages[0].placed_state(self.mesh, variables, teacher)
         else:
             self.progress, self.state = Progress(**saved[0]), saved[1]
         _check_unchanged(self.progress.num_images, train_set.num_images)
@@ -157,7 +159,8 @@ class Run:
         return evaluate_augmented(self.forward, variables, split, batch_size, self.mesh, self._stop_if_asked)[1]
 
     def _train(self, stage: Stage) -> None:
-        recipe, steps, step_fn = self.recipe, self.steps, compiled(stage.step, self.mesh)
+        recipe, steps = self.recipe, self.steps
+        step_fn = first_reported(compiled(stage.step, self.mesh), f'compiling stage {stage.number}')
         steps.begin(stage.number, stage.end, self.stages[-1].end)
         if self.progress.is_evaluation_due:
             self._pause(stage, self.progress.step)
@@ -298,7 +301,8 @@ class Run:
             f'{jax.default_backend()} device(s), stages of '
             f'{" and ".join(str(stage.end - stage.start) for stage in self.stages)} steps'
         )
-        log(f'going on from step {self.progress.step}' if resumed else 'compiling the first step ...')
+        if resumed:
+            log(f'going on from step {self.progress.step}')
 
 
 def _check_shared(num_images: tuple[int, int]) -> None:
@@ -345,7 +349,8 @@ def _started_from(setup: Setup) -> tuple[dict[str, Any] | None, dict[str, Any] |
         setup.check_start(is_given=False)
         return None, None
     imported = weights_file.read(file)
-    fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())
+    with waiting('making the weights'):
+        fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())
     variables = pretrained.into(fresh, imported, file)
     spec, classes = setup.data.spec, pretrained.other_classes(fresh, imported)
     head = f'; its head is of {classes} classes, so one of {spec.num_classes} starts fresh' if classes else ''

@@ -12,10 +12,10 @@ from codinet_jax.config.recipe import Recipe
 from codinet_jax.evaluation.statistics import fixed_in_words
 from codinet_jax.runtime.console import duration, log, terminal_width
 from codinet_jax.runtime.errors import Diverged
+from codinet_jax.runtime.waiting import SECONDS_BETWEEN_LINES
 from codinet_jax.training.metric_files import MetricWriter
 from codinet_jax.training.step import Metrics
 
-SECONDS_BETWEEN_LINES = 15.0
 MOST_SKIPPED_IN_A_ROW = 20
 MOST_UNREAD, MOST_SECONDS_UNREAD = 10, 0.2  # steps whose metrics wait on the devices
 

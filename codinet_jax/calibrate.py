@@ -4,9 +4,9 @@
     python -m codinet_jax.calibrate --workdir=runs/digits_r14 --target_cost=0.4,0.6
 
 The threshold on the gates v is moved, on training images that were held out (config.val_split), from every block run to
-none. The accuracy-cost curve is printed and kept in the workdir: predict, evaluate, export and benchmark read the
-threshold of any --cost off it. For a target the threshold is searched until the mean image costs that share of the
-static network, and kept under a name that they take as --operating_point.
+none, or to those that run for every image, whatever it is. The accuracy-cost curve is printed and kept in the workdir:
+predict, evaluate, export and benchmark read the threshold of any --cost off it. For a target the threshold is searched
+until the mean image costs that share of the static network, and kept under a name that they take as --operating_point.
 """
 
 import re
@@ -66,14 +66,20 @@ def main(argv: Sequence[str]) -> None:
         return points[-1]
 
     print('measuring what thresholds cost ...')
-    curve = calibration.trace_curve(measure, NUM_POINTS.value)
+    num_forced = calibration.num_forced(named.model)
+    curve = calibration.trace_curve(measure, NUM_POINTS.value, calibration.fewest_run(named.model))
     _keep(workdir, points, split, images.num_images)  # though a target may turn out to be out of reach
-    found = {name: calibration.find_threshold(measure, points, target) for name, target in targets.items()}
+    found = {
+        name: calibration.find_threshold(measure, points, target, has_floor=num_forced > 0)
+        for name, target in targets.items()
+    }
     in_order = _keep(workdir, points, split, images.num_images)
     for name, point in found.items():
         rest = {'target_cost': targets[name], 'split': split, 'num_images': images.num_images}
         workdir.write_operating_point(name, point._asdict() | rest | {'curve': [each._asdict() for each in curve]})
     print(calibration.readable(curve, list(found.values())))
+    if num_forced:
+        print(f'The last is the floor: {num_forced} of {named.costs.num_blocks} blocks run for every image.')
     if warning := calibration.warning(curve, found):
         print(warning)
     print(

@@ -16,16 +16,19 @@ from hypothesis import strategies as st
 import helpers
 from codinet_jax.config import default
 from codinet_jax.data import datasets
+from codinet_jax.data.datasets import DataSpec
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.evaluation.cost_search import MISSED, TOLERANCE
 from codinet_jax.inference import calibration, load
-from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE, Point
+from codinet_jax.inference.calibration import RUN_ALL, RUN_FORCED, RUN_NONE, Point
 from codinet_jax.inference.predictor import NetworkSpec, Predictor
+from codinet_jax.models import routers
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 # --- The curve and the search, on costs known in closed form. ---
 
+SPEC = DataSpec(10, 0.3, 0.4)
 Cost = Callable[[float], float]
 
 
@@ -280,6 +283,57 @@ def test_no_point_of_a_curve_is_spent_on_a_step() -> None:
     assert 2 <= len(near) <= 5
     costs = np.array([point.macs_share for point in curve])
     assert np.sort(-np.diff(costs))[-2] < 0.03, 'the rest is known closely'
+
+
+LOWEST, HIGHEST = 1e-12, 1 - 1e-7
+
+
+@pytest.mark.parametrize(
+    'cost',
+    [
+        # Of early exits and the like: who has left has gates that are 0, and comes back only where every block runs.
+        lambda t: 1.0 if t < LOWEST else 0.3 + 0.35 / (1 + math.exp(min(logit(t) + 1, 700))),
+        # Of blocks that stay open: only the last threshold shuts them.
+        lambda t: 0.1 if t > 1 else 0.65 + 0.35 / (1 + math.exp(min(logit(t), 700))),
+    ],
+    ids=['shut for good', 'open for good'],
+)
+def test_few_points_are_spent_where_gates_never_move(cost: Cost) -> None:
+    curve = calibration.trace_curve(Measured(cost), 20)
+    inner = [point for point in curve[1:-1] if 1e-6 < point.threshold < 1 - 1e-5]
+    assert len(inner) >= 14
+    shares = sorted(point.macs_share for point in curve)
+    assert np.sort(np.diff(shares))[-2] < 0.06, 'but for the step all is known closely'
+    assert min(abs(point.threshold - edge) for point in curve for edge in (LOWEST, HIGHEST)) < 1e-8
+
+
+def test_a_cost_that_never_changes_is_measured_at_as_many_thresholds_as_any() -> None:
+    measured = Measured(lambda threshold: 0.7)
+    calibration.trace_curve(measured, 12)
+    assert len(set(measured.thresholds)) == 12
+
+
+def test_below_what_always_runs_no_cost_is_offered() -> None:
+    """Above 1 the threshold shuts even gates that are 1, which the network is not made for."""
+    measured = Measured(lambda t: 0.05 if t > 1 else 0.3 + 0.7 / (1 + math.exp(min(logit(t), 700))))
+    curve = calibration.trace_curve(measured, 8, RUN_FORCED)
+    assert curve[-1] == Point(1.0, 0.3, 0.0, 0.0) and max(measured.thresholds) == 1.0
+    with pytest.raises(
+        InputError, match=r'from 0\.300 to 1\.000, for every image runs some of its blocks, and nearest'
+    ):
+        calibration.find_threshold(measured, curve, 0.2, has_floor=True)
+    with pytest.raises(InputError, match=r'from 0\.300 to 1\.000, and nearest at 1\.000'):
+        calibration.find_threshold(measured, curve, 1.2, has_floor=True)
+
+
+@pytest.mark.parametrize('router', ['linear', 'exits', 'halting', 'feedforward1'])
+def test_the_curve_of_a_network_ends_with_the_fewest_blocks_that_it_can_run(router: str) -> None:
+    network, images = helpers.tiny_network(router), helpers.noise_images(40)
+    predictor = load.from_network(network, SPEC, helpers.random_variables(network), strategy='masked')
+    forced_n = np.array(routers.router_kind(router).always_run_n(network.architecture))
+    assert calibration.num_forced(network) == forced_n.sum() and forced_n.any() == (router != 'linear')
+    answers = predictor.in_batches(images.images_NxHxWxC, 40, calibration.fewest_run(network))
+    np.testing.assert_array_equal(answers.decisions_Bxn, np.broadcast_to(forced_n, answers.decisions_Bxn.shape))
 
 
 # --- The command. ---

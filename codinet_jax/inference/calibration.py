@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.evaluation.cost_search import MISSED, nearest_shift
+from codinet_jax.evaluation.cost_search import MISSED, TOLERANCE, nearest_shift
 from codinet_jax.inference.operating_points import Point, shift_of, threshold_of
 from codinet_jax.inference.predictor import Predictor
+from codinet_jax.models.network import RoutedResNet
+from codinet_jax.models.routers import router_kind
 from codinet_jax.runtime.errors import InputError
 
 NUM_HALVINGS = 24  # of the interval around each crossing
 RUN_ALL, RUN_NONE = 0.0, float(np.nextafter(np.float32(1), np.float32(2)))
+RUN_FORCED = 1.0  # the highest that the gate of a block which always runs reaches
 NARROWEST = 0.01  # of the logits: closer neighbours on a curve are a step, and nothing is to be found between them
 CLIFF = 0.05  # of top-1: who loses more than that against the best point of the curve is told
 
@@ -30,18 +33,50 @@ def measured(predictor: Predictor, images: ImageSet, batch_size: int, threshold:
     )
 
 
-def trace_curve(measure: Measure, num_points: int) -> list[Point]:
-    """Points from every block run to none, by rising threshold; each is put into the widest gap of cost there is."""
-    curve = [measure(threshold) for threshold in (RUN_ALL, 0.5, RUN_NONE)]
+def fewest_run(model: RoutedResNet) -> float:
+    """The threshold at which a network runs the fewest blocks it can: none, or those that every image runs."""
+    return RUN_FORCED if num_forced(model) else RUN_NONE
+
+
+def num_forced(model: RoutedResNet) -> int:
+    """The blocks that every image runs, at any threshold up to `fewest_run`'s."""
+    return sum(router_kind(model.router).always_run_n(model.architecture)) if model.router else 0
+
+
+def trace_curve(measure: Measure, num_points: int, last: float = RUN_NONE) -> list[Point]:
+    """Points from every block run to the fewest, by rising threshold; each is put into the widest gap of cost there is.
+
+    Args:
+      measure: gives the point of a threshold.
+      num_points: of the curve, three at least.
+      last: the threshold that it ends with; see `fewest_run`.
+    """
+    curve = [measure(threshold) for threshold in (RUN_ALL, 0.5, last)]
     while len(curve) < num_points:
         gaps = [_gap(left, right) for left, right in itertools.pairwise(curve)]
         i = gaps.index(max(gaps))
-        curve.insert(i + 1, measure(_between(curve[i].threshold, curve[i + 1].threshold)))
+        curve.insert(i + 1, measure(_within(curve, i)))
     return curve
 
 
-def find_threshold(measure: Measure, curve: Sequence[Point], target_cost: float) -> Point:
+def _within(curve: Sequence[Point], i: int) -> float:
+    """A threshold between point i and the next: halfway, but beside the end where the curve lies flat before it.
+
+    Gates that are shut for good move at no threshold but `RUN_ALL`, and those that are open for good at the last alone:
+    halving would close in on that step for a dozen points.
+    """
+    is_probed = len(curve) > 3 and _gap(curve[i], curve[i + 1]) > 0
+    if is_probed and i == 0 and _is_flat(*curve[1:3]):
+        return threshold_of(shift_of(RUN_ALL) - NARROWEST / 2)
+    if is_probed and i == len(curve) - 2 and _is_flat(*curve[-3:-1]):
+        return threshold_of(shift_of(RUN_NONE) + NARROWEST / 2)
+    return _between(curve[i].threshold, curve[i + 1].threshold)
+
+
+def find_threshold(measure: Measure, curve: Sequence[Point], target_cost: float, *, has_floor: bool = False) -> Point:
     """The point whose cost is nearest to the target, searched between the neighbours on a known curve.
+
+    With `has_floor` it is told why less cannot be had.
 
     Raises:
       InputError: no threshold comes near the target.
@@ -56,9 +91,11 @@ def find_threshold(measure: Measure, curve: Sequence[Point], target_cost: float)
     shift, macs_share = nearest_shift(cost_at, target_cost, known, NUM_HALVINGS)
     if abs(macs_share - target_cost) > MISSED:
         shares = known.values()
+        is_below = has_floor and target_cost < min(shares)
+        why = ', for every image runs some of its blocks' if is_below else ''
         raise InputError(
             f'No threshold costs {target_cost:.3f} of the static network: this one can be had from {min(shares):.3f} '
-            f'to {max(shares):.3f}, and nearest at {macs_share:.3f}; ask for a --target_cost near that.'
+            f'to {max(shares):.3f}{why}, and nearest at {macs_share:.3f}; ask for a --target_cost near that.'
         )
     return points[shift]
 
@@ -102,6 +139,10 @@ def warning(curve: Sequence[Point], found: Mapping[str, Point]) -> str | None:
 
 def _difference(point: Point, other: Point | None) -> str:
     return '' if other is None else f'{100 * (point.top1 - other.top1):+.2f}'
+
+
+def _is_flat(left: Point, right: Point) -> bool:
+    return abs(left.macs_share - right.macs_share) <= TOLERANCE
 
 
 def _gap(left: Point, right: Point) -> float:

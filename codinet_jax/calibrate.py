@@ -47,12 +47,12 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.inference import calibration, load
 
     config = workdir.read_config()
-    config.data_dir = DATA_DIR.value or config.data_dir
+    config.data_dir, variables = DATA_DIR.value or config.data_dir, workdir.read_weights()
     named = setup.read(config)
     if named.model.router is None:
         raise InputError(f'{workdir} holds a static network, whose cost is one: there is nothing to calibrate.')
     data = named.data
-    predictor = load.from_network(named.model, data.spec, workdir.read_weights())
+    predictor = load.from_network(named.model, data.spec, variables)
     split = 'validation' if data.val_split else 'train'
     images = data.open(split).sample(NUM_IMAGES.value, named.recipe.seed)
     print(f'{images.num_images} images of {data.name} {split}')

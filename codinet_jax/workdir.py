@@ -202,10 +202,15 @@ class Workdir:
         """The final variables, as the network's `apply` takes them.
 
         Raises:
-          InputError: the run has not finished, or the file cannot be read.
+          InputError: the run has not finished, or is a cascade, or the file cannot be read.
         """
         path = self.path / 'weights.npz'
         if not path.exists():
+            if 'cascade' in (self.read_results() or {}):
+                raise InputError(
+                    f'{self} holds what codinet_jax.cascade recorded, and no weights: analyze and compare take it; '
+                    'what it exported predicts and serves, as --exported; to evaluate at another cost, run it again.'
+                )
             raise InputError(f'{self} has no weights yet: its run is unfinished, go on with codinet_jax.main.')
         return weights_file.read(path)
 

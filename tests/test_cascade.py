@@ -196,5 +196,10 @@ def test_the_command_makes_one_of_runs(tmp_path: Path) -> None:
     )
     assert numbers['less']['again']['difference'] == 0
     assert 'cascade of ResNet-8, ResNet-14' in study_found.files['report.html'].decode()
+    for name in ('evaluate', 'calibrate', 'predict'):
+        refused = helpers.run_command(name, f'--workdir={recorded}', *(['--split=test'] if name == 'predict' else []))
+        assert (refused.returncode, refused.stdout) == (2, '')
+        assert refused.stderr.startswith(f'error: {recorded} holds what codinet_jax.cascade recorded, and no weights:')
+        assert refused.stderr.count('\n') == 1 and '--exported' in refused.stderr
     again = helpers.run_command('cascade', *flags)
     assert again.returncode == 2 and 'is there already' in again.stderr

@@ -209,8 +209,13 @@ def test_noise_counts_only_where_it_is_asked_for(strategy: str) -> None:
 
 def test_large_noise_dictates() -> None:
     u_B = np.array([0, 1, 0])
-    v_B = execution.with_noise(execution.masked()).decide(ROUTER_LOGITS_Bx2, dictating(u_B))
-    np.testing.assert_array_equal(v_B, u_B)
+    decide = execution.with_noise(execution.masked()).decide
+    np.testing.assert_array_equal(decide(ROUTER_LOGITS_Bx2, dictating(u_B)), u_B)
+    noise_Bx2 = execution.dictated(u_B > 0)
+    for logits_Bx2 in (ROUTER_LOGITS_Bx2, 1e25 * ROUTER_LOGITS_Bx2, -1e25 * ROUTER_LOGITS_Bx2):
+        np.testing.assert_array_equal(decide(logits_Bx2, noise_Bx2), u_B)
+    assert (noise_Bx2.shape, noise_Bx2.dtype) == ((3, 2), jnp.float32)
+    np.testing.assert_array_equal(execution.dictated(u_B.astype(np.float32)), noise_Bx2)
 
 
 def dictating(u: np.ndarray) -> np.ndarray:

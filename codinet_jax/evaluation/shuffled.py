@@ -18,8 +18,6 @@ from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
 
-SURE = 1e9  # a logit margin beside which no router's counts
-
 
 def shuffle_routes(
     model: RoutedResNet,
@@ -75,8 +73,7 @@ def _make_forward(model: RoutedResNet, spec: DataSpec, mesh: Mesh) -> Any:
     def forward(
         variables: Any, images_BxHxWxC: jax.Array, positions_B: jax.Array, decisions_Nxn: jax.Array
     ) -> jax.Array:
-        margins_Bxn = jnp.where(decisions_Nxn[positions_B], SURE, -SURE)
-        noise_Bxnx2 = jnp.stack([jnp.zeros_like(margins_Bxn), margins_Bxn], axis=-1)
+        noise_Bxnx2 = execution.dictated(decisions_Nxn[positions_B])
         normalised_BxHxWxC = augment.normalise(images_BxHxWxC, *spec.normalisation)
         output: Any = rolled.apply(variables, normalised_BxHxWxC, hard, noise_Bxnx2, train=False)
         return jnp.argmax(output.logits_BxY, axis=-1)

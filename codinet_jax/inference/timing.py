@@ -17,11 +17,11 @@ from codinet_jax.data.datasets import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.predictor import Program
 from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, network_spec, ready
+from codinet_jax.models import execution
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 
 Call = Callable[[int], Any]  # answers a batch for the i-th time; what it returns can be waited for
-DICTATE = 1e30  # more than any router's logits, those of an untrained ResNet-110 among them
 NUM_TRIALS = 3  # of each static arrangement, to find the fastest
 BURST_SECONDS = 0.1  # a turn takes as many calls as fit, so that what is short is timed warm and over many decisions
 
@@ -66,7 +66,7 @@ def random_draws(model: RoutedResNet, batch_size: int, run_rate: float, num_draw
     for _ in range(num_draws):
         images.append(rng.integers(0, 256, shape, np.uint8))
         u_Bxn = rng.permuted(np.tile(np.arange(n) < round(run_rate * n), (batch_size, 1)), axis=1)
-        noise.append(np.stack([np.zeros(u_Bxn.shape), np.where(u_Bxn, DICTATE, -DICTATE)], -1).astype(np.float32))
+        noise.append(np.asarray(execution.dictated(u_Bxn)))
     return Draws(images, noise)
 
 

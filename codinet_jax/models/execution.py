@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from codinet_jax.routing import relaxation
 
@@ -23,6 +24,7 @@ Threshold = float | jax.Array
 CPU_TILE_NUMBERS = 1024
 NUM_PREFIXES = 8  # of the batch that an accelerator chooses from: one read on the host a block, however many rows run
 TILES_ELSEWHERE = (1, 16, 256)  # where the batch is not known when compiling
+CERTAIN = 1e30  # more than any router's logits, those of an untrained ResNet-110 among them
 
 
 class Execution(NamedTuple):
@@ -120,15 +122,24 @@ def compacted(threshold: Threshold = 0.5, tile: int | None = None) -> Execution:
 
 
 def with_noise(execution: Execution) -> Execution:
-    """A hard execution that heeds noise: added to the router's logits, it draws decisions, and dictates them if large.
-
-    For decisions that no router takes, such as a benchmark's.
-    """
+    """A hard execution that heeds noise: added to the router's logits, it draws decisions, or dictates them."""
 
     def decide(router_logits_Bx2: jax.Array, noise_Bx2: jax.Array | None) -> jax.Array:
         return execution.decide(router_logits_Bx2 if noise_Bx2 is None else router_logits_Bx2 + noise_Bx2, None)
 
     return execution._replace(decide=decide)
+
+
+def dictated(decisions: ArrayLike) -> jax.Array:
+    """The noise under which `with_noise` takes these decisions, whatever routers say: [..., 2], float32.
+
+    For decisions that no router takes, such as a benchmark's, or that are other images'.
+
+    Args:
+      decisions: of any shape, booleans or 0 and 1.
+    """
+    margins = jnp.where(jnp.asarray(decisions) > 0, jnp.float32(CERTAIN), jnp.float32(-CERTAIN))
+    return jnp.stack([jnp.zeros_like(margins), margins], axis=-1)
 
 
 def _decide_hard(router_logits_Bx2: jax.Array, noise_Bx2: jax.Array | None) -> jax.Array:

@@ -9,8 +9,8 @@ import numpy as np
 
 from codinet_jax.data import augment
 from codinet_jax.data.datasets import DataSpec
+from codinet_jax.models import execution
 from codinet_jax.models.architecture import Block
-from codinet_jax.models.execution import masked
 from codinet_jax.models.network import RoutedResNet
 
 CASES = (None, 0.0, 0.5, 1.0)  # run rates that noise dictates; None leaves it to the routers
@@ -21,7 +21,7 @@ def random_folded(model: RoutedResNet, seed: int = 0) -> dict[str, Any]:
     arch, rng = model.architecture, np.random.default_rng(seed)
     folded = model.clone(folded=True, unroll=1)
     images_1xHxWxC = jnp.zeros((1, arch.image_size, arch.image_size, arch.image_channels))
-    shapes = jax.eval_shape(lambda: folded.init(jax.random.key(0), images_1xHxWxC, masked(), train=False))
+    shapes = jax.eval_shape(lambda: folded.init(jax.random.key(0), images_1xHxWxC, execution.masked(), train=False))
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         *_, layer, kind = (key.key for key in path)
@@ -46,11 +46,7 @@ def random_inputs(
     rng, n = np.random.default_rng(seed), model.architecture.num_blocks
     centres = rng.uniform(20, 235, (count, 1, 1, 3))
     images = centres + rng.uniform(5, 90, (count, 1, 1, 1)) * rng.normal(size=(count, 32, 32, 3))
-    if run_rate is None:
-        noise = None
-    else:
-        margin = np.where(rng.random((count, n)) < run_rate, 1e30, -1e30)
-        noise = np.stack([np.zeros((count, n)), margin], axis=-1).astype(np.float32)
+    noise = None if run_rate is None else np.asarray(execution.dictated(rng.random((count, n)) < run_rate))
     return np.clip(images, 0, 255).astype(np.uint8), noise
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from codinet_jax.models import execution as executions
 from codinet_jax.models import routers
 from codinet_jax.models.execution import BlockFn, Execution, Operands
 from codinet_jax.models.network import RoutedOutput
@@ -176,7 +177,8 @@ def noise(key: jax.Array, num_rows: int, rates_n: jax.Array) -> jax.Array:
 
 def dictated(decisions_Bxn: jax.Array) -> jax.Array:
     """Noise that leaves nothing to routers, under knobs with `noise` 1."""
-    return jnp.stack([jnp.where(decisions_Bxn, 1e6, -1e6), jnp.full(decisions_Bxn.shape, 0.5)], axis=-1)
+    margins_Bxn = executions.dictated(decisions_Bxn)[..., 1]
+    return jnp.stack([margins_Bxn, jnp.full_like(margins_Bxn, 0.5)], axis=-1)
 
 
 def rungs(rates_n: jax.Array, num_rows: int, num_views: int) -> jax.Array:

@@ -33,10 +33,7 @@ def write(start: pathlib.Path, setup: Setup, target_cost: float, output: pathlib
 
     @jax.jit
     def log_probabilities(route_n: jax.Array) -> jax.Array:
-        noise_n = jnp.where(route_n > 0, 1e9, -1e9)
-        noise_Bxnx2 = jnp.broadcast_to(
-            jnp.stack([jnp.zeros_like(noise_n), noise_n], axis=-1), (len(images_BxHxWxC), len(route_n), 2)
-        )
+        noise_Bxnx2 = jnp.broadcast_to(execution.dictated(route_n)[None], (len(images_BxHxWxC), len(route_n), 2))
         hard = execution.with_noise(execution.masked())
         output: Any = model.apply(variables, images_BxHxWxC, hard, noise_Bxnx2, train=True, mutable=['batch_stats'])[0]
         return jax.nn.log_softmax(output.logits_BxY)

@@ -16,11 +16,13 @@ from codinet_jax.data import digits
 from codinet_jax.data.datasets import DataSpec
 from codinet_jax.evaluation.controls import macs_of_images
 from codinet_jax.evaluation.record import is_consistent
+from codinet_jax.evaluation.statistics import summarise
 from codinet_jax.inference import calibration, cascade, cascade_record, load
 from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE
 from codinet_jax.inference.cascade import Member
 from codinet_jax.inference.predictor import Prediction
 from codinet_jax.models.architecture import cifar_resnet
+from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
@@ -117,7 +119,15 @@ def test_it_is_recorded_as_a_routed_network_is(members: list[Member], alone: np.
     np.testing.assert_array_equal(found.record.decisions_Nxn, decisions_Nxn)
     np.testing.assert_array_equal(found.record.labels_N, split.labels_N)
     np.testing.assert_array_equal(macs_of_images(found.record, table), macs_N)
-    assert table.static_macs == macs(members)[-1]
+    assert (table.fixed_macs, table.static_macs) == (macs(members)[0], macs(members)[-1])
+    assert table.router_macs == 0 and min(np.hstack(table)) >= 0
+    first, *others = macs(members)
+    stem = others[-1] - sum(others)
+    older = CostTable(*json.loads(json.dumps((stem, others, (0, 0), (first - stem, 0), 0, 0))))  # as workdirs hold it
+    again = CostTable(*json.loads(json.dumps(table)))
+    for known in (older, again):
+        assert summarise(found.record, known) == summarise(found.record, table)
+        np.testing.assert_array_equal(macs_of_images(found.record, known), macs_N)
     assert is_consistent(found.record._asdict() | found.augmented._asdict())
 
     flipped = split.images_NxHxWxC[:, :, ::-1]

@@ -38,11 +38,10 @@ class Recorded(NamedTuple):
 
 
 def costs(members: Sequence[Member]) -> CostTable:
-    """A cascade's: every image pays the first network, as it would a router; the static network is the last alone."""
+    """A cascade's: every image pays the first network, as it would a stem; the static network is the last alone."""
     first, *others = (member.model.costs.static_macs for member in members)
-    stem = others[-1] - sum(others)  # so that the last alone is what all blocks run would be
     nothing_n = (0,) * len(others)
-    return CostTable(stem, tuple(others), nothing_n, (first - stem, *nothing_n[1:]), 0)
+    return CostTable(first, tuple(others), nothing_n, nothing_n, head=0, alone=others[-1])
 
 
 def evaluate(members: Sequence[Member], split: Split, threshold: float, batch_size: int) -> Recorded:

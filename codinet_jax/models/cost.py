@@ -14,7 +14,8 @@ class CostTable(NamedTuple):
     """MACs an image: multiply-accumulates of convolutions and dense layers; FLOPs are twice that.
 
     The stem, the head, the routers and the shortcuts that change a shape are paid by every image; `blocks_n` only by
-    the images that run the block. `policy` is what routers compute of an image before the first block.
+    the images that run the block. `policy` is what routers compute of an image before the first block. `alone` is what
+    the static network costs where it is not the sum of the parts: of a cascade, the last of its networks.
     """
 
     stem: int
@@ -23,6 +24,7 @@ class CostTable(NamedTuple):
     routers_n: tuple[int, ...]
     head: int
     policy: int = 0
+    alone: int | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -31,6 +33,8 @@ class CostTable(NamedTuple):
     @property
     def static_macs(self) -> int:
         """The same backbone without routers, every block run."""
+        if self.alone is not None:
+            return self.alone
         return self.stem + sum(self.blocks_n) + sum(self.shortcuts_n) + self.head
 
     @property

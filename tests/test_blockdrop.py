@@ -135,6 +135,7 @@ def test_blockdrop_credits_a_draw_with_what_it_earned_beyond_the_likelier_decisi
     assert terms['policy'] == pytest.approx(-np.mean(advantages * np.log(chances).sum()), rel=1e-5)
     cost = float(p @ COSTS.costs_n)
     assert terms['cost'] == pytest.approx(cost, rel=1e-5)
+    assert terms['reward'] == pytest.approx((0.75 - 10) / 2), 'reported, and no part of the total'
     assert total == pytest.approx(float(terms['cross_entropy'] + terms['policy'] + 0.3 * cost), rel=1e-5)
     inner = 0.6 * s * (1 - s)
     by_hand = -advantages[:, None] * np.where(DRAWN[0], 1 / p, -1 / (1 - p)) * inner / 2 + 0.15 * COSTS.costs_n * inner
@@ -189,6 +190,7 @@ def test_skipnets_gates_are_credited_with_the_loss_and_what_is_skipped_from_ther
     policy = -np.mean((returns * np.log(np.where(DRAWN, p, 1 - p))).sum(1))
     cost = float(np.mean(DRAWN, axis=0) @ COSTS.costs_n)
     assert terms['policy'] == pytest.approx(policy, rel=1e-5)
+    assert terms['reward'] == pytest.approx(returns[:, 0].mean(), rel=1e-5), 'of a route: what its first gate earns'
     assert total == pytest.approx(losses.mean() + 2 * policy + 0.3 * cost, rel=1e-5)
     alone = jax.grad(lambda x: optax.losses.softmax_cross_entropy_with_integer_labels(x, LABELS).mean())
     np.testing.assert_allclose(of_logits, alone(drawn.logits_BxY), rtol=1e-5)
@@ -253,7 +255,7 @@ def test_the_curriculum_moves_the_policy_alone() -> None:
     rates_n = metrics['run_rates_n']
     np.testing.assert_array_equal(rates_n[:-1], 1, 'only the last block is decided')
     assert rates_n[-1] < 1
-    assert metrics['terms'].keys() == {'cross_entropy', 'policy', 'entropy', 'cost'}
+    assert metrics['terms'].keys() == {'cross_entropy', 'policy', 'entropy', 'cost', 'reward'}
     assert metrics['macs_share'] == pytest.approx(float(COSTS.share_of_static(rates_n)), rel=1e-6)
 
 
@@ -262,7 +264,7 @@ def test_skipnets_second_stage_moves_routers_and_blocks() -> None:
     before, after, metrics = stepped(stage)
     still = {path for path, has_moved in moved(before, after).items() if not has_moved}
     assert not {path for path in still if 'router/project' not in path}  # of a block that is never asked
-    assert {'cross_entropy', 'policy', 'cost'} == metrics['terms'].keys()
+    assert {'cross_entropy', 'policy', 'cost', 'reward'} == metrics['terms'].keys()
     assert not stage.step.model.routers_frozen and not stage.step.model.backbone_frozen
 
 

@@ -112,7 +112,7 @@ class BlockDrop(Method):
         return classification(seen) | self._policy(seen, self.wrong_penalties[1], is_decided_n)
 
     def _policy(self, seen: Seen, penalty: float, is_decided_n: jax.Array) -> dict[str, Term]:
-        """What the policy gradient minimises, and the cost that is to be expected of a draw."""
+        """What the policy gradient minimises, the cost that is to be expected of a draw, and the mean R(u)."""
         assert seen.again is not None
         likely = seen.again(execution.with_noise(execution.masked()))
         drawn_B, likely_B = (_rewards_B(output, seen.labels_B, penalty) for output in (seen.output, likely))
@@ -124,6 +124,7 @@ class BlockDrop(Method):
         return {
             'policy': Term(policy_gradient.reinforce(chances_Bxn, advantage_B[:, None]), self.policy_weight),
             'cost': Term(losses.cost_loss(run_Bxn, jnp.asarray(seen.costs.costs_n)), seen.gamma),
+            'reward': Term(jnp.mean(drawn_B), None),
         }
 
 

@@ -49,10 +49,10 @@ class Seen(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A scalar to be minimised, times its weight."""
+    """A scalar to be minimised, times its weight; without one it is reported and nothing else."""
 
     value: jax.Array
-    weight: float | jax.Array = 1.0
+    weight: float | jax.Array | None = 1.0
 
 
 Objective = Callable[[Seen], dict[str, Term]]

@@ -63,7 +63,7 @@ class SkipNetHRL(SkipNet):
         return super().stages()[0], Rules(drawn, self.reinforced)
 
     def reinforced(self, seen: Seen) -> dict[str, Term]:
-        """Cross-entropy of the drawn network, its cost, and what gates learn from both."""
+        """Cross-entropy of the drawn network, its cost, what gates learn from both, and the mean return of a route."""
         output = seen.output
         assert output.router_logits_Bxnx2 is not None
         losses_B = optax.losses.softmax_cross_entropy_with_integer_labels(output.logits_BxY, seen.labels_B)
@@ -72,4 +72,7 @@ class SkipNetHRL(SkipNet):
         log_p_Bxnx2 = policy_gradient.log_probabilities(output.router_logits_Bxnx2, temperature=self.temperature)
         chances_Bxn = policy_gradient.of_drawn_Bxn(output.run_probability_Bxn, log_p_Bxnx2)
         learnt: jax.Array = policy_gradient.reinforce(chances_Bxn, returns_Bxn)
-        return priced_classification(seen) | {'policy': Term(learnt, self.policy_weight)}
+        return priced_classification(seen) | {
+            'policy': Term(learnt, self.policy_weight),
+            'reward': Term(jnp.mean(returns_Bxn[:, 0]), None),
+        }

@@ -31,7 +31,7 @@ def total_loss(
     loss = cross_entropy(output.logits_BxY, labels_B, label_smoothing)
     seen = Seen(output, labels_B, num_views, costs, gamma, loss, progress, teacher_logits_BxY, again, label_smoothing)
     terms = objective(seen)
-    first, *others = (term.weight * term.value for term in terms.values())
+    first, *others = (term.weight * term.value for term in terms.values() if term.weight is not None)
     total = first + functools.reduce(operator.add, others) if others else first
     return total, {name: term.value for name, term in terms.items()}
 

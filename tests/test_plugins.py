@@ -124,14 +124,18 @@ def run(directory: Path, name: str, *flags: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=directory, env=environment, text=True, capture_output=True, timeout=600)
 
 
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's directory with all of it, and a run in it."""
-    directory = tmp_path_factory.mktemp('users')
+def written(directory: Path) -> Path:
     for name, text in FILES.items():
         assert text.strip().count('\n') < 30, f'{name} is to be short'
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text)
+    return directory
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's directory with all of it, and a run in it."""
+    directory = written(tmp_path_factory.mktemp('users'))
     result = run(directory, 'main', *IMPORTS, *helpers.tiny_flags(**SETTINGS)[1:], '--config=digits_r14')
     assert (result.returncode, result.stderr) == (0, ''), result.stderr
     return directory
@@ -196,6 +200,24 @@ def test_calibrate_and_analyze_take_them(evaluated: Path) -> None:
     assert (analyzed.returncode, analyzed.stderr) == (0, ''), analyzed.stderr
     page = (evaluated / 'runs' / 'digits_r14' / 'analysis' / 'report.html').read_text()
     assert 'standing' in page and 'lying' in page
+
+
+OF_CONFIGS = {
+    'benchmark': ['--run_rate=0.5', '--batch_sizes=8', '--repeats=1'],
+    'profile': ['--steps=2'],
+    'compile': ['--topology=cpu', '--program=predict', '--batch_size=8'],
+}
+
+
+@pytest.mark.parametrize('name', OF_CONFIGS)
+def test_what_is_measured_of_a_config_may_be_of_ones_own(tmp_path: Path, name: str) -> None:
+    """Not trained before: the router, the data set and the method are found in the files alone."""
+    named = ['--config=digits_r14', *helpers.tiny_flags(**SETTINGS)[1:]]
+    result = run(written(tmp_path), name, *named, *OF_CONFIGS[name], *IMPORTS, '--output=out.json')
+    assert (result.returncode, result.stderr) == (0, ''), result.stderr
+    assert (tmp_path / 'out.json').exists() and 'written to out.json' in result.stdout
+    without = run(tmp_path, name, *named, *OF_CONFIGS[name], '--output=other.json')
+    assert without.returncode == 2 and "Data set 'bars' is unknown" in without.stderr
 
 
 def test_what_the_readme_adds_is_trained_and_evaluated_as_it_stands_there(tmp_path: Path) -> None:

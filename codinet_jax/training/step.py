@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,14 @@ from codinet_jax.training.state import TrainState
 # Scalars by name; the terms of the objective by themselves under 'terms'.
 Metrics = dict[str, Any]
 OPEN = 1e4  # noise above all logit margins
+
+
+class Moment(NamedTuple):
+    """How far a stage is, and what follows from it: how gates are executed, and what is added to every row's noise."""
+
+    progress: jax.Array
+    execution: Execution
+    opening_nx2: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,65 +95,19 @@ class Step:
             averages=state.averages and self.average(state.averages, variables, state.step),
             teacher=state.teacher,
         )
-        if self.skip_nonfinite:
-            is_finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
-            # The schedule's own count goes on with the step, or the rate that is logged would not be the one applied.
-            counts = optax.tree.get_all_with_path(after.opt_state, 'count')  # Adam has another one, of the same value
-            counted = optax.tree.set(state.opt_state, count=counts[0][1])
-            before = dataclasses.replace(state, step=after.step, opt_state=counted)
-            after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
-            metrics['skipped'] = 1.0 - is_finite
-        return after, metrics
+        return self.unless_nonfinite(state, after, metrics) if self.skip_nonfinite else (after, metrics)
 
     def gradient(
         self, state: TrainState, views_LxMxHxWxC: jax.Array, labels_L: jax.Array, noise_LxMxnx2: jax.Array
     ) -> tuple[Any, Any, Metrics, jax.Array | None]:
         """Gradient and metrics averaged over the parts of a batch; batch statistics after it; its router outputs."""
         num_parts = self.accumulate_steps
-        progress = self.progress(state)
-        opening_nx2 = self.opening_nx2(progress)
-        execution = self.execution(progress) if callable(self.execution) else self.execution
-
-        def loss_fn(
-            params: Any, batch_stats: Any, views_lxMxHxWxC: jax.Array, labels_l: jax.Array, noise_lxMxnx2: jax.Array
-        ) -> tuple[jax.Array, tuple[Any, tuple[Metrics, jax.Array | None]]]:
-            views_BxHxWxC, noise_Bxnx2 = (x.reshape(-1, *x.shape[2:]) for x in (views_lxMxHxWxC, noise_lxMxnx2))
-            normalised_BxHxWxC = augment.normalise(views_BxHxWxC, *self.spec.normalisation)
-            variables = {'params': params, 'batch_stats': batch_stats}
-            apply = functools.partial(self.model.apply, train=True, mutable=['batch_stats'])
-
-            def again(execution: Execution) -> RoutedOutput:
-                quiet_Bxnx2 = jnp.broadcast_to(opening_nx2[None], noise_Bxnx2.shape)
-                before = jax.lax.stop_gradient(variables)
-                output: RoutedOutput = apply(before, normalised_BxHxWxC, execution, quiet_Bxnx2)[0]
-                return output
-
-            drawn_Bxnx2 = noise_Bxnx2 + opening_nx2[None] if self.opened else noise_Bxnx2
-            output, mutated = apply(variables, normalised_BxHxWxC, execution, drawn_Bxnx2)
-            teacher_logits_BxY = None
-            if self.teacher is not None and state.teacher is not None:
-                teacher_logits_BxY = self.teacher.apply(state.teacher, normalised_BxHxWxC, masked(), train=False)[0]
-            labels_B = jnp.repeat(labels_l, self.num_views)
-            loss, terms = total_loss(
-                self.objective,
-                output,
-                labels_B,
-                num_views=self.num_views,
-                costs=self.model.costs,
-                gamma=state.controller.gamma,
-                label_smoothing=self.label_smoothing,
-                progress=progress,
-                teacher_logits_BxY=teacher_logits_BxY,
-                again=again,
-            )
-            accuracy = jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B)
-            metrics = {'loss': loss, 'terms': terms, 'accuracy': accuracy}
-            return loss, (mutated['batch_stats'], (metrics, output.router_logits_Bxnx2))
+        loss_fn = functools.partial(self.loss, state, self.moment(state))
 
         def add_part(carry: tuple[Any, Any], part: tuple[jax.Array, ...]) -> tuple[tuple[Any, Any], Any]:
             total, batch_stats = carry
-            gradient, (batch_stats, seen) = jax.grad(loss_fn, has_aux=True)(state.params, batch_stats, *part)
-            return (jax.tree.map(lambda x, y: x + y / num_parts, total, gradient), batch_stats), seen
+            gradient, (batch_stats, *told) = jax.grad(loss_fn, has_aux=True)(state.params, batch_stats, *part)
+            return (jax.tree.map(lambda x, y: x + y / num_parts, total, gradient), batch_stats), told
 
         # Every num_parts-th image, so that each device goes on working on images of its own.
         parts = (
@@ -165,6 +127,78 @@ class Step:
         if router_logits is not None:
             router_logits = router_logits.reshape(-1, *router_logits.shape[2:])
         return gradient, batch_stats, metrics, router_logits
+
+    def loss(
+        self,
+        state: TrainState,
+        moment: Moment,
+        params: Any,
+        batch_stats: Any,
+        views_lxMxHxWxC: jax.Array,
+        labels_l: jax.Array,
+        noise_lxMxnx2: jax.Array,
+    ) -> tuple[jax.Array, tuple[Any, Metrics, jax.Array | None]]:
+        """The loss of a part of a batch; batch statistics after it, metrics and router outputs."""
+        views_BxHxWxC, noise_Bxnx2 = (x.reshape(-1, *x.shape[2:]) for x in (views_lxMxHxWxC, noise_lxMxnx2))
+        images_BxHxWxC = augment.normalise(views_BxHxWxC, *self.spec.normalisation)
+        variables = {'params': params, 'batch_stats': batch_stats}
+        output, batch_stats, again = self.answers(variables, images_BxHxWxC, noise_Bxnx2, moment)
+        teacher_logits_BxY = self.teacher_logits(state, images_BxHxWxC)
+        labels_B = jnp.repeat(labels_l, self.num_views)
+        loss, terms = total_loss(
+            self.objective,
+            output,
+            labels_B,
+            num_views=self.num_views,
+            costs=self.model.costs,
+            gamma=state.controller.gamma,
+            label_smoothing=self.label_smoothing,
+            progress=moment.progress,
+            teacher_logits_BxY=teacher_logits_BxY,
+            again=again,
+        )
+        accuracy = jnp.mean(jnp.argmax(output.logits_BxY, axis=-1) == labels_B)
+        metrics = {'loss': loss, 'terms': terms, 'accuracy': accuracy}
+        return loss, (batch_stats, metrics, output.router_logits_Bxnx2)
+
+    def answers(
+        self, variables: Any, images_BxHxWxC: jax.Array, noise_Bxnx2: jax.Array, moment: Moment
+    ) -> tuple[RoutedOutput, Any, Callable[[Execution], RoutedOutput]]:
+        """What the network makes of normalised images, and batch statistics after it; and how to ask it once more."""
+        apply = functools.partial(self.model.apply, train=True, mutable=['batch_stats'])
+
+        def again(execution: Execution) -> RoutedOutput:
+            quiet_Bxnx2 = jnp.broadcast_to(moment.opening_nx2[None], noise_Bxnx2.shape)
+            output: RoutedOutput = apply(jax.lax.stop_gradient(variables), images_BxHxWxC, execution, quiet_Bxnx2)[0]
+            return output
+
+        drawn_Bxnx2 = noise_Bxnx2 + moment.opening_nx2[None] if self.opened else noise_Bxnx2
+        output, mutated = apply(variables, images_BxHxWxC, moment.execution, drawn_Bxnx2)
+        return output, mutated['batch_stats'], again
+
+    def teacher_logits(self, state: TrainState, images_BxHxWxC: jax.Array) -> jax.Array | None:
+        """What the teacher, if there is one, answers to the same images, with every block run."""
+        if self.teacher is None or state.teacher is None:
+            return None
+        logits_BxY: jax.Array = self.teacher.apply(state.teacher, images_BxHxWxC, masked(), train=False)[0]
+        return logits_BxY
+
+    def moment(self, state: TrainState) -> Moment:
+        """How far the stage is, and how gates are executed now."""
+        progress = self.progress(state)
+        opening_nx2 = self.opening_nx2(progress)
+        execution = self.execution(progress) if callable(self.execution) else self.execution
+        return Moment(progress, execution, opening_nx2)
+
+    def unless_nonfinite(self, state: TrainState, after: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+        """The state after a step, or that before it where loss or gradient is not finite; and whether it is that."""
+        is_finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+        # The schedule's own count goes on with the step, or the rate that is logged would not be the one applied.
+        counts = optax.tree.get_all_with_path(after.opt_state, 'count')  # Adam has another one, of the same value
+        counted = optax.tree.set(state.opt_state, count=counts[0][1])
+        before = dataclasses.replace(state, step=after.step, opt_state=counted)
+        after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
+        return after, metrics | {'skipped': 1.0 - is_finite}
 
     def progress(self, state: TrainState) -> jax.Array:
         """The share of the stage's steps that are done."""

@@ -101,8 +101,8 @@ TRAINING = (
     Mutant(
         'the teacher has the weights of the network',
         STEP,
-        'self.teacher.apply(state.teacher, normalised_BxHxWxC, masked(), train=False)[0]',
-        "self.teacher.apply({**state.teacher, 'params': params}, normalised_BxHxWxC, masked(), train=False)[0]",
+        'self.teacher.apply(state.teacher, images_BxHxWxC, masked(), train=False)[0]',
+        "self.teacher.apply({**state.teacher, 'params': state.params}, images_BxHxWxC, masked(), train=False)[0]",
         ('recipe::a_step_learns_from_what_the_start_says_of_the_same_views',),
     ),
     Mutant(

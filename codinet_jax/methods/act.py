@@ -27,7 +27,17 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from codinet_jax.methods.method import PLAIN_SGD, Method, Rules, Seen, Term, Variants, cifar_epochs, classification
+from codinet_jax.methods.method import (
+    HARD_STAGE,
+    PLAIN_SGD,
+    Method,
+    Rules,
+    Seen,
+    Term,
+    Variants,
+    cifar_epochs,
+    classification,
+)
 from codinet_jax.models import execution
 from codinet_jax.models.halting import INITIAL_RUN_RATE
 
@@ -73,7 +83,7 @@ class ACT(Method):
         self.check_at_least(0, 'ponder_weight')
 
     def stages(self) -> tuple[Rules, Rules]:
-        return Rules(execution.masked(), self.objective), Rules(execution.masked(), classification, frozen='routers')
+        return Rules(execution.masked(), self.objective), HARD_STAGE
 
     def objective(self, seen: Seen) -> dict[str, Term]:
         """Cross-entropy and the ponder cost, N + R summed over stages, the mean of all rows."""

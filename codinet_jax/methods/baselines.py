@@ -3,7 +3,15 @@
 import dataclasses
 from typing import ClassVar
 
-from codinet_jax.methods.method import Method, Rules, Variants, classification, priced_classification
+from codinet_jax.methods.method import (
+    HARD_STAGE,
+    Method,
+    Rules,
+    Variants,
+    classification,
+    priced_classification,
+    relaxed_then_hard,
+)
 from codinet_jax.models import execution
 from codinet_jax.routing import relaxation
 
@@ -22,7 +30,7 @@ class Static(Method):
     }
 
     def stages(self) -> tuple[Rules, Rules]:
-        return Rules(execution.masked(), classification), Rules(execution.masked(), classification, frozen='routers')
+        return Rules(execution.masked(), classification), HARD_STAGE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,5 +53,4 @@ class Random(Method):
     gamma_damping_steps: float = 200.0
 
     def stages(self) -> tuple[Rules, Rules]:
-        relax = execution.relaxed(relaxation.gumbel_softmax, 1.0)
-        return Rules(relax, priced_classification), Rules(execution.masked(), classification, frozen='routers')
+        return relaxed_then_hard(relaxation.gumbel_softmax, 1.0, priced_classification)

@@ -13,8 +13,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification
-from codinet_jax.models import execution
+from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification, relaxed_then_hard
 from codinet_jax.routing import losses, relaxation
 from codinet_jax.runtime.errors import InputError
 
@@ -68,11 +67,7 @@ class CoDiNet(Method):
         return 2 if self.beta > 0 else 1  # diversity is of pairs
 
     def stages(self) -> tuple[Rules, Rules]:
-        relax = relaxation.RELAXATIONS[self.relaxation]
-        return (
-            Rules(execution.relaxed(relax, self.temperature), self.objective),
-            Rules(execution.masked(), classification, frozen='routers'),
-        )
+        return relaxed_then_hard(relaxation.RELAXATIONS[self.relaxation], self.temperature, self.objective)
 
     def objective(self, seen: Seen) -> dict[str, Term]:
         """Eq. 12."""

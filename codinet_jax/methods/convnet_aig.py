@@ -23,10 +23,9 @@ from codinet_jax.methods.method import (
     Seen,
     Term,
     Variants,
-    classification,
     priced_classification,
+    relaxed_then_hard,
 )
-from codinet_jax.models import execution
 from codinet_jax.routing import rates, relaxation
 from codinet_jax.runtime.errors import InputError
 
@@ -100,10 +99,7 @@ class ConvNetAIG(Method):
             )
 
     def stages(self) -> tuple[Rules, Rules]:
-        return (
-            Rules(execution.relaxed(relaxation.gumbel_straight_through, self.temperature), self.objective),
-            Rules(execution.masked(), classification, frozen='routers'),
-        )
+        return relaxed_then_hard(relaxation.gumbel_straight_through, self.temperature, self.objective)
 
     def objective(self, seen: Seen) -> dict[str, Term]:
         """Cross-entropy, the price of compute if there is one, and every block's rate off its target."""

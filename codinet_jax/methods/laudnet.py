@@ -21,7 +21,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification, priced_classification
+from codinet_jax.methods.method import HARD_STAGE, Method, Rules, Seen, Term, Variants, priced_classification
 from codinet_jax.models import execution
 from codinet_jax.models.execution import Execution
 from codinet_jax.routing import rates, relaxation
@@ -85,7 +85,7 @@ class LAUDNet(Method):
         self.check_above_zero('temperature', *(['final_temperature'] if self.final_temperature is not None else []))
 
     def stages(self) -> tuple[Rules, Rules]:
-        return Rules(self.execution, self.objective), Rules(execution.masked(), classification, frozen='routers')
+        return Rules(self.execution, self.objective), HARD_STAGE
 
     def execution(self, progress: float | jax.Array) -> Execution:
         """Drawn decisions at the temperature of the moment."""

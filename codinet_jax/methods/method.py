@@ -18,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from codinet_jax.models import execution
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.execution import Execution
 from codinet_jax.models.network import RoutedOutput
 from codinet_jax.models.routers import router_kind
 from codinet_jax.routing import losses
 from codinet_jax.routing.controller import CostController
+from codinet_jax.routing.relaxation import Relaxation
 from codinet_jax.runtime.errors import InputError
 
 
@@ -100,6 +102,15 @@ def priced_classification(seen: Seen) -> dict[str, Term]:
     """Cross-entropy and the cost of Eq. 11, which a wanted cost needs."""
     cost = losses.cost_loss(seen.output.run_probability_Bxn, jnp.asarray(seen.costs.costs_n))
     return classification(seen) | {'cost': Term(cost, seen.gamma)}
+
+
+# Section 3.4's stage 2: routers are frozen, and blocks learn under the decisions that evaluation takes.
+HARD_STAGE = Rules(execution.masked(), classification, frozen='routers')
+
+
+def relaxed_then_hard(relax: Relaxation, temperature: float, objective: Objective) -> tuple[Rules, Rules]:
+    """Section 3.4: everything learns by an objective under relaxed decisions, then blocks alone under hard ones."""
+    return Rules(execution.relaxed(relax, temperature), objective), HARD_STAGE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

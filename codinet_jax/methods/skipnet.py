@@ -22,10 +22,9 @@ from codinet_jax.methods.method import (
     Rules,
     Variants,
     cifar_epochs,
-    classification,
     priced_classification,
+    relaxed_then_hard,
 )
-from codinet_jax.models import execution
 from codinet_jax.routing import relaxation
 from codinet_jax.runtime.errors import InputError
 
@@ -79,8 +78,4 @@ class SkipNet(Method):
         self.check_above_zero('temperature')
 
     def stages(self) -> tuple[Rules, Rules]:
-        relax = relaxation.RELAXATIONS[self.relaxation]
-        return (
-            Rules(execution.relaxed(relax, self.temperature), priced_classification),
-            Rules(execution.masked(), classification, frozen='routers'),
-        )
+        return relaxed_then_hard(relaxation.RELAXATIONS[self.relaxation], self.temperature, priced_classification)

@@ -23,10 +23,9 @@ from codinet_jax.methods.method import (
     Seen,
     Term,
     Variants,
-    classification,
     priced_classification,
+    relaxed_then_hard,
 )
-from codinet_jax.models import execution
 from codinet_jax.routing import rates, relaxation
 
 _DEPENDENT = {
@@ -91,10 +90,7 @@ class StochasticGates(Method):
         return self.noisy_evaluation
 
     def stages(self) -> tuple[Rules, Rules]:
-        return (
-            Rules(execution.relaxed(relaxation.gumbel_straight_through, self.temperature), self.objective),
-            Rules(execution.masked(), classification, frozen='routers'),
-        )
+        return relaxed_then_hard(relaxation.gumbel_straight_through, self.temperature, self.objective)
 
     def objective(self, seen: Seen) -> dict[str, Term]:
         """Cross-entropy, the price of compute if there is one, and the batch's rate off its target."""

@@ -18,18 +18,6 @@
 
 namespace device {
 
-struct alignas(8) Pair {
-  float x, y;
-};
-
-struct alignas(16) Quad {
-  uint32_t x, y, z, w;
-};
-
-struct alignas(16) FloatQuad {
-  float x, y, z, w;
-};
-
 namespace emulation {
 
 constexpr int kLanes = 32;
@@ -217,20 +205,10 @@ inline float as_float(uint32_t u) {
   return x;
 }
 
-inline float shuffle_xor(float value, int mask) {
+template <class T>
+T shuffle_xor(T value, int mask) {
   struct Operand {
-    float in, out;
-    int mask;
-  } mine{value, 0, mask};
-  emulation::together("shuffle", mine, [](Operand** all) {
-    for (int lane = 0; lane < emulation::kLanes; ++lane) all[lane]->out = all[lane ^ all[lane]->mask]->in;
-  });
-  return mine.out;
-}
-
-inline uint32_t shuffle_xor(uint32_t value, int mask) {
-  struct Operand {
-    uint32_t in, out;
+    T in, out;
     int mask;
   } mine{value, 0, mask};
   emulation::together("shuffle", mine, [](Operand** all) {

@@ -7,12 +7,6 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __CUDACC__
-
-#define KERNEL_DEVICE __device__ __forceinline__
-#define KERNEL_UNROLL _Pragma("unroll")
-#define KERNEL_UNROLL_BY_EIGHT _Pragma("unroll 8")
-
 namespace device {
 
 struct alignas(8) Pair {
@@ -26,6 +20,16 @@ struct alignas(16) Quad {
 struct alignas(16) FloatQuad {
   float x, y, z, w;
 };
+
+}  // namespace device
+
+#ifdef __CUDACC__
+
+#define KERNEL_DEVICE __device__ __forceinline__
+#define KERNEL_UNROLL _Pragma("unroll")
+#define KERNEL_UNROLL_BY_EIGHT _Pragma("unroll 8")
+
+namespace device {
 
 extern __shared__ __align__(128) unsigned char shared_bytes[];
 

@@ -10,30 +10,17 @@ The second command teaches the network your classes, the third to skip, while th
 
 from ml_collections import ConfigDict
 
-from codinet_jax.config import default
+from codinet_jax.config import default, from_weights
 
 
 def get_config(variant: str = 'codinet') -> ConfigDict:
-    config = default.get_config()
+    config = from_weights.config(0.6, 'cosine', epochs=(20.0, 5.0), learning_rates=(0.02, 0.005), warmup_epochs=1.0)
     config.dataset = 'folder'
     config.batch_size = 32
-    config.num_views = 2
     config.model.backbone = 'imagenet_resnet'
     config.model.depth = 18
     config.routing.initial_run_rate = 0.9  # what was trained goes on running at first
-    config.loss.beta = 1.0  # with eight blocks the paper's weight and margin let all images take one route
-    config.loss.diversity_margin = 1.0
-    config.loss.target_cost = 0.6
-    config.optimizer.nesterov = True
-    config.stage1.epochs = 20.0
-    config.stage1.learning_rate = 0.02
-    config.stage1.warmup_epochs = 1.0
-    config.stage1.decay = 'cosine'
-    config.stage2.epochs = 5.0
-    config.stage2.learning_rate = 0.005
-    config.stage2.decay = 'cosine'
     config.eval_batch_size = 64
     config.eval_every_epochs = 5.0
-    config.match_every_epochs = 1.0
     config.log_every_steps = 50
     return default.with_variant(config, variant)

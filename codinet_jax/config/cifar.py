@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from codinet_jax.config import default
+from codinet_jax.config import default, from_weights
 
 
 def config(dataset: str, depth: int, variant: str = 'codinet') -> ConfigDict:
@@ -19,31 +19,20 @@ def pretrained(depth: int, target_cost: float, variant: str = 'codinet') -> Conf
     What runs at first is nearly all of it, decisions are hard from the start, and the routing losses are of gates
     without noise, or they would punish the draws. None of these numbers was tuned.
     """
-    config = default.get_config()
+    config = from_weights.config(
+        target_cost, 'linear', epochs=(8.0, 2.0), learning_rates=(0.015, 0.003), warmup_epochs=0.2
+    )
     config.model.depth = depth
     config.init_from = f'resnet{depth}.npz'
     config.distillation.weight = 0.5
     config.distillation.temperature = 3.0
     config.batch_size = 128
-    config.num_views = 2
     config.routing.relaxation = 'gumbel_straight_through'
     config.routing.initial_run_rate = 0.95
     config.loss.noise_free = True
-    config.loss.beta = 1.0
-    config.loss.diversity_margin = 1.0
-    config.loss.target_cost = target_cost
     config.loss.target_rate = target_cost  # of the methods that have one: all blocks cost nearly the same
     config.loss.gamma_gain = 0.01  # at the default's the price shuts gates before routers have learnt anything
-    config.optimizer.nesterov = True
     config.optimizer.router_factor = 5.0
     config.optimizer.ema_decay = 0.998
-    config.stage1.epochs = 8.0
-    config.stage1.learning_rate = 0.015
-    config.stage1.warmup_epochs = 0.2
-    config.stage1.decay = 'linear'
-    config.stage2.epochs = 2.0
-    config.stage2.learning_rate = 0.003
-    config.stage2.decay = 'linear'
     config.eval_every_epochs = 2.0
-    config.match_every_epochs = 1.0
     return default.with_variant(config, variant)

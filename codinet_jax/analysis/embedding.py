@@ -35,15 +35,14 @@ def lay_out(runs: Sequence[Run], log: Callable[[str], None]) -> list[np.ndarray 
     return [found.get(run.name) for run in runs]
 
 
-def embed(v_Nxn: np.ndarray, log: Callable[[str], None], seed: int = 0) -> np.ndarray | None:
+def embed(v_Nxn: np.ndarray, log: Callable[[str], None]) -> np.ndarray | None:
     """Lays out the first P images, at most 10,000, so that those of like gates v are neighbours.
 
-    The perplexity is 30, or a third of the other images if those are fewer than 90.
+    The perplexity is 30, or a third of the other images if those are fewer than 90. The same gates give the same map.
 
     Args:
       v_Nxn: relaxed routes, in [0, 1].
       log: is given a line now and then of how far it is.
-      seed: of what is random; the same gives the same.
 
     Returns:
       float64 [P, 2] in no unit; None if fewer than four images, three different relaxed routes or two gates leave
@@ -66,7 +65,7 @@ def embed(v_Nxn: np.ndarray, log: Callable[[str], None], seed: int = 0) -> np.nd
         perplexity=min(PERPLEXITY, (P - 1) / 3),
         early_exaggeration_iter=ITERATIONS[0],
         n_iter=ITERATIONS[1],
-        random_state=seed,
+        random_state=0,
         n_jobs=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1,
         callbacks=report,
         callbacks_every_iters=ITERATIONS_A_CALL,

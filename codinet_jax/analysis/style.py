@@ -63,6 +63,7 @@ class Theme(NamedTuple):
     sheet: Sheet
 
 
+WIDTH_OF_BARS = 0.8  # all that share a position, one being from it to the next
 OKABE_ITO = ('#e69f00', '#56b4e9', '#009e73', '#0072b2', '#d55e00', '#cc79a7')
 
 
@@ -219,9 +220,9 @@ def per_cent(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda share, _: f'{100 * share:.3g}%'))
 
 
-def dodged(position: np.ndarray, i: int, count: int, width: float = 0.8) -> np.ndarray:
+def dodged(position: np.ndarray, i: int, count: int) -> np.ndarray:
     """Where the i-th of `count` bars stands that share a position."""
-    return position + width * ((i + 0.5) / count - 0.5)
+    return position + WIDTH_OF_BARS * ((i + 0.5) / count - 0.5)
 
 
 def listed(items: Sequence[str]) -> str:

@@ -162,7 +162,9 @@ def _draw_divergences(axis: Axes, divergences_N: np.ndarray, look: style.RunLook
 def _draw_lengths(shares: Axes, accuracies: Axes, run: Run, look: style.RunLook, i: int, count: int) -> Artist:
     rows = by_path_length(run.record)
     blocks, images, top1 = (np.array([row[key] for row in rows]) for key in ('blocks', 'images', 'top1'))
-    bars = shares.bar(style.dodged(blocks, i, count), images / run.num_images, width=0.8 / count, color=look.colour)
+    bars = shares.bar(
+        style.dodged(blocks, i, count), images / run.num_images, width=style.WIDTH_OF_BARS / count, color=look.colour
+    )
     enough = images >= LEAST_SHARE * run.num_images
     low, high = wilson(top1[enough], images[enough])
     accuracies.errorbar(

@@ -21,8 +21,8 @@ __version__ = '0.1.0'
 
 if TYPE_CHECKING:
     from codinet_jax import methods
-    from codinet_jax.data.datasets import DataSpec
     from codinet_jax.data.in_memory import ImageSet
+    from codinet_jax.data.spec import DataSpec
     from codinet_jax.evaluation.evaluate import evaluate_weights
     from codinet_jax.inference.exported import load as load_exported
     from codinet_jax.inference.load import from_network as predictor
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from codinet_jax.training.trainer import Trainer
 
 _FACE = {
-    'DataSpec': 'data.datasets:DataSpec',
+    'DataSpec': 'data.spec:DataSpec',
     'ImageSet': 'data.in_memory:ImageSet',
     'Predictor': 'inference.predictor:Predictor',
     'RoutedResNet': 'models.network:RoutedResNet',

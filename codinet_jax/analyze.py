@@ -21,7 +21,8 @@ from codinet_jax.analysis import check_drawing, options
 from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command, console
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.workdir import OutputDirectory, Workdir, name_of_point
+from codinet_jax.runtime.files import OutputDirectory
+from codinet_jax.workdir import Workdir, name_of_point
 
 if TYPE_CHECKING:
     from codinet_jax.analysis.run import Run

@@ -20,7 +20,8 @@ from codinet_jax.analysis import check_drawing, options
 from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command, console, files
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.workdir import OutputDirectory, Workdir
+from codinet_jax.runtime.files import OutputDirectory
+from codinet_jax.workdir import Workdir
 
 OUTPUT = flags.DEFINE_string('output', None, 'The directory to write into; made if it is not there.')
 config_flag.define_import()

@@ -15,7 +15,6 @@ cost_curve.json     what thresholds cost and how accurate they are, as codinet_j
 """
 
 import contextlib
-import copy
 import fcntl
 import json
 import os
@@ -29,9 +28,8 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from codinet_jax.config import default, setup
+from codinet_jax.config import default, left_open, setup
 from codinet_jax.config.setup import Setup
-from codinet_jax.data import datasets
 from codinet_jax.models import weights_file
 from codinet_jax.models.weights_file import WeightsInput
 from codinet_jax.runtime import files, hosts
@@ -245,98 +243,24 @@ class Workdir:
         return [*newest['curve'], *same]
 
 
-class OutputDirectory:
-    """Where files go that are made of a run or of several; made, if it is not there, before work is spent on them.
-
-    Raises:
-      InputError: it cannot be made, or a file cannot be written.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f'{path} cannot be made ({error.strerror}): name another.') from error
-
-    def write(self, contents: Mapping[str, bytes]) -> None:
-        """Writes files by name, each whole or not at all."""
-        for name, content in contents.items():
-            files.write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-
-
 def begin(config: ConfigDict, workdir: Workdir) -> Setup:
     """The setup of a run in a workdir, new or gone on with, the same on every host.
 
-    What the config leaves open is what a run that was begun here recorded: the normalisation, which is at first that
-    of the weights to start from, or measured; the groups of batch norm, at first as many as there are devices; and of
-    a set that is found where it lies its classes and its images' size, channels and views.
+    What the config leaves open is what a run that was begun here recorded, or what is found; see `left_open`.
 
     Raises:
       InputError: the config cannot be used, on one host or on all.
     """
 
-    def left_open() -> dict[str, Any]:
+    def settings() -> dict[str, Any]:
         # A network drive goes on hiding for a while what a host has once looked for in vain: the others look later.
         if jax.process_index() > 0:
             setup.read(config).recipe.check_devices(jax.device_count())
             return {}
         begun = workdir.read_config() if workdir.holds_run else None
-        filled = _as_begun(config, begun)
-        found = setup.read(filled)
-        found.recipe.check_devices(jax.device_count())
-        mean, std = _normalisation(filled, begun, found)
-        return {**found.data.settings, 'mean': mean, 'std': std, 'norm_groups': _norm_groups(config, begun, found)}
+        return left_open.found(config, begun)
 
-    settings = hosts.sent_by_first(hosts.together(left_open))
-    changed = copy.deepcopy(config)
-    changed.model.norm_groups = settings.pop('norm_groups')
-    for name, value in settings.items():
-        changed[name] = tuple(value) if isinstance(value, list) else value
-    return setup.read(changed)
-
-
-def _as_begun(config: ConfigDict, begun: ConfigDict | None) -> ConfigDict:
-    """The config with what the run that was begun here found in the same data set, where it leaves that open."""
-    filled = copy.deepcopy(config)
-    if begun is None or not datasets.is_found(config.dataset) or begun.dataset != config.dataset:
-        return filled
-    is_elsewhere = config.dataset == 'folder' and config.data_dir != begun.data_dir
-    for name in datasets.FOUND:
-        if name == 'classes' and is_elsewhere:
-            continue  # looked for there, and held against those recorded
-        if filled[name] is None and begun[name] is not None:
-            filled[name] = tuple(begun[name]) if isinstance(begun[name], list) else begun[name]
-    if (filled.mean, filled.std) == (None, None) and begun.mean is not None:
-        filled.mean, filled.std = tuple(begun.mean), tuple(begun.std)
-    return filled
-
-
-def _norm_groups(config: ConfigDict, begun: ConfigDict | None, found: Setup) -> int | None:
-    if config.model.batch_norm == 'global' or config.model.norm_groups is not None:
-        return config.model.norm_groups
-    recorded = begun.model.norm_groups if begun else None
-    return recorded or found.model.norm_groups
-
-
-def _normalisation(config: ConfigDict, begun: ConfigDict | None, found: Setup) -> tuple[Any, Any]:
-    own = (config.mean, config.std)
-    if own != (None, None):
-        return own
-    if config.init_from is None:
-        return found.data.measured_normalisation() or own
-    if begun is not None and begun.init_from == config.init_from:
-        return begun.mean, begun.std
-    trained_on = weights_file.read_input(config.init_from)
-    if trained_on is None:
-        return found.data.measured_normalisation() or own
-    num_channels = found.data.dataset.num_channels
-    if len(trained_on.mean) != num_channels:
-        raise InputError(
-            f'{config.init_from} holds weights for images of {len(trained_on.mean)} channels, and those of '
-            f'{config.dataset} have {num_channels}: give other weights to start from.'
-        )
-    return trained_on.mean, trained_on.std
+    return setup.read(left_open.filled(config, hosts.sent_by_first(hosts.together(settings))))
 
 
 def name_of_point(operating_point: str | None, cost: float | None) -> str | None:

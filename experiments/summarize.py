@@ -13,7 +13,7 @@ from absl import flags
 
 from codinet_jax.runtime import command, files
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.workdir import OutputDirectory
+from codinet_jax.runtime.files import OutputDirectory
 from experiments.reproduce import readme
 from experiments.reproduce.definitions import DEFINITIONS
 from experiments.reproduce.scales import SCALES

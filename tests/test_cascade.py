@@ -13,7 +13,7 @@ import helpers
 from codinet_jax.analysis.run import read_run
 from codinet_jax.analysis.study import study
 from codinet_jax.data import digits
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.evaluation.controls import macs_of_images
 from codinet_jax.evaluation.record import is_consistent
 from codinet_jax.evaluation.statistics import summarise

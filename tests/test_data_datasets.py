@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from codinet_jax.data import datasets, order
-from codinet_jax.data.datasets import Dataset, DataSpec
+from codinet_jax.data.datasets import Dataset
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.runtime.errors import InputError
 
 REAL_DATA = Path(__file__).parent.parent.parent / 'shared' / 'tfds'

@@ -16,7 +16,8 @@ from jax import export
 import helpers
 from codinet_jax.config import default, setup
 from codinet_jax.data import augment, datasets
-from codinet_jax.data.datasets import DATASETS, DataSpec
+from codinet_jax.data.datasets import DATASETS
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference.folding import fold
 from codinet_jax.models import execution
 from codinet_jax.models.network import fresh_variables

@@ -21,6 +21,7 @@ from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import loop, objective, optimizer
 from codinet_jax.training.stages import compiled
+from codinet_jax.training.start import given_variables
 from codinet_jax.workdir import Workdir, begin
 
 # --- Learning rates. ---
@@ -124,7 +125,7 @@ def start(root: Path) -> Path:
 
 def test_a_step_learns_from_what_the_start_says_of_the_same_views(root: Path, start: Path) -> None:
     named = setup.read(config(root, init_from=str(start / 'weights.npz'), **{'distillation.weight': 1.0}))
-    variables, teacher = loop._started_from(named)
+    variables, teacher = given_variables(named)
     assert variables is not None and teacher is not None
     assert not any('router' in path for path in helpers.by_path(teacher))
     # After some steps the two are not the same any more.

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from codinet_jax.config.setup import Setup
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import program
 from codinet_jax.inference.folding import fold
 from codinet_jax.models.network import RoutedResNet, fresh_variables

@@ -12,59 +12,9 @@ from codinet_jax.data import found, tfds_files, tfds_photographs
 from codinet_jax.data.found import Found, is_found
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.photographs import Cut
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.data.split import Split
 from codinet_jax.runtime.errors import InputError
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """What a network and its training must know of images.
-
-    Attributes:
-      classes: their names; or how many there are, where they have none.
-      mean: per channel, of pixels in [0, 1]; one number for all of them will do.
-      std: as `mean`, above 0.
-      crop_padding: pixels added on each side before a view is cropped back; 0 crops nothing.
-      flip: whether views are mirrored half the time.
-      center_crop: share of a photograph's shorter side that evaluation sees.
-    """
-
-    classes: tuple[str, ...] | int
-    mean: tuple[float, ...] | float
-    std: tuple[float, ...] | float
-    crop_padding: int = 0
-    flip: bool = False
-    center_crop: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ('mean', 'std'):
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(map(float, value)) if isinstance(value, tuple | list) else (value,))
-        for name, low, of in (('mean', 0, 'from 0 to 1'), ('std', 1e-6, 'above 0 and at most 1')):
-            numbers = getattr(self, name)
-            if not all(isinstance(number, int | float) and low <= number <= 1 for number in numbers):
-                raise InputError(f'{name} is {numbers}; give a number {of} for each channel.')
-        if self.num_classes < 1 or self.crop_padding < 0 or not 0 < self.center_crop <= 1:
-            raise InputError(
-                f'{self} cannot be: there is at least one class, crop_padding is at least 0, and center_crop a share.'
-            )
-
-    @property
-    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and std, per channel or one for all."""
-        mean, std = self.mean, self.std
-        assert isinstance(mean, tuple) and isinstance(std, tuple)  # __post_init__ made them
-        return mean, std
-
-    @property
-    def num_classes(self) -> int:
-        return self.classes if isinstance(self.classes, int) else len(self.classes)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """A name for every class; its number where they have none."""
-        return tuple(map(str, range(self.classes))) if isinstance(self.classes, int) else self.classes
-
 
 MEASURED = 10_000  # images that a mean is of
 FOUND = ('classes', 'image_size', 'image_channels', 'views')  # arguments of `source`, of sets that `is_found` names

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from codinet_jax.data import augment
 from codinet_jax.data.augmentations import AUGMENTATIONS
-from codinet_jax.data.datasets import DataSpec
 from codinet_jax.data.prefetch import prefetch
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.data.split import Split
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.evaluation.statistics import summarise

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from codinet_jax.data import augment
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.data.split import Split
 from codinet_jax.evaluation import controls
 from codinet_jax.evaluation.evaluate import of_every_image

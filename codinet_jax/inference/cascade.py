@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from codinet_jax.config import setup
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.data.split import Split
 from codinet_jax.inference import exported, load
 from codinet_jax.inference.folding import cast, fold
@@ -87,15 +87,6 @@ def from_networks(
         )
 
     return Predictor(spec, forward, float(threshold), write, known)
-
-
-def from_workdirs(paths: Sequence[str | os.PathLike[str]], **settings: Any) -> Predictor:
-    """A cascade of finished static runs, as `from_networks` has it, which `settings` go to.
-
-    Raises:
-      InputError: there is no finished run in one of them, or they cannot be one cascade.
-    """
-    return from_networks(read_members(paths), **settings)
 
 
 def read_members(paths: Sequence[str | os.PathLike[str]]) -> list[Member]:

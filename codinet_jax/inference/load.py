@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from codinet_jax.config import setup
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import exported, program
 from codinet_jax.inference.folding import cast, fold
 from codinet_jax.inference.operating_points import OperatingPoints

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from codinet_jax.data import augment
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.folding import cast, fold
 from codinet_jax.inference.predictor import Forward, NetworkSpec, Program

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import cascade
 from codinet_jax.inference.cascade import Member
 from codinet_jax.inference.predictor import Predictor

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.predictor import Program
 from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, network_spec, ready

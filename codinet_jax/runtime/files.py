@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from codinet_jax.runtime.errors import InputError
@@ -128,3 +128,23 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f'{path} holds no fields with values: restore it, or use another workdir.')
     return value
+
+
+class OutputDirectory:
+    """Where files go that are made of a run or of several; made, if it is not there, before work is spent on them.
+
+    Raises:
+      InputError: it cannot be made, or a file cannot be written.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f'{path} cannot be made ({error.strerror}): name another.') from error
+
+    def write(self, contents: Mapping[str, bytes]) -> None:
+        """Writes files by name, each whole or not at all."""
+        for name, content in contents.items():
+            write(self.path / name, lambda file, content=content: file.write(content))  # type: ignore[misc]

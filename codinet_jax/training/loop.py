@@ -17,15 +17,12 @@ from codinet_jax.data.thumbnails import thumbnails
 from codinet_jax.evaluation.evaluate import evaluate, evaluate_augmented, make_forward
 from codinet_jax.evaluation.record import AugmentedRecord, Record, write_routes, write_thumbnails
 from codinet_jax.evaluation.statistics import summarise
-from codinet_jax.models import pretrained, weights_file
-from codinet_jax.models.network import fresh_variables
-from codinet_jax.models.weights_file import WeightsInput
 from codinet_jax.runtime import hosts, provenance, sharding
 from codinet_jax.runtime.console import log
-from codinet_jax.runtime.errors import Diverged, InputError
+from codinet_jax.runtime.errors import Diverged
 from codinet_jax.runtime.signals import stop_signals
 from codinet_jax.runtime.waiting import first_reported, waiting
-from codinet_jax.training import cost_matching
+from codinet_jax.training import cost_matching, start
 from codinet_jax.training import state as train_state
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.metric_files import MetricWriter
@@ -66,13 +63,13 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
         return finished
     train_set, test_set = hosts.together(lambda: (setup.data.open('train'), setup.data.open(setup.test_split)))
     hosts.together(lambda: setup.recipe.check_images(train_set.num_images))
-    _check_shared((train_set.num_images, test_set.num_images))
+    start.check_shared((train_set.num_images, test_set.num_images))
     # A run that has a checkpoint goes on, though the weights it once started from are gone.
     is_begun = hosts.of_first(is_first_host and workdir.has_checkpoints)
-    variables, teacher = (None, None) if is_begun else hosts.together(lambda: _started_from(setup))
+    variables, teacher = (None, None) if is_begun else hosts.together(lambda: start.given_variables(setup))
     with contextlib.ExitStack() as open_files:
         hosts.together(lambda: open_files.enter_context(workdir.claimed(setup.record)) if is_first_host else None)
-        hosts.together(lambda: _check_claimed(workdir, setup))
+        hosts.together(lambda: start.check_claimed(workdir, setup))
         with hosts.none_alone(Stopped, Diverged):
             run = Run(setup, train_set, test_set, workdir, open_files, variables, teacher)
             run.both_stages()
@@ -83,7 +80,7 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
                 return None
             write_routes(workdir, setup.test_split, record, augmented)
             write_thumbnails(workdir, setup.test_split, thumbnails(test_set))
-            workdir.write_weights(jax.device_get(run.state.variables), _trained_on(setup))
+            workdir.write_weights(jax.device_get(run.state.variables), start.trained_on(setup))
             workdir.write_results(outcome)
             return outcome
 
@@ -118,7 +115,7 @@ class Run:
                 self.progress, self.state = Progress(), self.stages[0].placed_state(self.mesh, variables, teacher)
         else:
             self.progress, self.state = Progress(**saved[0]), saved[1]
-        _check_unchanged(self.progress.num_images, train_set.num_images)
+        start.check_unchanged(self.progress.num_images, train_set.num_images)
         self.progress.num_images = train_set.num_images
         self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
         self.steps = StepReader(
@@ -303,64 +300,3 @@ class Run:
         )
         if resumed:
             log(f'going on from step {self.progress.step}')
-
-
-def _check_shared(num_images: tuple[int, int]) -> None:
-    """Refuses hosts whose data lie elsewhere and are not the same."""
-    first = hosts.sent_by_first(num_images)
-
-    def check() -> None:
-        if list(num_images) != first:
-            raise InputError(
-                f'The first host has {first[0]} images to train on and {first[1]} to evaluate on, another one '
-                f'{num_images[0]} and {num_images[1]}: give all the same data.'
-            )
-
-    hosts.together(check)
-
-
-def _check_claimed(workdir: Workdir, setup: Setup) -> None:
-    """Refuses hosts that do not share their workdir, or were given different configs."""
-    try:
-        workdir.read_config()
-    except InputError as error:
-        raise InputError(
-            f'{workdir} is not the same directory on every host: give --workdir one they share.'
-        ) from error
-    workdir.check(setup.record)
-
-
-def _check_unchanged(num_before: int, num_now: int) -> None:
-    """Refuses to go on with other images: their order, and what is held out of them, would be another."""
-    if num_before not in (0, num_now):
-        raise InputError(
-            f'This run was begun on {num_before} training images, and there are {num_now} now: make them the same '
-            'again, or train in a new --workdir.'
-        )
-
-
-def _started_from(setup: Setup) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The variables to start from, if not fresh ones, and those to be distilled, if any.
-
-    What does not fit is refused before anything is written.
-    """
-    file = setup.recipe.init_from
-    if file is None:
-        setup.check_start(is_given=False)
-        return None, None
-    imported = weights_file.read(file)
-    with waiting('making the weights'):
-        fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())
-    variables = pretrained.into(fresh, imported, file)
-    spec, classes = setup.data.spec, pretrained.other_classes(fresh, imported)
-    head = f'; its head is of {classes} classes, so one of {spec.num_classes} starts fresh' if classes else ''
-    log(f'starting from {file}, pixels normalised by mean {spec.mean}, std {spec.std}{head}')
-    if not setup.recipe.distillation_weight:
-        return variables, None
-    return variables, pretrained.teacher(setup.model, imported, file)
-
-
-def _trained_on(setup: Setup) -> WeightsInput | None:
-    """The normalisation, where it is not the data set's own."""
-    normalisation = setup.data.spec.normalisation
-    return None if normalisation == setup.data.dataset.spec.normalisation else WeightsInput(*normalisation)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.config.setup import Setup
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.methods import Method, terms
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.runtime import sharding

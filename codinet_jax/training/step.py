@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from codinet_jax.data import augment
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.methods.method import Objective
 from codinet_jax.models.execution import Execution, masked
 from codinet_jax.models.network import RoutedOutput, RoutedResNet

@@ -8,8 +8,9 @@ import jax
 
 from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.config.setup import Setup
-from codinet_jax.data.datasets import Dataset, DataSource, DataSpec
+from codinet_jax.data.datasets import Dataset, DataSource
 from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.methods import Method
 from codinet_jax.models import pretrained
 from codinet_jax.models.network import RoutedResNet, fresh_variables

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codinet_jax.data import augment
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import Block
 from codinet_jax.models.network import RoutedResNet

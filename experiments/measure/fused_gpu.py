@@ -20,7 +20,7 @@ from absl import flags
 
 from codinet_jax.config import flags as config_flag
 from codinet_jax.config import setup
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.folding import cast
 from codinet_jax.inference.program import program

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from codinet_jax.runtime import files
-from codinet_jax.workdir import OutputDirectory
+from codinet_jax.runtime.files import OutputDirectory
 
 
 def empty_directory(path: str) -> pathlib.Path:

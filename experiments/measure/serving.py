@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _exported(directory: pathlib.Path, images: np.ndarray) -> dict[str, float]:
     """Writes both networks; by name what they spend on these images, as a share of the static MACs."""
-    from codinet_jax.data.datasets import DataSpec
+    from codinet_jax.data.spec import DataSpec
     from codinet_jax.inference import load, program
     from codinet_jax.models.architecture import imagenet_resnet
     from codinet_jax.models.network import RoutedResNet

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference.timing import Draws
 from codinet_jax.models.network import RoutedResNet
 from experiments.measure import torch_measure, torch_network

@@ -22,7 +22,7 @@ from absl import flags
 
 from codinet_jax.runtime import command, files, provenance
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.workdir import OutputDirectory
+from codinet_jax.runtime.files import OutputDirectory
 from experiments.mutants.all import MUTANTS
 from experiments.mutants.mutant import REPOSITORY, Mutant
 from experiments.mutants.trials import Kept, Outcome, Trials, copied, digest_of, sha256

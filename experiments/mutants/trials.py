@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from codinet_jax.workdir import OutputDirectory
+from codinet_jax.runtime.files import OutputDirectory
 from experiments.mutants import server
 from experiments.mutants.mutant import REPOSITORY, Mutant
 

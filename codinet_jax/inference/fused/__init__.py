@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from codinet_jax.data import augment
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference.predictor import Program
 from codinet_jax.kernels.library import Library, Platform
 from codinet_jax.models.architecture import Architecture, Shortcut, cifar_resnet

@@ -4,11 +4,15 @@ care in compiling, which is most of what tests and the commands that they start 
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # t-SNE's threads would spin away what cores other workers have
 
 import jax
 import pytest
+
+from browsing import chromium
 
 # Level 0 compiles faster yet, but what it compiles runs four times as long, which a training run does not make up for.
 QUICK_COMPILING = '--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1'
@@ -75,3 +79,28 @@ def forgotten_between_files() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of a file's own, with the digits in its tfds/."""
+    from codinet_jax.data import digits
+
+    root = tmp_path_factory.mktemp('root')
+    digits.prepare(root / 'tfds')
+    return root
+
+
+@pytest.fixture(scope='module')
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels are built anew for the file that asks for this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('CODINET_JAX_CACHE', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
+@pytest.fixture(scope='module')
+def browser() -> Iterator[Any]:
+    """Chromium, for the tests marked so."""
+    with chromium() as browser:
+        yield browser

@@ -87,10 +87,10 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, Any] | None:
     return loop.train(begin(config, workdir), workdir)
 
 
-def tiny_stages(config: ConfigDict, router: str | None = 'linear', num_images: int = 1442) -> list[stages.Stage]:
-    """Both stages of a config, of the tiny network in place of the config's own."""
+def tiny_stages(config: ConfigDict, router: str | None = 'linear') -> list[stages.Stage]:
+    """Both stages of a config on the digits, of the tiny network in place of the config's own."""
     named = default.with_variant(copy.deepcopy(config), 'static') if router is None else config
-    return stages.plan(setup.read(named), num_images, tiny_network(router))
+    return stages.plan(setup.read(named), 1442, tiny_network(router))
 
 
 def scattered_state(stage: stages.Stage, mesh: Mesh, gamma: float = 0.0) -> TrainState:
@@ -135,8 +135,14 @@ def random_variables(net: RoutedResNet, seed: int = 0) -> Tree:
     return jax.tree_util.tree_map_with_path(draw, shapes(net))
 
 
-def random_images(arch: Architecture, count: int, seed: int = 1) -> jax.Array:
-    rng = np.random.default_rng(seed)
+def without_routers(tree: Tree) -> Tree:
+    if not isinstance(tree, dict):
+        return tree
+    return {name: without_routers(child) for name, child in tree.items() if name not in ('router', 'router_start')}
+
+
+def random_images(arch: Architecture, count: int) -> jax.Array:
+    rng = np.random.default_rng(1)
     images = rng.normal(size=(count, arch.image_size, arch.image_size, arch.image_channels))
     return jnp.asarray(images * rng.uniform(0.3, 3, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1)), jnp.float32)
 
@@ -149,9 +155,9 @@ if jax.__version_info__ < (0, 11):
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK_OPTIONS)
 
 
-def noise_images(num_images: int, seed: int = 0) -> ImageSet:
+def noise_images(num_images: int) -> ImageSet:
     """Images of digits' shape, each of its own brightness, so that they do not all take one route."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     pixels = generator.uniform(0, 1, (num_images, 8, 8, 1)) * generator.uniform(0, 1, (num_images, 1, 1, 1))
     labels_N = generator.integers(0, 10, num_images).astype(np.int32)
     return ImageSet((255 * pixels).astype(np.uint8), labels_N)
@@ -200,6 +206,13 @@ def run_command(name: str, *flags: str, **variables: str) -> subprocess.Complete
     return subprocess.run(
         command(name, *flags), cwd=REPOSITORY, env=environment(**variables), text=True, capture_output=True, timeout=600
     )
+
+
+def assert_refused(said: Any, *words: str) -> None:
+    """A command ended with status 2 and one sentence that holds these words."""
+    assert (said.returncode, said.stdout) == (2, '')
+    assert said.stderr.startswith('error: ') and said.stderr.count('\n') == 1, said.stderr
+    assert [word for word in words if word not in said.stderr] == [], said.stderr
 
 
 def all_bytes(directory: Path) -> dict[str, bytes]:

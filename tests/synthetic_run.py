@@ -25,17 +25,11 @@ def setup_of(
     return dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, spec=spec), model=network)
 
 
-def synthetic_run(
-    num_images: int = 70,
-    num_blocks: int = 11,
-    num_thumbnails: int = 50,
-    size: int = 8,
-    classes: tuple[str, ...] = CLASSES,
-) -> Run:
+def synthetic_run(num_images: int = 70, num_thumbnails: int = 50, classes: tuple[str, ...] = CLASSES) -> Run:
     """Labels go round the classes, every fifth prediction is wrong; routes and thumbnails are drawn at random."""
     generator = np.random.default_rng(0)
     labels_N = (np.arange(num_images) % 3).astype(np.int32)
-    probability_Nxn = generator.random((num_images, num_blocks)).astype(np.float32)
+    probability_Nxn = generator.random((num_images, 11)).astype(np.float32)
     decisions_Nxn = probability_Nxn > 0.5
     record = Record(
         labels_N, np.where(np.arange(num_images) % 5, labels_N, (labels_N + 1) % 3), probability_Nxn, decisions_Nxn
@@ -47,19 +41,25 @@ def synthetic_run(
         decisions_Nxn[None],
         np.zeros((1, num_images)),
     )
+    costs = CostTable(1_000_000, tuple(range(100_000, 1_200_000, 100_000)), (0,), (5_000,), 20_000)
+    thumbnails_SxhxwxC = generator.integers(0, 256, (num_thumbnails, 8, 8, 3), np.uint8)
+    return recorded_run('synthetic', setup_of(costs, classes), record, augmented, thumbnails_SxhxwxC)
+
+
+def recorded_run(
+    name: str, setup: Setup, record: Record, augmented: AugmentedRecord, thumbnails_SxhxwxC: np.ndarray
+) -> Run:
+    """A run on the test split of which nothing is known but its records."""
     return Run(
-        name='synthetic',
+        name=name,
         recorded='test',
         is_own=True,
         split='test',
         operating_point=None,
-        setup=setup_of(
-            CostTable(1_000_000, tuple(range(100_000, 100_000 * (num_blocks + 1), 100_000)), (0,), (5_000,), 20_000),
-            classes,
-        ),
+        setup=setup,
         record=record,
         augmented=augmented,
-        thumbnails_SxhxwxC=generator.integers(0, 256, (num_thumbnails, size, size, 3), np.uint8),
+        thumbnails_SxhxwxC=thumbnails_SxhxwxC,
         results={},
         metrics=[],
         operating_points={},

@@ -11,32 +11,23 @@ import numpy as np
 import pytest
 
 import helpers
+import staged
 from codinet_jax.analysis.run import read_run
 from codinet_jax.config import default, setup
 from codinet_jax.evaluation.cost_search import nearest_shift
 from codinet_jax.inference.folding import fold
 from codinet_jax.methods import ACT, Seen
 from codinet_jax.models import execution
-from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, cifar_resnet
+from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedOutput, RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS, shifted
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 from reference_network import Tree, in_order, np_dense, np_relu, np_residual, np_shortcut, np_sigmoid, np_stem
+from staged import assert_alike, assert_no_tie, in_double
 
 # Five units, of which the first reads the stem; four, of which the first changes the shape; and one alone.
-ARCH = Architecture(
-    6,
-    3,
-    5,
-    'cifar',
-    4,
-    (
-        Stage(None, Block(6, 4, (Conv(3, 4), Conv(3, 4)), 'identity'), 5),
-        Stage(Block(6, 4, (Conv(3, 6, 2), Conv(3, 6)), 'pad'), Block(3, 6, (Conv(3, 6), Conv(3, 6)), 'identity'), 3),
-        Stage(Block(3, 6, (Conv(3, 8, 2), Conv(3, 8)), 'projection'), Block(2, 8, (Conv(3, 8),), 'identity'), 0),
-    ),
-)
+ARCH = staged.architecture(5, 4)
 UNITS = (5, 4, 1)
 FIRSTS = np.isin(np.arange(10), (0, 5, 9))
 NET = RoutedResNet(ARCH, 'halting')
@@ -59,24 +50,8 @@ def images() -> jax.Array:
     return helpers.random_images(ARCH, NUM_IMAGES)
 
 
-@functools.cache
-def compiled(strategy: str, folded: bool = False) -> Any:
-    def forward(variables: Tree, images_BxHxWxC: jax.Array, threshold: jax.Array) -> RoutedOutput:
-        how = {
-            'masked': execution.masked,
-            'conditional': execution.conditional,
-            'compacted': execution.compacted,
-            'compacted-2': functools.partial(execution.compacted, tile=2),
-        }[strategy](threshold)
-        output: RoutedOutput = NET.clone(folded=folded).apply(variables, images_BxHxWxC, how, train=False)
-        return output
-
-    return helpers.quick_jit(forward)
-
-
 def answers(strategy: str = 'masked', threshold: float = 0.5, of: Tree = None) -> RoutedOutput:
-    output: RoutedOutput = jax.device_get(compiled(strategy)(of or variables(), images(), np.float32(threshold)))
-    return output
+    return staged.answers(NET, of or variables(), images(), strategy, threshold)
 
 
 class Halted(NamedTuple):
@@ -109,10 +84,6 @@ def followed(tree: Tree, image: np.ndarray, epsilon: float = EPSILON, units: Any
     return Halted(np_dense(x.mean((0, 1)), params['head']), ponder, np.array(decisions))
 
 
-def in_double(tree: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), dict(tree))
-
-
 @functools.cache
 def references(epsilon: float = EPSILON) -> list[Halted]:
     tree = in_double(variables())
@@ -121,13 +92,8 @@ def references(epsilon: float = EPSILON) -> list[Halted]:
 
 def decisions_of(output: RoutedOutput, threshold: float = 0.5) -> np.ndarray:
     v_Bxn = np.asarray(output.run_probability_Bxn)
-    assert np.abs(v_Bxn - threshold).min() > 1e-4, 'no gate may be a tie'
+    assert_no_tie(v_Bxn, threshold)
     return v_Bxn >= threshold
-
-
-def assert_alike(logits_BxY: Any, expected_BxY: Any) -> None:
-    scale = np.abs(np.asarray(expected_BxY)).max()
-    np.testing.assert_allclose(np.asarray(logits_BxY) / scale, np.asarray(expected_BxY) / scale, atol=1e-4)
 
 
 def test_the_network_hands_on_the_mixture_and_tells_what_it_pondered() -> None:
@@ -151,7 +117,8 @@ def test_executions_agree_wherever_the_threshold_has_images_halt(strategy: str, 
 
 
 def test_the_folded_network_agrees() -> None:
-    output, expected = compiled('compacted', True)(fold(variables()), images(), np.float32(0.5)), answers()
+    output = staged.answers(NET.clone(folded=True), fold(variables()), images(), 'compacted')
+    expected = answers()
     np.testing.assert_array_equal(decisions_of(output), decisions_of(expected))
     assert_alike(output.logits_BxY, expected.logits_BxY)
 
@@ -252,7 +219,7 @@ def test_an_untrained_network_goes_on_as_its_bias_has_it() -> None:
     """σ(3) goes on at each unit: of five, none halts, and 1 - 4 σ(-3) is left."""
     rate = setup.read(variant()).model.initial_run_rate
     fresh = helpers.quick_jit(lambda: fresh_variables(NET.clone(initial_run_rate=rate), 0))()
-    output = compiled('masked')(fresh, 0 * images(), np.float32(0.5))
+    output = staged.answers(NET, fresh, 0 * images())
     assert decisions_of(output).all()
     np.testing.assert_allclose(output.of_stages[0], 6 - 4 / (1 + np.exp(3)), rtol=1e-5)
 

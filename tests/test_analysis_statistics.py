@@ -21,7 +21,7 @@ from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.runtime.errors import InputError
-from synthetic_run import setup_of
+from synthetic_run import recorded_run, setup_of
 
 approx = pytest.approx
 
@@ -57,23 +57,10 @@ def run_of(
     labels_N = np.asarray(labels_N, np.int32)
     predictions_N = labels_N if predictions_N is None else np.asarray(predictions_N, np.int32)
     record = Record(labels_N, predictions_N, gates(decisions_Nxn), decisions_Nxn)
-    return Run(
-        name='by hand',
-        recorded='test',
-        is_own=True,
-        split='test',
-        operating_point=None,
-        setup=setup_of(
-            CostTable(100, tuple(10 * (k + 1) for k in range(n)), (0,) * (n - 1) + (5,), (1,) * n, 11), CLASSES, router
-        ),
-        record=record,
-        augmented=augmented or unchanged(record),
-        thumbnails_SxhxwxC=np.zeros((N, 8, 8, 1), np.uint8),
-        results={},
-        metrics=[],
-        operating_points={},
-        evaluations={},
-    )
+    costs = CostTable(100, tuple(10 * (k + 1) for k in range(n)), (0,) * (n - 1) + (5,), (1,) * n, 11)
+    thumbnails = np.zeros((N, 8, 8, 1), np.uint8)
+    named = setup_of(costs, CLASSES, router)
+    return recorded_run('by hand', named, record, augmented or unchanged(record), thumbnails)
 
 
 def random_run(N: int = 60, n: int = 6, seed: int = 0) -> Run:

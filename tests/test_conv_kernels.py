@@ -2,9 +2,6 @@
 in float32."""
 
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -20,20 +17,14 @@ from codinet_jax.kernels import convolution, library
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import stages
+from compilers import by_nvcc, compiled
 from configs import cifar10_r20
 from helpers import quick_jit, scattered_state
 
-compiled = pytest.mark.skipif(shutil.which('g++') is None, reason='g++ is not here to compile the emulation')
+pytestmark = pytest.mark.usefixtures('own_cache')
 CHANNELS = tuple(convolution.SIZES)
 PLAIN: dict[str, Any] = {'window_strides': (1, 1), 'padding': ((1, 1), (1, 1))}
 NHWC: dict[str, Any] = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('CODINET_JAX_CACHE', str(tmp_path_factory.mktemp('cache')))
-        yield
 
 
 @pytest.fixture
@@ -243,15 +234,6 @@ def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nvcc_takes_the_kernels(tmp_path: Any) -> None:
-    nvcc = library.find_compiler('CUDA')
-    if nvcc is None:
-        pytest.skip('nvcc is not here')
-    command = [nvcc, '-std=c++17', '-arch=sm_90', '-cubin', '-Xptxas=-v', *library.includes()]
-    done = subprocess.run(
-        [*command, str(convolution.LIBRARY.sources / 'launch.cu'), '-o', str(tmp_path / 'convolution.cubin')],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    spills = re.findall(r'(\d+) bytes spill stores', done.stderr)
-    assert len(spills) == 12 and set(spills) == {'0'}, done.stderr
+    said = by_nvcc(convolution.LIBRARY, tmp_path)
+    spills = re.findall(r'(\d+) bytes spill stores', said)
+    assert len(spills) == 12 and set(spills) == {'0'}, said

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import helpers
-from browsing import DESK, PHONE, chromium, expect
+from browsing import DESK, PHONE, expect
 from codinet_jax.data import image_files
 from codinet_jax.demonstration.page_server import png
 from codinet_jax.inference.predictor import Predictor
@@ -38,12 +38,6 @@ BRINGS = """([kind, name, type, content]) => {
       : new ClipboardEvent(kind, {...settings, clipboardData: data}),
   );
 }"""
-
-
-@pytest.fixture(scope='module')
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope='module')

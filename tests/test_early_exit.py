@@ -12,32 +12,23 @@ import optax
 import pytest
 
 import helpers
+import staged
 from codinet_jax.analysis.run import read_run
 from codinet_jax.config import default, setup
 from codinet_jax.inference.folding import fold
 from codinet_jax.methods import EarlyExit, Seen, terms
 from codinet_jax.models import execution, exits, pretrained
-from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, cifar_resnet
+from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedOutput, RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS, shifted
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import stages
 from codinet_jax.workdir import Workdir
 from reference_network import Tree, in_order, np_dense, np_relu, np_residual, np_shortcut, np_stem
+from staged import assert_alike, assert_no_tie, in_double
 
 # Three stages of two, three and one blocks: two exits and a head; both shortcuts that change the shape.
-ARCH = Architecture(
-    6,
-    3,
-    5,
-    'cifar',
-    4,
-    (
-        Stage(None, Block(6, 4, (Conv(3, 4), Conv(3, 4)), 'identity'), 2),
-        Stage(Block(6, 4, (Conv(3, 6, 2), Conv(3, 6)), 'pad'), Block(3, 6, (Conv(3, 6), Conv(3, 6)), 'identity'), 2),
-        Stage(Block(3, 6, (Conv(3, 8, 2), Conv(3, 8)), 'projection'), Block(2, 8, (Conv(3, 8),), 'identity'), 0),
-    ),
-)
+ARCH = staged.architecture(2, 3)
 STAGE_OF_6 = np.array([0, 0, 1, 1, 1, 2])
 NET = RoutedResNet(ARCH, 'exits')
 NUM_IMAGES, BIAS = 24, 1.0
@@ -55,31 +46,16 @@ def images() -> jax.Array:
     return helpers.random_images(ARCH, NUM_IMAGES)
 
 
-@functools.cache
-def compiled(strategy: str, folded: bool = False) -> Any:
-    def forward(variables: Tree, images_BxHxWxC: jax.Array, threshold: jax.Array) -> RoutedOutput:
-        how = {
-            'masked': execution.masked,
-            'conditional': execution.conditional,
-            'compacted': execution.compacted,
-            'compacted-2': functools.partial(execution.compacted, tile=2),
-        }[strategy](threshold)
-        output: RoutedOutput = NET.clone(folded=folded).apply(variables, images_BxHxWxC, how, train=False)
-        return output
-
-    return helpers.quick_jit(forward)
-
-
 def answers(strategy: str = 'masked', threshold: float = 0.5, of: Tree = None) -> RoutedOutput:
-    output: RoutedOutput = jax.device_get(compiled(strategy)(of or variables(), images(), np.float32(threshold)))
-    assert np.abs(output.run_probability_Bxn - threshold).min() > 1e-4, 'no gate may be a tie'
+    output = staged.answers(NET, of or variables(), images(), strategy, threshold)
+    assert_no_tie(output.run_probability_Bxn, threshold)
     return output
 
 
 @functools.cache
 def heads() -> np.ndarray:
     """What every head says of every image that goes all the way, in double precision: [3, B, Y]."""
-    tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), dict(variables()))
+    tree = in_double(variables())
     params, stats = tree['params'], tree['batch_stats']
     logits = []
     for image in np.asarray(images(), np.float64):
@@ -110,11 +86,6 @@ def expected(threshold: float) -> tuple[np.ndarray, np.ndarray]:
     return last_B, logits_3xBxY[last_B, np.arange(NUM_IMAGES)]
 
 
-def assert_alike(logits_BxY: Any, expected_BxY: Any) -> None:
-    scale = np.abs(np.asarray(expected_BxY)).max()
-    np.testing.assert_allclose(np.asarray(logits_BxY) / scale, np.asarray(expected_BxY) / scale, atol=1e-4)
-
-
 @pytest.mark.parametrize('strategy', ['masked', 'conditional', 'compacted', 'compacted-2'])
 @pytest.mark.parametrize('threshold', [0.3, 0.5, 0.7])
 def test_an_image_leaves_at_the_first_exit_that_is_sure_with_its_answer(strategy: str, threshold: float) -> None:
@@ -128,9 +99,9 @@ def test_an_image_leaves_at_the_first_exit_that_is_sure_with_its_answer(strategy
 def test_the_dial_goes_from_all_stages_to_the_first() -> None:
     lasts = [expected(threshold)[0].sum() for threshold in (0.3, 0.5, 0.7)]
     assert lasts[0] > lasts[1] > lasts[2]
-    everything = compiled('masked')(variables(), images(), np.float32(0))
+    everything = staged.answers(NET, variables(), images(), threshold=0)
     assert_alike(everything.logits_BxY, heads()[2])
-    nothing = compiled('masked')(variables(), images(), np.float32(0.9999999))
+    nothing = staged.answers(NET, variables(), images(), threshold=0.9999999)
     np.testing.assert_array_equal(nothing.run_probability_Bxn >= 0.9999999, np.tile(STAGE_OF_6 == 0, (NUM_IMAGES, 1)))
     assert_alike(nothing.logits_BxY, heads()[0])
 
@@ -172,7 +143,7 @@ def test_of_images_that_have_left_no_block_is_computed() -> None:
 
 
 def test_the_folded_network_agrees() -> None:
-    output = compiled('compacted', True)(fold(variables()), images(), np.float32(0.5))
+    output = staged.answers(NET.clone(folded=True), fold(variables()), images(), 'compacted')
     assert_alike(output.logits_BxY, expected(0.5)[1])
 
 

@@ -1,9 +1,6 @@
 """The fused kernel, run thread by thread on the CPU: against the network under masked execution, and against the same
 arithmetic in plain JAX, rounded where the kernel rounds."""
 
-import shutil
-import subprocess
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,30 +8,24 @@ import numpy as np
 import pytest
 
 from codinet_jax.config import setup
-from codinet_jax.data.datasets import DataSpec
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.program import program
 from codinet_jax.kernels import library
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime.errors import InputError
+from compilers import by_nvcc, compiled
 from configs import cifar10_r20, cifar100_r32, digits_r14, imagenet_r50
 from experiments.measure import fused_check
 from helpers import quick_jit
 
-compiled = pytest.mark.skipif(shutil.which('g++') is None, reason='g++ is not here to compile the emulation')
+pytestmark = pytest.mark.usefixtures('own_cache')
 THRESHOLD = np.float32(0.5)
 
 
 class Network(NamedTuple):
     model: RoutedResNet
     spec: DataSpec
-
-
-@pytest.fixture(scope='module', autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('CODINET_JAX_CACHE', str(tmp_path_factory.mktemp('cache')))
-        yield
 
 
 def network_of(depth: int, router: str | None = 'linear', config: Any = cifar10_r20, **changes: Any) -> Network:
@@ -188,14 +179,5 @@ def test_what_does_not_compile_is_told_of_in_a_sentence(monkeypatch: pytest.Monk
 
 
 def test_nvcc_takes_the_kernel(tmp_path: Any) -> None:
-    nvcc = library.find_compiler('CUDA')
-    if nvcc is None:
-        pytest.skip('nvcc is not here')
-    command = [nvcc, '-std=c++17', '-arch=sm_90', '-cubin', '-Xptxas=-v', *library.includes()]
-    done = subprocess.run(
-        [*command, str(fused.LIBRARY.sources / 'launch.cu'), '-o', str(tmp_path / 'fused.cubin')],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert '0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads' in done.stderr, done.stderr
+    said = by_nvcc(fused.LIBRARY, tmp_path)
+    assert '0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads' in said, said

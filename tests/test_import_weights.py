@@ -584,12 +584,6 @@ def test_the_command_overwrites_nothing_and_says_so(tmp_path: Path) -> None:
 # --- Into a network. ---
 
 
-def without_routers(tree: Tree) -> Tree:
-    if not isinstance(tree, dict):
-        return tree
-    return {name: without_routers(child) for name, child in tree.items() if name not in ('router', 'router_start')}
-
-
 FRESH, GIVEN = 1, 2  # seeds
 
 
@@ -618,7 +612,7 @@ def test_routers_are_the_files_where_it_has_them_all(router: str) -> None:
 def test_a_static_network_leaves_routers_in_the_file(router: str) -> None:
     given = variables_of_kind(router, GIVEN)
     started = pretrained.into(variables_of_kind(None, FRESH), given, 'file')
-    jax.tree.map(np.testing.assert_array_equal, started, without_routers(given))
+    jax.tree.map(np.testing.assert_array_equal, started, helpers.without_routers(given))
 
 
 def test_a_runs_weights_are_a_file_to_start_from(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import helpers
 from codinet_jax.config import setup
-from codinet_jax.data import augment, digits
+from codinet_jax.data import augment
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.evaluation import evaluate
 from codinet_jax.evaluation.record import read_routes
@@ -22,13 +22,6 @@ from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 NO_STEPS = {'stage1.epochs': 0.0, 'stage2.epochs': 0.0}
-
-
-@pytest.fixture(scope='module')
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp('init_from')
-    digits.prepare(root / 'tfds')
-    return root
 
 
 @pytest.fixture(scope='module')

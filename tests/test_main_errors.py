@@ -88,9 +88,7 @@ Outcome = tuple[subprocess.CompletedProcess[str], dict[str, bytes | None], dict[
 
 def test_what_is_wrong_is_reported_in_a_sentence(outcomes: 'Outcomes', case: str) -> None:
     result, before, after = outcomes.of(case)
-    assert (result.returncode, result.stdout) == (2, '')
-    assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1, result.stderr
-    assert [word for word in EXPECTED[case] if word not in result.stderr] == [], result.stderr
+    helpers.assert_refused(result, *EXPECTED[case])
     assert after == before
 
 

@@ -142,19 +142,13 @@ def test_masked_ignores_noise() -> None:
 # --- Relaxed execution: stage 1. ---
 
 
-def without_routers(tree: Tree) -> Tree:
-    if not isinstance(tree, dict):
-        return tree
-    return {name: without_routers(child) for name, child in tree.items() if name not in ('router', 'router_start')}
-
-
 def test_relaxed_that_runs_everything_is_the_static_network_of_the_same_weights() -> None:
     static, variables, images = (
         RoutedResNet(TINY, None),
         helpers.random_variables(LINEAR),
         helpers.random_images(TINY, 2),
     )
-    backbone = without_routers(variables)
+    backbone = helpers.without_routers(variables)
     assert jax.tree.map(jnp.shape, backbone) == jax.tree.map(lambda x: x.shape, helpers.shapes(static))
     expected = compiled(static, MASKED)(backbone, images, None)
     output = forced(LINEAR, variables, images, np.ones((2, 6)))

@@ -275,9 +275,7 @@ def test_marks_are_of_what_the_terminal_can_show(commands: Commands) -> None:
 @pytest.mark.parametrize('case', REFUSED)
 def test_what_cannot_be_answered_is_said_in_a_sentence(commands: Commands, case: str) -> None:
     said, words = commands.said[case], [word.format(**commands.paths) for word in REFUSED[case][1]]
-    assert (said.returncode, said.stdout) == (2, '')
-    assert said.stderr.startswith('error: ') and said.stderr.count('\n') == 1, said.stderr
-    assert [word for word in words if word not in said.stderr] == [], said.stderr
+    helpers.assert_refused(said, *words)
 
 
 def test_nothing_is_written_into_a_workdir(commands: Commands) -> None:

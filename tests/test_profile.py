@@ -10,18 +10,10 @@ import pytest
 
 import helpers
 from codinet_jax.config.setup import Setup
-from codinet_jax.data import digits
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import profiling
 
 PEAK = 0.5
-
-
-@pytest.fixture(scope='module')
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp('profile')
-    digits.prepare(root / 'tfds')
-    return root
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ import pytest
 
 import helpers
 from codinet_jax.config import setup
-from codinet_jax.data import augment, digits
+from codinet_jax.data import augment
 from codinet_jax.methods import Seen, Term, classification
 from codinet_jax.models import weights_file
 from codinet_jax.models.execution import masked
@@ -104,13 +104,6 @@ def test_it_is_a_term_beside_the_methods_own() -> None:
     assert terms['distillation'].weight == 0.5
     assert float(terms['distillation'].value) == pytest.approx(0, abs=1e-6), 'what is added to all logits says nothing'
     assert objective.distilled(classification, 0.0, 2.0) is classification
-
-
-@pytest.fixture(scope='module')
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp('recipe')
-    digits.prepare(root / 'tfds')
-    return root
 
 
 def config(root: Path, **changes: Any) -> Any:

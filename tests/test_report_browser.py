@@ -14,7 +14,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from browsing import DESK, PHONE, chromium, expect
+from browsing import DESK, PHONE, expect
 from codinet_jax.analysis import report, style
 from codinet_jax.analysis.report import Page, Shown
 from codinet_jax.analysis.route_map import route_map_html
@@ -34,12 +34,6 @@ ON_SCREEN = """(places) => {
   const {x_scale, y_scale} = view.frame;
   return places.map(([x, y]) => [corner.x + x_scale.compute(x), corner.y + y_scale.compute(y)]);
 }"""
-
-
-@pytest.fixture(scope='module')
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope='session')

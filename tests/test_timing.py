@@ -16,8 +16,8 @@ import pytest
 import helpers
 from codinet_jax.config.setup import Setup
 from codinet_jax.data import datasets
-from codinet_jax.data.datasets import DataSpec
 from codinet_jax.data.in_memory import ImageSet
+from codinet_jax.data.spec import DataSpec
 from codinet_jax.evaluation import evaluate
 from codinet_jax.inference import program, timing
 from codinet_jax.inference.folding import fold
@@ -620,18 +620,13 @@ def decisions_of(images_NxHxWxC: np.ndarray, threshold: float) -> np.ndarray:
 
 @pytest.mark.parametrize('case', REFUSED)
 def test_what_is_wrong_is_said_before_anything_is_timed(commands: Commands, case: str) -> None:
-    assert_refused(commands.running[case].result(), [word.format(tmp=commands.root) for word in REFUSED[case][1]])
+    words = (word.format(tmp=commands.root) for word in REFUSED[case][1])
+    helpers.assert_refused(commands.running[case].result(), *words)
     assert (commands.root / 'file').read_text() == 'a file'
 
 
 def test_it_asks_what_to_time(commands: Commands) -> None:
-    assert_refused(commands.running['neither'].result(), ['--workdir=', '--config='])
-
-
-def assert_refused(said: Process, words: list[str]) -> None:
-    assert (said.returncode, said.stdout) == (2, '')
-    assert said.stderr.startswith('error: ') and said.stderr.count('\n') == 1, said.stderr
-    assert [word for word in words if word not in said.stderr] == [], said.stderr
+    helpers.assert_refused(commands.running['neither'].result(), '--workdir=', '--config=')
 
 
 def test_off_the_cpu_conditional_takes_few_rows_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,10 @@ class DataSpec:
       std: as `mean`, above 0.
       crop_padding: pixels added on each side before a view is cropped back; 0 crops nothing.
       flip: whether views are mirrored half the time.
-      center_crop: share of a photograph's shorter side that evaluation sees.
+      center_crop: share of a photograph's shorter side that evaluation sees, in (0, 1].
+
+    Raises:
+      InputError: there is no class, or one of the numbers is out of its range.
     """
 
     classes: tuple[str, ...] | int

@@ -179,6 +179,13 @@ def evaluate_weights(
       batch_size: images at a time, over all devices.
       threshold: a block runs where v reaches it.
       is_sampled: whether it runs with probability v instead; see `Method.samples_in_evaluation`.
+
+    Returns:
+      The record of the N images, as its `decisions_Nxn`; that of their augmentations; and numbers by name: accuracies
+      and rates as shares, costs in MACs.
+
+    Raises:
+      InputError: the network's router does not exist, or the machine does not let an image be read.
     """
     mesh = sharding.data_mesh()
     forward = make_forward(model, spec, mesh, threshold, is_sampled=is_sampled)

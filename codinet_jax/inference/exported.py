@@ -109,6 +109,9 @@ def check_new(directory: str | os.PathLike[str]) -> pathlib.Path:
 def load(directory: str | os.PathLike[str]) -> Predictor:
     """The network that `write` exported, on all devices; every new batch size compiles once.
 
+    Args:
+      directory: what `Predictor.export` or `codinet_jax.export` made.
+
     Raises:
       InputError: it is not there, is not whole, was altered, or was written by a newer version.
     """

@@ -26,7 +26,8 @@ class NetworkSpec:
     """What is to be known of a network to use it. MACs are an image's; sizes are in pixels a side.
 
     `center_crop` is the share of a photograph's shorter side that the network was evaluated on. `blocks_per_stage` sum
-    to n, and `blocks_macs` has n numbers: an image costs `fixed_macs` and those of the blocks it runs.
+    to n, and `blocks_macs` has n numbers: an image costs `fixed_macs` and those of the blocks it runs, and without
+    routers, all blocks run, `static_macs`.
     """
 
     classes: tuple[str, ...]
@@ -40,6 +41,7 @@ class NetworkSpec:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """[H, W, C] of one image."""
         return (self.image_size, self.image_size, self.num_channels)
 
     @property
@@ -61,7 +63,15 @@ class NetworkSpec:
 
 
 class Prediction(NamedTuple):
-    """The answers to B images: class, the probability of every class, gates, decisions (true: run), MACs spent."""
+    """The answers to B images of a network of Y classes and n gated blocks.
+
+    Attributes:
+      labels_B: the likeliest class, int64.
+      probabilities_BxY: of every class, float64.
+      run_probability_Bxn: v of Eq. 6, without noise, float32.
+      decisions_Bxn: u of Eq. 13, bool; true where the block was run.
+      macs_B: what each image cost, int64, in multiply-accumulates.
+    """
 
     labels_B: np.ndarray
     probabilities_BxY: np.ndarray
@@ -71,7 +81,15 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Answers batches of images, running only the blocks that each image's routers want; in any number of threads."""
+    """Answers batches of images, running only the blocks that each image's routers want; in any number of threads.
+
+    Args:
+      spec: what is to be known of the network.
+      forward: logits [B, Y] and v [B, n] of uint8 images [B, H, W, C] under a threshold.
+      threshold: a block runs where v reaches it, unless a call says otherwise.
+      write: exports the network into a directory, with a threshold; None where that cannot be done again.
+      operating_points: what calibration found of it.
+    """
 
     def __init__(
         self,
@@ -128,7 +146,19 @@ class Predictor:
         cost: float | None = None,
         operating_point: str | None = None,
     ) -> Prediction:
-        """Answers any number of images in batches of one size, the last filled up with copies that are not counted."""
+        """Answers any number of images in batches of one size, the last filled up with copies that are not counted.
+
+        Args:
+          images: uint8, or floats in [0, 1], N of the spec's image shape.
+          batch_size: images at a time.
+          threshold: as in a call, and so are the others.
+
+        Returns:
+          The answers to all N.
+
+        Raises:
+          InputError: as a call does.
+        """
         threshold = self._held_to(threshold, cost, operating_point)
         images_NxHxWxC = pixels(images, self.spec.image_shape)
         num_images = len(images_NxHxWxC)

@@ -121,6 +121,9 @@ class Method:
       gamma: its weight; where it starts, if there is a target cost.
       target_cost: wanted share of the static network's MACs; the cost controller moves gamma toward it.
       gamma_gain, gamma_damping_steps, gamma_window, gamma_max: of the controller; see `CostController`.
+
+    Raises:
+      InputError: the first setting found wrong, by name, with what it may be; so in all methods.
     """
 
     is_routed: ClassVar[bool] = True

@@ -104,7 +104,14 @@ def cifar_resnet(
     num_classes: int = 10,
     shortcut: Shortcut = 'pad',
 ) -> Architecture:
-    """The CIFAR ResNet of He et al., 4.2: three stages of (depth - 2) / 6 basic blocks, 16, 32 and 64 channels wide.
+    """The CIFAR ResNet of He et al. (arXiv 1512.03385), 4.2: three stages of basic blocks, 16, 32, 64 channels wide.
+
+    Args:
+      depth: 6n+2, with n = (depth - 2) / 6 blocks a stage.
+      image_size: pixels a side.
+      image_channels: of an image.
+      num_classes: Y.
+      shortcut: of the blocks that change the shape: 'pad', their option A, or 'projection', option B.
 
     Raises:
       InputError: the depth is not 6n+2 or is above 1202, He et al.'s deepest, or the shortcut is neither 'pad' nor
@@ -139,10 +146,17 @@ def imagenet_resnet(
     num_classes: int = 1000,
     stride_on: StrideOn = '3x3',
 ) -> Architecture:
-    """The ResNet of He et al., Table 1, with projection shortcuts: basic blocks for 18 and 34, bottlenecks for others.
+    """The ResNet of He et al. (arXiv 1512.03385), Table 1: basic blocks for 18 and 34, bottlenecks for others.
 
-    `stride_on` places the stride of a stage of bottlenecks on the 1x1 (the paper's) or on the 3x3 convolution
-    (torchvision's and timm's); a basic block has it on its first convolution.
+    Shortcuts that change the shape are projections.
+
+    Args:
+      depth: 18, 34, 50, 101 or 152.
+      image_size: pixels a side.
+      image_channels: of an image.
+      num_classes: Y.
+      stride_on: which convolution of a bottleneck strides: '1x1', the paper's, or '3x3', torchvision's and timm's; a
+        basic block has it on its first one.
 
     Raises:
       InputError: the depth is not 18, 34, 50, 101 or 152, or `stride_on` is neither '1x1' nor '3x3'.

@@ -25,8 +25,9 @@ he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 class RoutedOutput(NamedTuple):
     """What the network says of B images: class logits, every gate's v, and the router outputs behind it.
 
-    All are float32. A static network has v = 1 everywhere and no router outputs. `of_stages` is what routers kept at
-    the ends of stages, where theirs is a kind that does; see `router.Stages`.
+    All are float32. Of a router's outputs index 0 is skip and 1 is run, both unnormalised log probabilities. A static
+    network has v = 1 everywhere and no router outputs. `of_stages` is what routers kept at the ends of stages, where
+    theirs is a kind that does; see `router.Stages`.
     """
 
     logits_BxY: jax.Array
@@ -100,6 +101,9 @@ class RoutedResNet(nn.Module):
       backbone_frozen: whether all others do.
       convolution: in place of `lax.conv_general_dilated`; None for that.
       folded: whether batch norm is part of the convolutions, whose weights are then `inference.folding`'s.
+
+    Raises:
+      InputError: there is no such router; when the network is first used.
     """
 
     architecture: Architecture
@@ -116,7 +120,11 @@ class RoutedResNet(nn.Module):
 
     @property
     def costs(self) -> CostTable:
-        """The MACs of every part."""
+        """The MACs of every part, of one image.
+
+        Raises:
+          InputError: there is no such router.
+        """
         if self.router is None:
             return cost_table(self.architecture, None)
         kind = router_kind(self.router)
@@ -128,9 +136,20 @@ class RoutedResNet(nn.Module):
     def __call__(
         self, images_BxHxWxC: jax.Array, execution: Execution, noise_Bxnx2: jax.Array | None = None, *, train: bool
     ) -> RoutedOutput:
-        """Classifies normalised images; `noise_Bxnx2` is Gumbel noise for an execution that wants it.
+        """Classifies images.
 
-        With `train`, norms use the batch's statistics and update their running ones.
+        Args:
+          images_BxHxWxC: normalised, float32, of the architecture's size and channels.
+          execution: how gates are decided and what is computed; see `models.execution`.
+          noise_Bxnx2: Gumbel noise for an execution that wants it.
+          train: whether norms use the batch's statistics and update their running ones.
+
+        Returns:
+          Logits, gates and router outputs.
+
+        Raises:
+          InputError: there is no such router.
+          ValueError: the execution wants noise and is given none.
         """
         conv: ModuleDef = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=he_normal)
         if self.convolution:

@@ -30,7 +30,7 @@ class Trainer:
       spec: of the images.
       method: as `methods.CoDiNet()`.
       learning_rate: of SGD, at first.
-      recipe: other fields of `Recipe`, as batch_size, num_views, seed, weight_decay.
+      recipe: other fields of `config.recipe.Recipe`, as batch_size (64 images), num_views (4), seed (0).
 
     Raises:
       InputError: they do not fit each other.
@@ -68,14 +68,15 @@ class Trainer:
         """Trains both stages and returns the state; its `variables` are what is evaluated and kept.
 
         Args:
-          train: uint8 images and their classes.
-          test: evaluated on the way, if given.
+          train: images, uint8 [N, H, W, C] of the network's size and channels, and their classes, integers [N].
+          test: such images too, evaluated on the way, if given.
           epochs: of the two stages, in passes over the images.
           variables: to start from, as of a static network, and to distil if `distillation_weight` is set; routers that
             are not among them start fresh.
 
         Raises:
           InputError: the images or the variables do not fit the network, or a setting cannot be.
+          Diverged: a loss or gradient is not finite.
         """
         arch = self.network.architecture
         shape = (arch.image_size, arch.image_size, arch.image_channels)

@@ -231,7 +231,7 @@ BREAKAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize('breakage', BREAKAGES)
-def test_a_broken_set_is_named_and_how_to_mend_it(version_dir: Path, breakage: str) -> None:
+def test_a_broken_set_is_named_and_how_to_fix_it(version_dir: Path, breakage: str) -> None:
     assert len(datasets.source('svhn', version_dir.parent.parent).open('train').labels_N) == NUM_TRAIN
     BREAKAGES[breakage](version_dir)
     before = sorted(version_dir.iterdir())

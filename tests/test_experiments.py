@@ -159,11 +159,11 @@ def test_networks_made_of_given_ones_come_after_them_and_are_as_deep(tmp_path: p
 
 
 def test_no_directory_of_the_machine_is_told() -> None:
-    assert queue._told('--config.init_from=/home/me/paper/r56/seed_0/weights.npz') == (
+    assert queue._shortened('--config.init_from=/home/me/paper/r56/seed_0/weights.npz') == (
         '--config.init_from=r56/seed_0/weights.npz'
     )
-    assert queue._told('--members=/a/b/c/d,/a/b/c/e') == '--members=b/c/d,b/c/e'
-    assert queue._told('--config.seed=3') == '--config.seed=3'
+    assert queue._shortened('--members=/a/b/c/d,/a/b/c/e') == '--members=b/c/d,b/c/e'
+    assert queue._shortened('--config.seed=3') == '--config.seed=3'
 
 
 @pytest.mark.parametrize(

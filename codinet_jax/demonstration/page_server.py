@@ -132,14 +132,14 @@ class PageServer(Server):
         return {
             'seconds': seconds,
             'threshold': self.subject.predictor.threshold if threshold is None else threshold,
-            'image': self._told(image_HxWxC, answer, min(MOST_CLASSES, len(spec.classes))),
-            'views': [{'name': name, **self._told(view, found)} for (name, view), found in of_views],
+            'image': self._shown(image_HxWxC, answer, min(MOST_CLASSES, len(spec.classes))),
+            'views': [{'name': name, **self._shown(view, found)} for (name, view), found in of_views],
         }
 
-    def _told(self, image_HxWxC: np.ndarray, answer: Answer, top: int | None = None) -> dict[str, Any]:
-        told = serving.as_json(answer, self.subject.predictor.spec, top)
+    def _shown(self, image_HxWxC: np.ndarray, answer: Answer, top: int | None = None) -> dict[str, Any]:
+        found = serving.as_json(answer, self.subject.predictor.spec, top)
         picture = f'data:image/png;base64,{base64.b64encode(png(image_HxWxC)).decode()}'
-        return told | {'gates': answer.run_probability_n.tolist(), 'picture': picture}
+        return found | {'gates': answer.run_probability_n.tolist(), 'picture': picture}
 
 
 def about(subject: Subject) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def augmentation_statistics(
 ) -> dict[str, dict[str, float]]:
     """How steady routes and predictions are under each augmentation, and under those `averaged` ('mean'); see 4.4.1.
 
-    `same_route` is the share of images whose augmentation takes the very route of the original, `distance` the mean
+    `same_route` is the share of images whose augmentation takes exactly the route of the original, `distance` the mean
     Hamming distance of the two, `same_prediction` the share that is classified alike.
     """
     found = {}

@@ -154,7 +154,7 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
 
 
 def _read_spec(card: Mapping[str, Any], weights: Mapping[str, np.ndarray], exported: export.Exported) -> NetworkSpec:
-    """What the manifest says of the network, held against the program, which cannot be asked for names and costs.
+    """What the manifest says of the network, compared with the program, which has no names and costs.
 
     Raises:
       AttributeError, KeyError, TypeError, ValueError: the two are not of one network.
@@ -163,7 +163,7 @@ def _read_spec(card: Mapping[str, Any], weights: Mapping[str, np.ndarray], expor
     spec = NetworkSpec(**fields)
     *parameters, images, _ = exported.in_avals
     logits, gates = exported.out_avals
-    said = {
+    stated = {
         'weights': [weights[path].shape for path in sorted(weights)],
         'images': spec.image_shape,
         'classes': len(spec.classes) if isinstance(spec.classes, tuple) else 0,
@@ -171,7 +171,7 @@ def _read_spec(card: Mapping[str, Any], weights: Mapping[str, np.ndarray], expor
         'blocks of all stages': sum(spec.blocks_per_stage),
     }
     computed = [[each.shape for each in parameters], images.shape[1:], logits.shape[1], *(2 * [gates.shape[1]])]
-    for (name, there), here in zip(said.items(), computed, strict=True):
+    for (name, there), here in zip(stated.items(), computed, strict=True):
         if there != here:
             raise ValueError(f'the {name} of its network are not those of its program')
     for name in spec.classes:

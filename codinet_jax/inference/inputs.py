@@ -1,4 +1,4 @@
-"""What `codinet_jax.predict` is asked about: image files, directories of them and globs, read ahead of the network."""
+"""What `codinet_jax.predict` is asked about: image files, directories of them and globs, prefetched."""
 
 import glob
 import os
@@ -30,7 +30,7 @@ def find(arguments: Sequence[str]) -> list[Found]:
 
     A directory stands for all image files in it and below, sorted; a glob, ** included, for those that it matches, and
     for what is in the directories that it matches. Image files are known there by their extensions, and hidden ones are
-    left out. What is there under its very name is no glob.
+    left out. A name that exists as it stands is no glob.
     """
     return [found for argument in arguments for found in _named_by(argument)]
 

@@ -218,11 +218,11 @@ class RoutedResNet(nn.Module):
         kind = router_kind(self.router) if self.router else None
         if kind is None or kind.start is None:
             return (), ()
-        told: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if kind.start_macs:
-            told = {'architecture': self.architecture, 'conv': partial(conv, dtype=jnp.float32), 'norm': norm}
+            arguments = {'architecture': self.architecture, 'conv': partial(conv, dtype=jnp.float32), 'norm': norm}
         with jax.default_matmul_precision('highest'):  # as for routers
-            return kind.start(name='router_start', **told)(stem_BxHxWxC, images_BxHxWxC)
+            return kind.start(name='router_start', **arguments)(stem_BxHxWxC, images_BxHxWxC)
 
     def _residuals(self, name: str, train: bool) -> Any:
         """The residual variables of a block or a stack of them; None where they are being made or changed."""

@@ -106,8 +106,8 @@ class Step:
 
         def add_part(carry: tuple[Any, Any], part: tuple[jax.Array, ...]) -> tuple[tuple[Any, Any], Any]:
             total, batch_stats = carry
-            gradient, (batch_stats, *told) = jax.grad(loss_fn, has_aux=True)(state.params, batch_stats, *part)
-            return (jax.tree.map(lambda x, y: x + y / num_parts, total, gradient), batch_stats), told
+            gradient, (batch_stats, *seen) = jax.grad(loss_fn, has_aux=True)(state.params, batch_stats, *part)
+            return (jax.tree.map(lambda x, y: x + y / num_parts, total, gradient), batch_stats), seen
 
         # Every num_parts-th image, so that each device goes on working on images of its own.
         parts = (

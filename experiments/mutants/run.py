@@ -71,7 +71,7 @@ def outcomes_of(chosen: Sequence[Mutant], trials: Trials, kept: Kept) -> list[Ou
         pending = sorted({test for digest, test in by_digest.items() if digest not in kept})
         without = trials.run(pending, 6 * SECONDS.value) if pending else {'outcome': 'survived'}
         if without['outcome'] != 'survived':
-            raise InputError(f'{without["test"] or file} fails without a fault too, so it notices none: mend it first.')
+            raise InputError(f'{without["test"] or file} fails without a fault too, so it notices none: fix it first.')
         for digest in by_digest:
             kept.of(digest, lambda without=without: without)  # type: ignore[misc]
         print(f'without a fault {file} passes', flush=True)

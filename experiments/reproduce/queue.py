@@ -153,7 +153,7 @@ def train(job: Job, scale: str, data_dir: str | None, weights: str | None = None
     except InputError as error:
         print(f'\n{job}: {error}', flush=True)
         return False
-    about = {'run': job.run, 'scale': scale, 'command': [command, *map(_told, arguments[:-1])]}
+    about = {'run': job.run, 'scale': scale, 'command': [command, *map(_shortened, arguments[:-1])]}
     job.beside('.json').write_text(json.dumps(about, indent=2) + '\n')
     if data_dir:
         arguments.append(f'--data_dir={data_dir}' if trained.cascade_of else f'--config.data_dir={data_dir}')
@@ -166,7 +166,7 @@ def train(job: Job, scale: str, data_dir: str | None, weights: str | None = None
     return process.returncode == 0
 
 
-def _told(flag: str) -> str:
+def _shortened(flag: str) -> str:
     """A flag without the directories of the machine that it was given on."""
     name, _, value = flag.partition('=')
     if name not in ('--config.init_from', '--members', '--output') or value == 'None':

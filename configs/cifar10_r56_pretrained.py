@@ -3,7 +3,7 @@
     codinet import_weights --source=resnet56.th --output=resnet56.npz
     codinet main --config=cifar10_r56_pretrained --config.data_dir=DIR
 
-Which numbers a run that is like it gives, and its rivals, is in experiments/results/real_accuracy_h100.md.
+The numbers of a run like it, and of its rivals, are in experiments/results/real_accuracy_h100.md.
 """
 
 import functools

@@ -139,8 +139,8 @@ def answers(members: Sequence[Member], split: Split, batch_size: int) -> Answers
         # In float32, as the program decides: of an answer as sure as can be nothing is left.
         unsure.append(np.float32(1) - means_KxBxY.max(axis=-1)[:, is_real_B].astype(np.float32))
         labels.append(labels_B[is_real_B])
-    of_networks = (np.concatenate(each, axis=1) for each in (predictions, unsure, alone))
-    return Answers(*of_networks, labels_N=np.concatenate(labels))
+    predictions_KxN, unsure_KxN, alone_KxN = (np.concatenate(each, axis=1) for each in (predictions, unsure, alone))
+    return Answers(predictions_KxN, unsure_KxN, alone_KxN, np.concatenate(labels))
 
 
 def point(found: Answers, spec: NetworkSpec, threshold: float) -> Point:

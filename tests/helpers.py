@@ -17,6 +17,7 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+import forking
 from codinet_jax.config import default, setup
 from codinet_jax.config.setup import Setup
 from codinet_jax.data.in_memory import ImageSet
@@ -147,12 +148,12 @@ def random_images(arch: Architecture, count: int) -> jax.Array:
     return jnp.asarray(images * rng.uniform(0.3, 3, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1)), jnp.float32)
 
 
-# These networks run for milliseconds and compile for seconds: let XLA take it easy. Without fusion emitters, as
-# elsewhere in the tests, two programs that differ in what else they compute would not agree to the bit.
+# These networks run for milliseconds and compile for seconds: let XLA take it easy.
 QUICK_OPTIONS: dict[str, Any] = {'xla_backend_optimization_level': 0}
-if jax.__version_info__ < (0, 11):
-    QUICK_OPTIONS['xla_cpu_use_fusion_emitters'] = True
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK_OPTIONS)
+# Three times as slow, and what two programs both compute is the same to the bit, whatever else each of them computes.
+ALIKE_OPTIONS = QUICK_OPTIONS | ({'xla_cpu_use_fusion_emitters': True} if jax.__version_info__ < (0, 11) else {})
+alike_jit = functools.partial(jax.jit, compiler_options=ALIKE_OPTIONS)
 
 
 def noise_images(num_images: int) -> ImageSet:
@@ -201,10 +202,16 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {'JAX_PLATFORMS': 'cpu'} | changes
 
 
-def run_command(name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command run to its end, from the root of the repository."""
-    return subprocess.run(
-        command(name, *flags), cwd=REPOSITORY, env=environment(**variables), text=True, capture_output=True, timeout=600
+def start_command(name: str, *flags: str, cwd: Path = REPOSITORY, **variables: str) -> subprocess.Popen[str]:
+    """A command as a process whose streams are pipes: a fork of an interpreter at hand, where the variables allow."""
+    kind = forking.Fork if variables.keys() <= forking.VARIABLES else subprocess.Popen
+    return kind(
+        command(name, *flags),
+        cwd=cwd,
+        env=environment(**variables),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -213,6 +220,17 @@ def assert_refused(said: Any, *words: str) -> None:
     assert (said.returncode, said.stdout) == (2, '')
     assert said.stderr.startswith('error: ') and said.stderr.count('\n') == 1, said.stderr
     assert [word for word in words if word not in said.stderr] == [], said.stderr
+
+
+def run_command(name: str, *flags: str, cwd: Path = REPOSITORY, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command run to its end, from the root of the repository if nothing else is said."""
+    with start_command(name, *flags, cwd=cwd, **variables) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=600)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def all_bytes(directory: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """What tests of real training processes share: waiting for them, what they said, and whether two left the same."""
 
+import importlib.util
 import json
 import subprocess
 import time
@@ -12,14 +13,22 @@ __all__ = ['rows']
 
 Process = subprocess.Popen[str]
 
-# Read by Python as it starts, as sitecustomize.py: this interpreter then has no TensorFlow, whatever is installed.
-NO_TENSORFLOW = """
+# Read by Python as it starts, as sitecustomize.py.
+_NO_TENSORFLOW = """
 from importlib.machinery import PathFinder
 
 find_spec = PathFinder.find_spec
 hidden = ('tensorflow', 'tensorboard')
 PathFinder.find_spec = lambda name, *rest: None if name.partition('.')[0] in hidden else find_spec(name, *rest)
 """
+
+
+def without_tensorflow(directory: Path) -> dict[str, str]:
+    """Variables under which an interpreter has no TensorFlow, by a file in this directory if there is one to hide."""
+    if importlib.util.find_spec('tensorflow') is None:
+        return {}
+    (directory / 'sitecustomize.py').write_text(_NO_TENSORFLOW)
+    return {'PYTHONPATH': str(directory)}
 
 
 def ended(process: Process, returncode: int, seconds: float = 300) -> tuple[str, str]:

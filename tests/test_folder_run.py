@@ -3,7 +3,6 @@
 import json
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 import helpers
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
-from real_runs import NO_TENSORFLOW, assert_same_run, ended
+from real_runs import Process, assert_same_run, ended, without_tensorflow
 
 # So long that the names of all take more than a sentence may between hosts.
 CLASSES = tuple(f'class {number} {"of many letters " * 10}'.strip() for number in range(40))
@@ -44,7 +43,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             height, width = generator.integers(18, 40, 2)
             Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)).save(file)
-    (root / 'sitecustomize.py').write_text(NO_TENSORFLOW)  # whose import takes longer than the training
     return root
 
 
@@ -52,15 +50,9 @@ def flags(directory: Path, **changes: Any) -> list[str]:
     return helpers.tiny_flags(**CHANGES | {'data_dir': directory / 'images'} | changes)
 
 
-def main(directory: Path, workdir: str, *more: str, **variables: str) -> 'subprocess.Popen[str]':
-    return subprocess.Popen(
-        helpers.command('main', *flags(directory), f'--workdir={directory / workdir}', *more),
-        cwd=helpers.REPOSITORY,
-        env=helpers.environment(PYTHONPATH=str(directory), **variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def main(directory: Path, workdir: str, *more: str, **variables: str) -> Process:
+    variables |= without_tensorflow(directory)  # whose import takes longer than the training
+    return helpers.start_command('main', *flags(directory), f'--workdir={directory / workdir}', *more, **variables)
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +42,8 @@ CHANGES: dict[str, Any] = {
 
 def start(workdir: Path) -> Process:
     flags = [f'--config.{name}={value}' for name, value in CHANGES.items()]
-    return subprocess.Popen(
-        helpers.command('main', '--config=configs/imagenet_r50.py', *flags, f'--workdir={workdir}'),
-        cwd=helpers.REPOSITORY,
-        env=helpers.environment(JAX_NUM_CPU_DEVICES='2'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    named = '--config=configs/imagenet_r50.py', *flags, f'--workdir={workdir}'
+    return helpers.start_command('main', *named, JAX_NUM_CPU_DEVICES='2')
 
 
 @pytest.fixture(scope='module')

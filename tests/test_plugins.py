@@ -119,9 +119,7 @@ SETTINGS = {
 
 def run(directory: Path, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """A command run to its end in a directory of the user's, the package being installed somewhere else."""
-    environment = helpers.environment(PYTHONPATH=str(helpers.REPOSITORY))
-    command = [sys.executable, '-m', 'codinet_jax', name, *flags]
-    return subprocess.run(command, cwd=directory, env=environment, text=True, capture_output=True, timeout=600)
+    return helpers.run_command(name, *flags, cwd=directory)
 
 
 def written(directory: Path) -> Path:
@@ -165,7 +163,7 @@ def test_the_same_command_goes_on_with_the_run(trained: Path) -> None:
     again = run(trained, 'main', '--config=digits_r14', *flags, *IMPORTS)
     assert (again.returncode, again.stderr) == (0, '')
     elsewhere = [f'--import={trained / name}' if name.endswith('.py') else f'--import={name}' for name in NAMED]
-    assert run(trained, 'train', '--config=digits_r14', *flags, *elsewhere).returncode == 0, 'named by another path'
+    assert run(trained, 'main', '--config=digits_r14', *flags, *elsewhere).returncode == 0, 'named by another path'
 
 
 def test_evaluate_predict_and_export_agree(evaluated: Path) -> None:

@@ -5,7 +5,6 @@ All of them train one tiny network on two devices, and share a compilation cache
 
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import helpers
 from codinet_jax.data import digits
 from codinet_jax.runtime import hosts, signals
 from codinet_jax.runtime.errors import InputError
-from real_runs import NO_TENSORFLOW, Process, assert_same_run, ended, newest_step, rows, wait_for
+from real_runs import Process, assert_same_run, ended, newest_step, rows, wait_for, without_tensorflow
 
 STEPS = 54
 CHANGES: dict[str, Any] = {
@@ -43,7 +42,7 @@ class Processes:
         self.root = root
         self._started: list[Process] = []
         digits.prepare(root / 'tfds')
-        (root / 'sitecustomize.py').write_text(NO_TENSORFLOW)  # whose import takes longer than the training
+        self._variables = without_tensorflow(root)  # whose import takes longer than the training
 
     def alone(self, name: str) -> Process:
         return self._start(f'--workdir={self.root / name}', JAX_NUM_CPU_DEVICES='2')
@@ -60,14 +59,8 @@ class Processes:
         return first, second
 
     def _start(self, *flags: str, **variables: str) -> Process:
-        process = subprocess.Popen(
-            helpers.command('main', *helpers.tiny_flags(**CHANGES, data_dir=self.root / 'tfds'), *flags),
-            cwd=helpers.REPOSITORY,
-            env=helpers.environment(PYTHONPATH=str(self.root), **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        all_flags = *helpers.tiny_flags(**CHANGES, data_dir=self.root / 'tfds'), *flags
+        process = helpers.start_command('main', *all_flags, **self._variables, **variables)
         self._started.append(process)
         return process
 

@@ -13,7 +13,7 @@ import pytest
 
 import helpers
 from codinet_jax.data import digits
-from real_runs import NO_TENSORFLOW, Process, assert_same_run, ended, newest_step, rows, wait_for
+from real_runs import Process, assert_same_run, ended, newest_step, rows, wait_for, without_tensorflow
 
 STEPS_A_STAGE = 90
 CHANGES: dict[str, Any] = {
@@ -36,18 +36,12 @@ class Runs:
         self.root = root
         digits.prepare(root / 'tfds')
         (root / 'no_tensorflow').mkdir()
-        (root / 'no_tensorflow' / 'sitecustomize.py').write_text(NO_TENSORFLOW)
-        self.without_tensorflow = {'PYTHONPATH': str(root / 'no_tensorflow')}
+        self.without_tensorflow = without_tensorflow(root / 'no_tensorflow')
 
     def start(self, name: str, **variables: str) -> Process:
         flags = helpers.tiny_flags(**CHANGES, data_dir=self.root / 'tfds')
-        return subprocess.Popen(
-            helpers.command('main', *flags, f'--workdir={self.root / name}'),
-            cwd=helpers.REPOSITORY,
-            env=helpers.environment(JAX_NUM_CPU_DEVICES='2', **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        return helpers.start_command(
+            'main', *flags, f'--workdir={self.root / name}', JAX_NUM_CPU_DEVICES='2', **variables
         )
 
     def finish(self, name: str, **variables: str) -> str:

@@ -94,7 +94,7 @@ def test_the_learning_rate_is_scaled_from_the_base_batch() -> None:
 
 
 def steps_taken(step: Step, first: TrainState, num_steps: int) -> list[TrainState]:
-    states, step_fn = [first], helpers.quick_jit(step)
+    states, step_fn = [first], helpers.alike_jit(step)
     for _ in range(num_steps):
         states.append(jax.device_get(step_fn(states[-1], *helpers.noise_images(L))[0]))
     return states

@@ -51,10 +51,15 @@ def stages(router: str | None = 'linear', target_cost: float | None = 0.7) -> li
 
 @functools.cache
 def executable(number: int, num_devices: int, router: str | None, target_cost: float | None) -> Any:
-    """A stage's step, compiled as the loop compiles it, for so many devices."""
+    """A stage's step, as the loop has it, for so many devices."""
     mesh, stage = sharding.data_mesh(num_devices), stages(router, target_cost)[number - 1]
     step_fn: Any = stage_plans.compiled(stage.step, mesh)
-    return step_fn.lower(helpers.scattered_state(stage, mesh), *batch(mesh, 0)).compile()
+    return quickly(step_fn, helpers.scattered_state(stage, mesh), *batch(mesh, 0))
+
+
+def quickly(step_fn: Any, *arguments: Any) -> Any:
+    """Compiled for these arguments: a step that is taken a few times compiles for longer than it runs."""
+    return step_fn.lower(*arguments).compile(compiler_options=helpers.QUICK_OPTIONS)
 
 
 def batch(mesh: Mesh, number: int) -> tuple[jax.Array, ...]:
@@ -315,14 +320,16 @@ def test_a_step_that_is_skipped_changes_nothing_but_counts_for_the_learning_rate
     bad = dataclasses.replace(stage.step, objective=poisoned(stage.step.objective, loss=loss))
     before = helpers.scattered_state(stage, mesh)
     old = jax.device_get(before)
-    skipped, metrics = stage_plans.compiled(bad, mesh)(before, *batch(mesh, 0))
+    skip: Any = stage_plans.compiled(bad, mesh)
+    skipped, metrics = quickly(skip, before, *batch(mesh, 0))(before, *batch(mesh, 0))
     assert metrics['skipped'] == 1 and bool(jnp.isfinite(metrics['loss'])) != loss
     assert skipped.step == 1 and optax.tree.get(skipped.opt_state, 'count') == 1
     for path, leaf in helpers.by_path((skipped.params, skipped.batch_stats, skipped.controller)).items():
         np.testing.assert_array_equal(
             leaf, helpers.by_path((old.params, old.batch_stats, old.controller))[path], err_msg=path
         )
-    after, metrics = stage_plans.compiled(stage.step, mesh)(jax.tree.map(jnp.copy, skipped), *batch(mesh, 0))
+    copied, take = jax.tree.map(jnp.copy, skipped), stage_plans.compiled(stage.step, mesh)
+    after, metrics = quickly(take, copied, *batch(mesh, 0))(copied, *batch(mesh, 0))
     moved = jax.tree.map(jnp.subtract, after.params, old.params)
     # The momentum was empty, so the first step is the gradient times the rate.
     assert metrics['skipped'] == 0
@@ -342,7 +349,9 @@ def test_the_learning_rate_of_stage_2_counts_from_its_start() -> None:
         rates.append(float(step_fn(state)))
     assert rates == pytest.approx([0.5, 0.5, 0.05, 0.05])
     state = dataclasses.replace(helpers.scattered_state(stage, mesh), step=jax.device_put(jnp.int32(stage.start + 1)))
-    assert stage_plans.compiled(stage.step, mesh)(state, *batch(mesh, 0))[1]['learning_rate'] == pytest.approx(0.5)
+    take: Any = stage_plans.compiled(stage.step, mesh)
+    _, metrics = quickly(take, state, *batch(mesh, 0))(state, *batch(mesh, 0))
+    assert metrics['learning_rate'] == pytest.approx(0.5)
 
 
 def test_views_and_noise_are_drawn_from_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """What every command does before and around its own work: devices, and errors that are the user's to fix."""
 
+import atexit
 import errno
 import functools
+import gc
 import importlib.util
 import io
 import itertools
@@ -165,6 +167,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='replace')  # no run is lost for a terminal that has no gamma
+    atexit.register(gc.freeze)  # else Python looks for garbage in all that was imported, as it ends: half a second
     sys.argv[:] = _config_first(sys.argv)
     try:
         app.run(guarded, flags_parser=parse)

@@ -271,6 +271,7 @@ def test_what_it_cannot_do_is_refused_by_name(changes: dict[str, Any], sentence:
 # --- Through everything. ---
 
 
+@pytest.mark.long
 def test_a_run_ponders_less_for_the_price_of_compute_and_meets_its_cost(tmp_path: Path) -> None:
     """Nine steps teach it little, and the shift of its scores does the rest."""
     workdir = Workdir(tmp_path / 'run')

@@ -47,6 +47,7 @@ def test_a_dollar_takes_the_room_of_a_dollar() -> None:
     assert width('$x_1$') > width('x_1') + 1.5 * width('1')
 
 
+@pytest.mark.long
 def test_hundreds_of_runs_and_long_names_are_drawn() -> None:
     runs = [make_run(N=4, n=3, name=f'{i} {"long " * 50}') for i in range(120)]
     figure = figures.draw(runs, [None] * len(runs))['path_lengths'].figure

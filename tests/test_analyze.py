@@ -80,6 +80,7 @@ def test_an_analysis_comes_out_the_same_again(analysed: Path) -> None:
     assert {name for name in again if again[name] != there[name]} <= {'report.html'}  # Bokeh numbers its models anew
 
 
+@pytest.mark.long
 def test_an_operating_point_is_analysed_beside_the_run_itself(workdir: Path, tmp_path: Path) -> None:
     path = tmp_path / 'run'
     shutil.copytree(workdir, path)
@@ -153,6 +154,7 @@ def test_a_degenerate_run_gets_a_report_that_says_so(workdir: Path, monkeypatch:
     assert 'nan' not in text(found.numbers)
 
 
+@pytest.mark.long
 def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp_path: Path) -> None:
     other = tmp_path / 'other'
     shutil.copytree(workdir, other)

@@ -379,6 +379,7 @@ def test_a_policy_is_not_trained_on_blocks_that_nobody_trained(tmp_path: Path) -
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.long
 def test_a_policy_is_learnt_on_a_trained_network_that_is_fine_tuned_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,7 @@ def test_what_cannot_be_a_cascade_is_refused(others: list[Member], message: str)
         cascade.from_networks([member(8, 1), *others])
 
 
+@pytest.mark.long
 def test_the_command_makes_one_of_runs(tmp_path: Path) -> None:
     digits.prepare(tmp_path / 'tfds')
     workdirs = []

@@ -36,7 +36,8 @@ def collectives(router: str | None, number: int = 1, norm_groups: int = 1) -> li
     step = dataclasses.replace(stage.step, model=stage.step.model.clone(norm_groups=norm_groups))
     batch = sharding.put(mesh, *helpers.noise_images(L))
     step_fn = stages.compiled(step, mesh)
-    program: str = step_fn.lower(helpers.scattered_state(stage, mesh), *batch).compile().as_text()
+    lowered = step_fn.lower(helpers.scattered_state(stage, mesh), *batch)
+    program: str = lowered.compile(compiler_options=helpers.QUICK_OPTIONS).as_text()
     return [
         (kind, dtype, tuple(int(size) for size in dims.split(',') if size))
         for shapes, kind in COLLECTIVE.findall(program)

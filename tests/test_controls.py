@@ -119,6 +119,7 @@ def test_what_was_shuffled_is_read_with_the_evaluation_it_is_of(tmp_path: Path) 
         read_shuffled(workdir, 'test', other)
 
 
+@pytest.mark.long
 def test_controls_are_measured_kept_and_shown_by_the_commands(tmp_path: Path) -> None:
     run, static = tmp_path / 'run', tmp_path / 'static'
     for path, flags in ((run, []), (static, ['--config=configs/digits_r14.py:static'])):

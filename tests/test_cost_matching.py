@@ -31,11 +31,11 @@ STARTS = np.random.default_rng(1).normal(0.4, 1.5, size=500)
 
 def fresh(network: RoutedResNet, seed: int) -> Tree:
     """Untrained variables, in one program instead of a hundred."""
-    return jax.jit(lambda: fresh_variables(network, seed))()
+    return helpers.quick_jit(lambda: fresh_variables(network, seed))()
 
 
 def applied(network: RoutedResNet, variables: Tree, threshold: float = 0.5) -> Any:
-    forward = jax.jit(lambda given: network.apply(given, IMAGES, execution.masked(threshold), train=False))
+    forward = helpers.quick_jit(lambda given: network.apply(given, IMAGES, execution.masked(threshold), train=False))
     return forward(variables)
 
 
@@ -136,6 +136,7 @@ def test_routers_start_at_the_rate_that_is_asked_for(router: str, rate: float) -
     np.testing.assert_allclose(mean_n, rate, atol=0.2 if rate == 0.5 else 0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('target', [0.35, 0.9])
 def test_a_run_stays_at_the_cost_that_was_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, target: float

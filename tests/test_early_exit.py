@@ -266,6 +266,7 @@ def test_what_it_cannot_do_is_refused_by_name(
 # --- Through everything. ---
 
 
+@pytest.mark.long
 def test_a_run_trains_all_heads_and_meets_its_cost_by_who_leaves(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path / 'run')
     results = helpers.train(variant(**{'loss.target_cost': 0.7}), workdir)

@@ -235,6 +235,7 @@ def test_a_learning_rate_far_too_high_is_told_of_within_a_few_steps(tmp_path: Pa
         trained(tmp_path / 'run', **{'stage1.learning_rate': 1e30})
 
 
+@pytest.mark.long
 def test_such_steps_can_be_skipped_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, {4, 5, 11})
     results = trained(tmp_path / 'run', **{'optimizer.skip_nonfinite': True})

@@ -78,6 +78,7 @@ def test_the_workdir_says_what_the_folder_was(alone: Path) -> None:
     assert json.loads((alone / 'results.json').read_text())['num_test_images'] == NUM_VAL
 
 
+@pytest.mark.long
 def test_two_processes_leave_what_one_does(directory: Path, alone: Path) -> None:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

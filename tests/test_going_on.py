@@ -74,7 +74,13 @@ def evaluated(workdir: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ('number', 'step'), [(1, 4), (3, 9), (4, 12), (6, 18)], ids=['on the way', 'of a stage', 'in stage 2', 'the last']
+    ('number', 'step'),
+    [
+        pytest.param(1, 4, id='on the way'),
+        pytest.param(3, 9, id='of a stage', marks=pytest.mark.long),
+        pytest.param(4, 12, id='in stage 2', marks=pytest.mark.long),
+        pytest.param(6, 18, id='the last', marks=pytest.mark.long),
+    ],
 )
 def test_an_evaluation_does_not_keep_a_run_from_stopping_and_is_made_good_later(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
@@ -135,6 +141,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     monkeypatch.setattr(Checkpoints, 'is_preempted', lambda _, step: step == stop)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_more_devices_and_with_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of eight parts round otherwise than sums of one, so these runs share their numbers, not their bits."""
     on = {count: sharding.data_mesh(count) for count in (1, 8)}

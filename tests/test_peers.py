@@ -199,6 +199,7 @@ def peer(variant: str) -> Any:
     return default.with_variant(helpers.tiny_config(**{'loss.target_cost': 0.7, 'model.depth': depth}), variant)
 
 
+@pytest.mark.long
 def test_a_run_is_trained_at_a_wanted_cost_evaluated_and_read(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path / 'run')
     results = helpers.train(peer('skipnet'), workdir)

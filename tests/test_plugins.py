@@ -218,6 +218,7 @@ def test_what_is_measured_of_a_config_may_be_of_ones_own(tmp_path: Path, name: s
     assert without.returncode == 2 and "Data set 'bars' is unknown" in without.stderr
 
 
+@pytest.mark.long
 def test_what_the_readme_adds_is_trained_and_evaluated_as_it_stands_there(tmp_path: Path) -> None:
     """A loss term, a router and a method, each one file; and the term's command, with the others' flags."""
     readme = (helpers.REPOSITORY / 'codinet_jax' / 'README.md').read_text()

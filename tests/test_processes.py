@@ -140,6 +140,7 @@ def test_only_the_first_host_speaks_and_writes(together: tuple[Path, list[str]])
     assert files == of_the_run | {'routes', 'thumbnails'}
 
 
+@pytest.mark.long
 def test_sigterm_to_one_stops_both_at_the_same_saved_step(disturbed: Disturbed) -> None:
     outcomes, seconds = disturbed.stopped
     assert [status for status, _, _ in outcomes] == [128 + signal.SIGTERM] * 2, outcomes
@@ -148,6 +149,7 @@ def test_sigterm_to_one_stops_both_at_the_same_saved_step(disturbed: Disturbed) 
     assert 8 <= disturbed.stopped_at < STEPS and seconds < SECONDS_TO_MISS_A_HOST
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_host_killed_ends_the_other_with_a_sentence(disturbed: Disturbed, victim: int) -> None:
     outcomes, seconds = (disturbed.lost_first, disturbed.lost_second)[victim]
@@ -157,6 +159,7 @@ def test_a_host_killed_ends_the_other_with_a_sentence(disturbed: Disturbed, vict
     assert stderr.rstrip().endswith(GOES_ON) and 'another host died' in stderr
 
 
+@pytest.mark.long
 def test_a_run_that_lost_hosts_goes_on_and_ends_with_the_same_bits(
     disturbed: Disturbed, together: tuple[Path, list[str]]
 ) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import helpers
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.cost import CostTable
@@ -46,7 +47,7 @@ def registered() -> Iterator[None]:
 @pytest.fixture(scope='module')
 def start(registered: None) -> networks.Start:
     architecture = cifar_resnet(8)
-    variables = jax.jit(lambda: fresh_variables(RoutedResNet(architecture, None), 0))()
+    variables = helpers.quick_jit(lambda: fresh_variables(RoutedResNet(architecture, None), 0))()
     return networks.Start('resnet8', architecture, variables)
 
 

@@ -127,7 +127,7 @@ def test_a_step_learns_from_what_the_start_says_of_the_same_views(root: Path, st
     images, mesh = helpers.noise_images(16), sharding.data_mesh()
     state = stage.placed_state(mesh, variables, teacher)
     views = jnp.asarray(images.images_NxHxWxC[:, None].repeat(2, axis=1))
-    _, _, metrics, _ = jax.jit(stage.step.gradient)(state, views, images.labels_N, jnp.zeros((16, 2, 3, 2)))
+    _, _, metrics, _ = helpers.quick_jit(stage.step.gradient)(state, views, images.labels_N, jnp.zeros((16, 2, 3, 2)))
     pixels = augment.normalise(views.reshape(-1, 8, 8, 1), *named.data.spec.normalisation)
     own, _ = stage.step.model.apply(variables, pixels, masked(), train=True, mutable=['batch_stats'])
     theirs = named.model.clone(router=None).apply(teacher, pixels, masked(), train=False)
@@ -141,6 +141,7 @@ def test_a_step_learns_from_what_the_start_says_of_the_same_views(root: Path, st
         np.testing.assert_array_equal(leaf, helpers.by_path(teacher)[path], err_msg=path)
 
 
+@pytest.mark.long
 def test_a_run_that_distils_goes_on_to_the_same_bits_though_the_file_is_gone(
     root: Path, start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,7 @@ def test_parts_change_no_device_that_an_image_is_on() -> None:
     mesh, step = sharding.data_mesh(8), stage(accumulate_steps=2).step
     arguments = helpers.scattered_state(stage(), mesh), *sharding.put(mesh, *helpers.noise_images(L))
     compiled: Any = stages.compiled(step, mesh)
-    program = compiled.lower(*arguments).compile().as_text()
+    program = compiled.lower(*arguments).compile(compiler_options=helpers.QUICK_OPTIONS).as_text()
     assert 'all-reduce' in program
     for kind in ('all-to-all', 'collective-permute', 'u8[16,8,8,1]{3,2,1,0} all-gather'):
         assert kind not in program

@@ -31,6 +31,7 @@ def weights(path: Path, **changes: Any) -> dict[str, np.ndarray]:
     return helpers.by_path(Workdir(path).read_weights())
 
 
+@pytest.mark.long
 def test_how_often_one_evaluates_changes_nothing_that_is_trained(tmp_path: Path) -> None:
     matched = {'match_every_epochs': EVERY_4_STEPS}
     never = weights(tmp_path / 'never', eval_every_epochs=0.0, **matched)
@@ -61,6 +62,7 @@ def test_the_cost_is_matched_on_training_images(tmp_path: Path, monkeypatch: pyt
     assert len(others) > 2 and all(image.tobytes() in train for split in others for image in split.images_NxHxWxC)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('target', [0.6, None])
 def test_stage_2_trains_under_the_averaged_routers_that_are_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: float | None

@@ -27,6 +27,7 @@ def trainer(method: Any = None, router: str | None = 'linear', **recipe: Any) ->
     )
 
 
+@pytest.mark.long
 def test_a_network_is_trained_by_both_stages_to_the_cost_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost_matching, 'NUM_IMAGES', 64)
     state = trainer(cj.methods.CoDiNet(target_cost=0.6)).fit(IMAGES, epochs=(1, 1))

@@ -58,6 +58,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
+def pytest_collection_finish() -> None:
+    """Garbage is looked for among what tests make, not among all that is imported by now; and less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests and the commands they start compile the same small programs over and over, in every worker."""

@@ -28,6 +28,8 @@ COPIED = (
     'README.md',
 )
 
+SELECTED = 'not tensorflow and not torch and not browser and not smoke'  # the long ones too
+
 Outcome = dict[str, Any]  # outcome, test, seconds
 
 
@@ -97,7 +99,7 @@ class Trials:
     def run(self, tests: Sequence[str], seconds: float) -> Outcome:
         """Runs tests until one fails: 'killed' by it, 'survived', 'broken' where none could be run, or 'timed out'."""
         options = ('-x', '-q', '-n', '0', '-p', 'no:cacheprovider', f'--basetemp={self.tree.parent / "temporary"}')
-        request = {'arguments': [*options, '-rfE', *tests], 'log': str(self._log), 'seconds': seconds}
+        request = {'arguments': [*options, '-rfE', '-m', SELECTED, *tests], 'log': str(self._log), 'seconds': seconds}
         assert self._server.stdin and self._server.stdout
         started = time.monotonic()
         print(json.dumps(request), file=self._server.stdin, flush=True)

@@ -23,27 +23,31 @@ os.environ['XLA_FLAGS'] = f'{QUICK_COMPILING} {os.environ.get("XLA_FLAGS", "")}'
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-# Those that take a minute of CPU or so, the longest first.
+# Those that take half a minute of CPU or so, the longest first.
 LONG_FILES = (
-    'test_processes',
     'test_analyze',
+    'test_processes',
     'test_execution',
-    'test_going_on',
     'test_plugins',
-    'test_stage2',
-    'test_resume',
-    'test_exported',
     'test_faults',
-    'test_timing',
-    'test_full_disk',
-    'test_calibration',
-    'test_cost_matching',
+    'test_peers',
+    'test_blockdrop',
+    'test_resume',
     'test_step',
-    'test_act',
-    'test_predict_command',
-    'test_random_router',
+    'test_evaluate',
+    'test_import_weights',
+    'test_going_on',
+    'test_scale',
+    'test_folder_run',
     'test_network',
+    'test_recipe',
+    'test_exported',
     'test_golden',
+    'test_gates',
+    'test_early_exit',
+    'test_act',
+    'test_cost_matching',
+    'test_random_router',
 )
 
 

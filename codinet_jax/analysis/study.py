@@ -52,9 +52,13 @@ def study(runs: Sequence[Run], log: Log, options: Options = DEFAULTS, against: S
     draw = functools.partial(figures.draw, shown, positions, seeds=seeds)
     light, dark = draw(), draw(is_dark=True)
     wanted = light if options.width == 'page' else draw(width=options.width)
+    on_page = {stem: figures.rendered(picture, 'png', ON_THE_PAGE) for stem, picture in light.items()}
     files = {'numbers.json': json_bytes(_numbers(found)), 'numbers.md': tables.markdown(of_all).encode()}
     for stem, picture in wanted.items():
-        files |= {f'{stem}.{kind}': figures.rendered(picture, kind, options.dots(kind)) for kind in options.formats}
+        for kind in options.formats:
+            is_on_page = wanted is light and (kind, options.dots(kind)) == ('png', ON_THE_PAGE)
+            image = on_page[stem] if is_on_page else figures.rendered(picture, kind, options.dots(kind))
+            files[f'{stem}.{kind}'] = image
         files[f'{stem}.csv'] = tables.as_csv(*picture.data)
     log('writing the report')
     is_alone = len(runs) == 1
@@ -64,7 +68,7 @@ def study(runs: Sequence[Run], log: Log, options: Options = DEFAULTS, against: S
         remarks=remarked,
         headlines=_headlines(runs[0], found[runs[0].name][0]) if is_alone else (),
         findings=findings(runs[0], found[runs[0].name][0]) if is_alone else (),
-        shown=[_shown(stem, picture, dark[stem]) for stem, picture in light.items()],
+        shown=[_shown(stem, picture, on_page[stem], dark[stem]) for stem, picture in light.items()],
         tables=of_all,
         footer=[_provenance(run) for run in runs],
     )
@@ -111,9 +115,9 @@ def _remarks(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     return remarked
 
 
-def _shown(stem: str, light: figures.Picture, dark: figures.Picture) -> Shown:
-    pngs = (figures.rendered(picture, 'png', ON_THE_PAGE) for picture in (light, dark))
-    return Shown(stem, light.title, light.caption, light.alt, light.is_wide, *pngs)
+def _shown(stem: str, light: figures.Picture, png: bytes, dark: figures.Picture) -> Shown:
+    dark_png = figures.rendered(dark, 'png', ON_THE_PAGE)
+    return Shown(stem, light.title, light.caption, light.alt, light.is_wide, png, dark_png)
 
 
 def _title(runs: Sequence[Run]) -> str:

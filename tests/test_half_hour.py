@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import helpers
+from codinet_jax.models import weights_file
 from experiments.half_hour import pack, unpack
 
 CALLS = helpers.REPOSITORY / 'experiments' / 'half_hour'
+KINDS = 'shallow', 'deep'
 
 
 def call(name: str, directory: Path, **variables: str) -> str:
@@ -70,6 +72,18 @@ def test_training_call(tmp_path: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').glob('*.json')}
     assert call('1_training.sh', tmp_path).count('there already') == 4
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').glob('*.json')}
+
+
+@pytest.mark.smoke
+def test_call_of_two_depths(tmp_path: Path) -> None:
+    said = call('6_two_depths.sh', tmp_path)
+    assert 'two_depths_0: status 0' in said
+    found = told(tmp_path, 'resnet14_with_8_1epochs_s0.json')
+    assert found['num_steps'] == 4 and found['shallow']['macs'] < found['deep']['macs']
+    weights = [weights_file.read(tmp_path / f'work/two_depths/resnet14_with_8_1epochs_s0_{kind}.npz') for kind in KINDS]
+    first, whole = (each['params']['stage1_blocks']['residual']['conv1']['kernel'] for each in weights)
+    np.testing.assert_array_equal(first, whole[:1])
+    assert call('6_two_depths.sh', tmp_path).count('there already') == 1
 
 
 @pytest.mark.smoke

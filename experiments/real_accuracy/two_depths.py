@@ -108,11 +108,14 @@ def _trained(
     data = training.Data(*train, images.draws(FLAGS.pool, len(train.labels_N)), soft_KxNxY)
     data = jax.device_put(data, sharding.replicated(mesh))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, *mesh.axis_names))
-    call = training.make_call(depths.answer(deep, FLAGS.depth), NUM_VIEWS, FLAGS.cut, num_steps=1)
-    steps = fine_tuning.Steps(
-        call, data, FLAGS.batch, NUM_VIEWS, FLAGS.pool, 1, FLAGS.seed, lambda drawn: jax.device_put(drawn, rows)
-    )
-    num_steps = max(1, round(FLAGS.epochs * (len(train.labels_N) // FLAGS.batch)))
+    per_call = 1 if jax.default_backend() == 'cpu' else 20
+    call = training.make_call(depths.answer(deep, FLAGS.depth), NUM_VIEWS, FLAGS.cut, per_call)
+
+    def place(drawn: training.Batches) -> training.Batches:
+        return training.Batches(*jax.device_put(tuple(drawn), rows))
+
+    steps = fine_tuning.Steps(call, data, FLAGS.batch, NUM_VIEWS, FLAGS.pool, per_call, FLAGS.seed, place)
+    num_steps = max(1, round(FLAGS.epochs * (len(train.labels_N) // FLAGS.batch) / per_call)) * per_call
     recipe = methods.Recipe(FLAGS.rate, 0.0)
     schedule = methods.schedule('static', recipe, num_steps, np.ones(1))
     begun = depths.begin(deep, FLAGS.depth)

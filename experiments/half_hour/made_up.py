@@ -1,0 +1,32 @@
+"""Made-up weights and images, to rehearse without any: `python -m experiments.half_hour.made_up WORK`."""
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from codinet_jax.models import weights_file
+from codinet_jax.models.architecture import cifar_resnet
+from codinet_jax.models.network import RoutedResNet, fresh_variables
+from experiments.real_accuracy import images
+
+NUM_IMAGES = 32
+
+
+def main(work: pathlib.Path) -> None:
+    """Writes WORK/weights/resnet14.npz, untrained, and WORK/images, noise, as `unpack` leaves real ones."""
+    network = RoutedResNet(cifar_resnet(14), None)
+    variables = jax.device_get(jax.jit(lambda: fresh_variables(network, 0))())
+    for folder in ('weights', 'images'):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+    weights_file.write(work / 'weights' / 'resnet14.npz', variables)
+    rng = np.random.default_rng(0)
+    for split in ('train', 'test'):
+        pixels = rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3)).astype(np.uint8)
+        for name, array in zip(images.NAMES, (pixels, np.arange(NUM_IMAGES) % 10), strict=True):
+            images.save(work / 'images' / f'{split}_{name}.npy', array)
+
+
+if __name__ == '__main__':
+    main(pathlib.Path(sys.argv[1]))

@@ -23,8 +23,9 @@ def main(work: pathlib.Path) -> None:
     weights_file.write(work / 'weights' / 'resnet14.npz', variables)
     rng = np.random.default_rng(0)
     for split in ('train', 'test'):
-        pixels = rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3)).astype(np.uint8)
-        for name, array in zip(images.NAMES, (pixels, np.arange(NUM_IMAGES) % 10), strict=True):
+        images_NxHxWxC = rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3)).astype(np.uint8)
+        labels_N = np.arange(NUM_IMAGES) % 10
+        for name, array in ((images.NAMES[0], images_NxHxWxC), (images.NAMES[1], labels_N)):
             images.save(work / 'images' / f'{split}_{name}.npy', array)
 
 

@@ -46,10 +46,9 @@ def main(argv: Sequence[str]) -> None:
     config = workdir.read_config()
     config.data_dir = DATA_DIR.value or config.data_dir
     config.eval_batch_size = BATCH_SIZE.value or config.eval_batch_size
-    variables = workdir.read_weights()
     threshold = load.operating_points(workdir).threshold(OPERATING_POINT.value, COST.value)
     command.start_devices(config.eval_batch_size)
-    named = setup.read(config)
+    named, variables = setup.read(config), workdir.read_weights()
     if SHUFFLES.value and named.model.router is None:
         raise InputError(f'{workdir} holds a static network, which has no routes to shuffle: leave out --shuffles.')
     split, recipe = named.data.open(SPLIT.value), named.recipe

@@ -215,7 +215,7 @@ def test_what_is_measured_of_a_config_may_be_of_ones_own(tmp_path: Path, name: s
     assert (result.returncode, result.stderr) == (0, ''), result.stderr
     assert (tmp_path / 'out.json').exists() and 'written to out.json' in result.stdout
     without = run(tmp_path, name, *named, *OF_CONFIGS[name], '--output=other.json')
-    assert without.returncode == 2 and "Data set 'bars' is unknown" in without.stderr
+    assert without.returncode == 2 and "method is 'priced'" in without.stderr
 
 
 @pytest.mark.long

@@ -126,7 +126,7 @@ def test_what_going_on_is_worth_is_told_by_others_going_on() -> None:
     is_sure_N = np.arange(100) % 2 == 0
     small_NxY = np.zeros((100, 2))
     small_NxY[np.arange(100), np.where(is_sure_N, labels_N, 1 - labels_N)] = np.where(is_sure_N, 9.0, 1.0)
-    large_NxY = np.eye(2)[labels_N]
+    large_NxY = 5 * np.eye(2)[labels_N]  # surer of the right class than the small one of the wrong one
     small, large = (
         cascade.Answerer(name, macs, logits_NxY, labels_N, logits_NxY, labels_N)
         for name, macs, logits_NxY in (('small', 1.0, small_NxY), ('large', 2.0, large_NxY))

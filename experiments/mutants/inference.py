@@ -114,9 +114,9 @@ INFERENCE = (
     Mutant(
         'a cascade asks where it is sure',
         CASCADE,
-        'unsure.append(1 - jnp.max(jax.nn.softmax(logits_BxY), axis=-1))',
-        'unsure.append(jnp.max(jax.nn.softmax(logits_BxY), axis=-1))',
-        ('cascade::each_image_is_answered_by_the_first_that_is_sure_of_it',),
+        'unsure.append(1 - jnp.max(mean_BxY, axis=-1))',
+        'unsure.append(jnp.max(mean_BxY, axis=-1))',
+        ('cascade::each_image_is_answered_by_the_mean_of_the_first_that_are_sure_of_it',),
     ),
     Mutant(
         'a cascade goes on being unsure of what was answered',

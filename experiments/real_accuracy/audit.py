@@ -11,7 +11,6 @@ some of them alone.
 
 import json
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,14 +19,10 @@ from absl import flags
 from codinet_jax.runtime import command, files, provenance
 from codinet_jax.runtime.errors import InputError
 from experiments.real_accuracy import audit_report, cascade, images, networks, ordering, probing, questions
+from experiments.real_accuracy.progress import log
 
 FLAGS = flags.FLAGS
 CUT = 12
-STARTED = time.perf_counter()
-
-
-def log(*words: object) -> None:
-    print(f'[{time.perf_counter() - STARTED:6.1f} s]', *words, flush=True)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ views) and NAME_weights.npz (backbone in float16) to the output, NAME being star
 
 import pathlib
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +37,7 @@ from experiments.real_accuracy import (
     teachers,
     training,
 )
+from experiments.real_accuracy.progress import log, seconds
 
 del settings  # imported for its flags
 FLAGS = flags.FLAGS
@@ -89,13 +89,8 @@ SETTINGS = (
     ),
     *('test_images', 'train_images', 'shuffles', 'unroll', 'convolution', 'tag'),
 )
-STARTED = time.perf_counter()
 LEAST_STD = 0.3  # of the mean over a block's channels
 DIAL = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
-
-
-def log(*words: object) -> None:
-    print(f'[{time.perf_counter() - STARTED:6.1f} s]', *words, flush=True)
 
 
 def name() -> str:
@@ -147,7 +142,7 @@ def main(argv: Sequence[str]) -> None:
     results = _settings(start, rates_n, shift, accuracy) | _of_training(trained) | {'rungs': rungs_seen}
     results |= _tested(judge, averages, test, calibration, allocation.free_n(start.architecture), shift)
     _write_weights(output, averages, rates_n, shift)
-    results['seconds'] = time.perf_counter() - STARTED
+    results['seconds'] = seconds()
     files.write(output / f'{name()}.json', lambda file: file.write(files.json_bytes(results)))
     saved.unlink()
     log({key: results[key] for key in ('accuracy', 'mean_macs', 'num_paths', 'num_open_blocks', 'shuffled')})

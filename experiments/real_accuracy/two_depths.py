@@ -10,7 +10,6 @@ stopped.
 """
 
 import pathlib
-import time
 from collections.abc import Sequence
 
 import jax
@@ -30,6 +29,7 @@ from experiments.real_accuracy import (
     teachers,
     training,
 )
+from experiments.real_accuracy.progress import log
 
 del settings  # imported for its flags
 FLAGS = flags.FLAGS
@@ -47,11 +47,6 @@ flags.DEFINE_integer('shuffles', 20, 'Times that decisions are shuffled, of each
 flags.DEFINE_float('save_seconds', 300, 'Between two savings of the state, from which the same command goes on.')
 NUM_VIEWS = 2
 SETTINGS = ('teachers', 'epochs', 'batch', 'rate', 'depth', 'pool', 'cut', 'calibration', 'train_images', 'test_images')
-STARTED = time.perf_counter()
-
-
-def log(*words: object) -> None:
-    print(f'[{time.perf_counter() - STARTED:6.1f} s]', *words, flush=True)
 
 
 def name() -> str:

@@ -119,6 +119,13 @@ INFERENCE = (
         ('cascade::each_image_is_answered_by_the_mean_of_the_first_that_are_sure_of_it',),
     ),
     Mutant(
+        'a cascade forgets the networks before',
+        CASCADE,
+        'return (before * mean_BxY + probabilities_BxY) / (before + np.float32(1))',
+        'return probabilities_BxY',
+        ('cascade::each_image_is_answered_by_the_mean_of_the_first_that_are_sure_of_it',),
+    ),
+    Mutant(
         'a cascade goes on being unsure of what was answered',
         CASCADE,
         'np.where(is_asked_N, found.unsure_KxN[k], unsure_N)',

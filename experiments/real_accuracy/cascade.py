@@ -10,7 +10,7 @@ read on the other, both ways; and of the training views that gates are calibrate
 import itertools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ CALIBRATION_SEED = 3  # the views that run.py sets thresholds on
 
 
 class Answerer(NamedTuple):
-    """A static network's cost and its logits of test and of calibration views, with their classes."""
+    """A network's logits of test and of calibration views, with their classes; what it costs an image it is asked."""
 
     name: str
     macs: float
@@ -44,31 +44,51 @@ def read(path: pathlib.Path) -> Answerer:
     return Answerer(name=path.stem.removesuffix('_routes'), **fields)
 
 
-def ask(start: networks.Start, test: images.Images, calibration: images.Images, cut: int, batch: int) -> dict[str, Any]:
-    """A given network's answers, as `read` reads them."""
-    model = networks.static(start, np.float32)
+def ask(
+    answer: Callable[[jax.Array], Sequence[jax.Array]],
+    macs: Sequence[float],
+    test: images.Images,
+    calibration: images.Images,
+    cut: int,
+    batch: int,
+) -> list[dict[str, Any]]:
+    """Answers as `read` reads them, of every network whose logits `answer` gives of normalised images.
 
-    @jax.jit
-    def forward(variables: Any, images_BxHxWxC: jax.Array) -> jax.Array:
-        output: Any = model.apply(variables, images.normalise(images_BxHxWxC), masked(), train=False)
-        return output.logits_BxY
+    `macs` is what each costs an image that it is asked about.
+    """
+    forward = jax.jit(lambda images_BxHxWxC: answer(images.normalise(images_BxHxWxC)))
 
-    def logits(images_NxHxWxC: np.ndarray) -> np.ndarray:
+    def logits(images_NxHxWxC: np.ndarray) -> list[np.ndarray]:
         rows = (slice(i, i + batch) for i in range(0, len(images_NxHxWxC), batch))
-        return np.concatenate([np.asarray(forward(start.variables, images_NxHxWxC[part])) for part in rows])
+        parts = [jax.device_get(forward(images_NxHxWxC[part])) for part in rows]
+        return [np.concatenate(of_one) for of_one in zip(*parts, strict=True)]
 
     draws_NxMx5 = images.draws(1, len(calibration.labels_N), CALIBRATION_SEED).transpose(1, 0, 2)
     plain_NxM = jnp.zeros((len(calibration.labels_N), 1), bool)
     views_NxHxWxC = np.asarray(
         images.views(jnp.asarray(calibration.images_NxHxWxC), jnp.asarray(draws_NxMx5), plain_NxM, cut)
     )[:, 0]
-    return {
-        'macs': np.float64(networks.costs(start, has_routers=False).static_macs),
-        'logits': logits(test.images_NxHxWxC),
-        'labels': test.labels_N.astype(np.uint8),
-        'calibration_logits': logits(views_NxHxWxC),
-        'calibration_labels': calibration.labels_N.astype(np.uint8),
-    }
+    labels = {'labels': test.labels_N.astype(np.uint8), 'calibration_labels': calibration.labels_N.astype(np.uint8)}
+    return [
+        labels | {'macs': np.float64(cost), 'logits': logits_NxY, 'calibration_logits': calibration_logits_NxY}
+        for cost, logits_NxY, calibration_logits_NxY in zip(
+            macs, logits(test.images_NxHxWxC), logits(views_NxHxWxC), strict=True
+        )
+    ]
+
+
+def ask_static(
+    start: networks.Start, test: images.Images, calibration: images.Images, cut: int, batch: int
+) -> dict[str, Any]:
+    """A given network's answers."""
+    model = networks.static(start, np.float32)
+
+    def answer(inputs: jax.Array) -> list[jax.Array]:
+        output: Any = model.apply(start.variables, inputs, masked(), train=False)
+        return [output.logits_BxY]
+
+    macs = networks.costs(start, has_routers=False).static_macs
+    return ask(answer, [macs], test, calibration, cut, batch)[0]
 
 
 def probabilities(logits_NxY: np.ndarray) -> np.ndarray:
@@ -162,7 +182,7 @@ def ask_all(
     test = images.read('test', data_dir, cache).part(slice(num_test))
     calibration = images.read('train', data_dir, cache).part(slice(num_calibration))
     for weights in missing:
-        found = ask(networks.read(weights), test, calibration, cut, batch)
+        found = ask_static(networks.read(weights), test, calibration, cut, batch)
         accuracy = 100 * np.mean(np.argmax(found['logits'], -1) == found['labels'])
         print(f'{pathlib.Path(weights).stem}: {accuracy:.2f} % at {found["macs"] / 1e6:.2f} MMACs', flush=True)
         np.savez_compressed(answers_of(weights, cache), **found)

@@ -45,7 +45,8 @@ class State(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What a network made of a batch: logits [B, Y], norm statistics, a method's own loss, its mean run rate."""
+    """What a network made of a batch: logits [B, Y], or those of several answers one after another, norm statistics, a
+    method's own loss, its mean run rate."""
 
     logits_BxY: jax.Array
     batch_stats: Any
@@ -135,6 +136,8 @@ def make_call(answer: Answer, num_views: int, cut: int, num_steps: int) -> Call:
         params: Any, batch_stats: Any, views: jax.Array, labels_B: jax.Array, soft_BxY: jax.Array, knobs: Any, key: Any
     ) -> tuple[jax.Array, Any]:
         answered = answer(params, batch_stats, images.normalise(views), knobs, key)
+        num_answers = len(answered.logits_BxY) // len(views)
+        labels_B, soft_BxY = jnp.tile(labels_B, num_answers), jnp.tile(soft_BxY, (num_answers, 1))
         cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(answered.logits_BxY, labels_B).mean()
         T = DISTILLATION_TEMPERATURE
         divergence = optax.losses.kl_divergence(

@@ -1,16 +1,20 @@
-"""A trained network fine-tuned at two depths that share their convolutions, and tested once, as a cascade of the two.
+"""One network of two depths, begun from trained ones, fine-tuned, and tested once: images that the shallow one is
+unsure of go on to the deep one.
 
 `python -m experiments.real_accuracy.two_depths --start=resnet56.npz --depth=20 --epochs=3 --seed=0 \
---teachers=resnet56.npz --pool=4 --data_dir=DIR --output=DIR`
+--teachers=resnet56.npz --pool=4 --data_dir=DIR --output=DIR`: the shallow network lies in the deep one (depths.py).
+With `--shallow=resnet20.npz` in place of `--depth`, it is that one, and the deep one's later blocks go on with what it
+has computed (resumed.py).
 
-Writes NAME.json (accuracies, and what images are worth that go on to the deep one, at the costs of `cascade.TARGETS`),
-and of either network NAME_shallow.npz or NAME_deep.npz (weights, as import_weights writes them) and ..._routes.npz
-(logits, as `cascade` reads them), NAME being start, depth, epochs and seed. The same command goes on where it was
-stopped.
+Writes NAME.json (accuracies, and what going on is worth, at the costs of `cascade.TARGETS`), NAME_shallow_routes.npz
+and NAME_deep_routes.npz (logits, as `cascade` reads them), and the weights: NAME_shallow.npz and NAME_deep.npz, as
+import_weights writes them, or NAME_weights.npz. NAME is start, depth or shallow network, epochs and seed. The same
+command goes on where it was stopped.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +29,7 @@ from experiments.real_accuracy import (
     images,
     methods,
     networks,
+    resumed,
     settings,
     teachers,
     training,
@@ -33,9 +38,13 @@ from experiments.real_accuracy.progress import log
 
 del settings  # imported for its flags
 FLAGS = flags.FLAGS
-flags.DEFINE_string('start', None, 'The static network to start from, as import_weights writes it.', required=True)
-flags.DEFINE_integer('depth', 20, 'Of the shallow network: 6n+2.')
-flags.DEFINE_float('epochs', 3, 'Passes over the images, each image twice: once by each network.')
+flags.DEFINE_string('start', None, 'The deep static network to start from, as import_weights writes it.', required=True)
+flags.DEFINE_integer('depth', 20, 'Of the shallow network within it: 6n+2.')
+flags.DEFINE_string(
+    'shallow', None, 'A shallow static network instead, which the later blocks of the deep one go on from.'
+)
+flags.DEFINE_integer('joined_on', 500, 'Training images, from the first, that such blocks are joined to it on.')
+flags.DEFINE_float('epochs', 3, 'Passes over the images, two views of each.')
 flags.DEFINE_integer('seed', 0, 'Of order and views.')
 flags.DEFINE_integer('batch', 128, 'Images a step.')
 flags.DEFINE_float('rate', 0.03, 'Learning rate at first; it falls linearly to 0.')
@@ -46,11 +55,26 @@ flags.DEFINE_integer('test_images', 10_000, 'Images of test, from the first.')
 flags.DEFINE_integer('shuffles', 20, 'Times that decisions are shuffled, of each kind.')
 flags.DEFINE_float('save_seconds', 300, 'Between two savings of the state, from which the same command goes on.')
 NUM_VIEWS = 2
-SETTINGS = ('teachers', 'epochs', 'batch', 'rate', 'depth', 'pool', 'cut', 'calibration', 'train_images', 'test_images')
+SETTINGS = ('teachers', 'epochs', 'batch', 'rate', 'pool', 'cut', 'calibration', 'train_images', 'test_images')
+KINDS = ('shallow', 'deep')
+
+
+class Pair(NamedTuple):
+    """Two depths to be trained as one: of what variables, how they answer in training, and what comes of them.
+
+    `ask` takes the trained variables and the images of test and calibration, writes weights, and gives what
+    `cascade.ask` does of the two.
+    """
+
+    begun: Any
+    answer: training.Answer
+    ask: Callable[[Any, images.Images, images.Images], list[dict[str, Any]]]
 
 
 def name() -> str:
-    return f'{pathlib.Path(FLAGS.start).stem}_with_{FLAGS.depth}_{FLAGS.epochs:g}epochs_s{FLAGS.seed}'
+    deep, shallow = pathlib.Path(FLAGS.start).stem, FLAGS.shallow and pathlib.Path(FLAGS.shallow).stem
+    kind = f'after_{shallow}' if shallow else f'with_{FLAGS.depth}'
+    return f'{deep}_{kind}_{FLAGS.epochs:g}epochs_s{FLAGS.seed}'
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,21 +82,19 @@ def main(argv: Sequence[str]) -> None:
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
-    deep = networks.read(FLAGS.start)
     log(f'{name()}: {len(train.labels_N)} images, {jax.devices()[0]}')
+    pair = _resumed(train, output / name()) if FLAGS.shallow else _within(output / name())
     saved = output / f'{name()}_state.npz'
-    trained = _trained(deep, train, cache, saved)
+    trained = _trained(pair, train, cache, saved)
     test = images.read('test', FLAGS.data_dir, cache).part(slice(FLAGS.test_images))
-    calibration = train.part(slice(FLAGS.calibration))
-    small, large = (
-        _answerer(f'{name()}_{label}', network, test, calibration, output)
-        for label, network in zip(('shallow', 'deep'), depths.both(trained.averages, deep, FLAGS.depth), strict=True)
-    )
+    for kind, found in zip(KINDS, pair.ask(trained.averages, test, train.part(slice(FLAGS.calibration))), strict=True):
+        np.savez_compressed(output / f'{name()}_{kind}_routes.npz', **found)
+    small, large = (cascade.read(output / f'{name()}_{kind}_routes.npz') for kind in KINDS)
     results = {
         'name': name(),
         'commit': provenance.commit(),
         'seed': FLAGS.seed,
-        'settings': {key: FLAGS[key].value for key in SETTINGS},
+        'settings': {key: FLAGS[key].value for key in (*SETTINGS, 'shallow' if FLAGS.shallow else 'depth')},
         'num_steps': trained.num_steps,
         'ms_per_step': trained.ms_per_step,
         'history': [
@@ -80,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
             for step, metrics in trained.history[:: max(1, len(trained.history) // 40)]
         ],
         'shallow': {'accuracy': _accuracy(small), 'macs': small.macs},
-        'deep': {'accuracy': _accuracy(large), 'macs': large.macs},
+        'deep': {'accuracy': _accuracy(large), 'macs_of_going_on': large.macs},
         'points': [
             point | {'own_less_shuffled': cascade.worth(small, large, target, FLAGS.shuffles)}
             for target in cascade.TARGETS
@@ -94,9 +116,40 @@ def main(argv: Sequence[str]) -> None:
         log(f'{point["mean_macs"] / 1e6:.2f} M {point["accuracy"]:.2f} %', point['own_less_shuffled'])
 
 
-def _trained(
-    deep: networks.Start, train: images.Images, cache: pathlib.Path, saved: pathlib.Path
-) -> fine_tuning.Trained:
+def _within(prefix: pathlib.Path) -> Pair:
+    deep = networks.read(FLAGS.start)
+
+    def ask(variables: Any, test: images.Images, calibration: images.Images) -> list[dict[str, Any]]:
+        answers = []
+        for kind, network in zip(KINDS, depths.both(variables, deep, FLAGS.depth), strict=True):
+            _write(f'{prefix}_{kind}.npz', network.variables)
+            answers.append(cascade.ask_static(network, test, calibration, FLAGS.cut, FLAGS.eval_batch))
+        return answers
+
+    return Pair(depths.begin(deep, FLAGS.depth), depths.answer(deep, FLAGS.depth), ask)
+
+
+def _resumed(train: images.Images, prefix: pathlib.Path) -> Pair:
+    shallow, deep = networks.read(FLAGS.shallow), networks.read(FLAGS.start)
+    model = resumed.Resumed(shallow.architecture, deep.architecture)
+
+    def ask(variables: Any, test: images.Images, calibration: images.Images) -> list[dict[str, Any]]:
+        _write(f'{prefix}_weights.npz', variables)
+
+        def answer(inputs: jax.Array) -> Any:
+            return model.apply(variables, inputs, train=False)
+
+        return cascade.ask(answer, model.macs, test, calibration, FLAGS.cut, FLAGS.eval_batch)
+
+    begun = resumed.begin(shallow, deep, train.part(slice(FLAGS.joined_on)))
+    return Pair(begun, resumed.answer(model), ask)
+
+
+def _write(path: str, variables: Any) -> None:
+    weights_file.write(pathlib.Path(path), jax.tree.map(np.asarray, variables), weights_file.read_input(FLAGS.start))
+
+
+def _trained(pair: Pair, train: images.Images, cache: pathlib.Path, saved: pathlib.Path) -> fine_tuning.Trained:
     names = FLAGS.teachers or [FLAGS.start]
     soft_KxNxY = teachers.soft_targets(cache, names, train, FLAGS.pool, FLAGS.cut, FLAGS.teacher_batch)
     mesh = sharding.data_mesh()
@@ -104,7 +157,7 @@ def _trained(
     data = jax.device_put(data, sharding.replicated(mesh))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, *mesh.axis_names))
     per_call = 1 if jax.default_backend() == 'cpu' else 20
-    call = training.make_call(depths.answer(deep, FLAGS.depth), NUM_VIEWS, FLAGS.cut, per_call)
+    call = training.make_call(pair.answer, NUM_VIEWS, FLAGS.cut, per_call)
 
     def place(drawn: training.Batches) -> training.Batches:
         return training.Batches(*jax.device_put(tuple(drawn), rows))
@@ -113,21 +166,9 @@ def _trained(
     num_steps = max(1, round(FLAGS.epochs * (len(train.labels_N) // FLAGS.batch) / per_call)) * per_call
     recipe = methods.Recipe(FLAGS.rate, 0.0)
     schedule = methods.schedule('static', recipe, num_steps, np.ones(1))
-    begun = depths.begin(deep, FLAGS.depth)
     return fine_tuning.train(
-        steps, schedule, begun, num_steps, lambda averages: averages, saved, FLAGS.save_seconds, log
+        steps, schedule, pair.begun, num_steps, lambda averages: averages, saved, FLAGS.save_seconds, log
     )
-
-
-def _answerer(
-    label: str, network: networks.Start, test: images.Images, calibration: images.Images, output: pathlib.Path
-) -> cascade.Answerer:
-    """A network's answers, which are written, as its weights are."""
-    trained_on = weights_file.read_input(FLAGS.start)
-    weights_file.write(output / f'{label}.npz', jax.tree.map(np.asarray, network.variables), trained_on)
-    path = output / f'{label}_routes.npz'
-    np.savez_compressed(path, **cascade.ask(network, test, calibration, FLAGS.cut, FLAGS.eval_batch))
-    return cascade.read(path)
 
 
 def _accuracy(answerer: cascade.Answerer) -> float:

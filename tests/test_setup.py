@@ -159,6 +159,7 @@ def test_a_variant_has_the_last_word_and_changes_nothing_else(name: str) -> None
 def test_a_peer_is_had_on_our_schedule_and_on_its_authors() -> None:
     peers = [name for name in METHODS if name not in ('codinet', 'static', 'random')]
     theirs = ('convnet_aig', 'skipnet', 'skipnet_hrl', 'stochastic_gates', 'laudnet', 'blockdrop', 'act', 'early_exit')
+    theirs += ('resumed',)
     assert tuple(peers) == theirs
     for variant, changes in default.variants().items():
         if changes.get('method') in peers:

@@ -49,10 +49,12 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model = ConfigDict()
     config.model.backbone = 'cifar_resnet'  # or imagenet_resnet
     config.model.depth = 110
+    # Of the shallower network that answers first, of router resuming; unset: a third of each stage's blocks.
+    config.model.first_depth = placeholder(int)
     config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
     config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
     # conv, recurrent; gate_unit, one_layer, independent, lstm, feedforward1 and 2 of other authors; random, policy,
-    # halting, exits: each of one method; static: of method static, all run.
+    # halting, exits, resuming: each of one method; static: of method static, all run.
     config.model.router = 'linear'
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of as many groups as there are devices

@@ -15,13 +15,13 @@ from codinet_jax.data import datasets
 from codinet_jax.data.datasets import DataSource
 from codinet_jax.kernels import convolution, cpu_convolution
 from codinet_jax.methods import METHODS, Method
-from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
+from codinet_jax.models.architecture import Architecture, cifar_resnet, first_third, imagenet_resnet, resumed
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import ROUTERS, router_kind
 from codinet_jax.runtime.errors import InputError
 
-STATIC = 'static'
+STATIC, RESUMING = 'static', 'resuming'
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _OF_METHOD = ('loss', 'routing')  # sections of a config
 
@@ -163,12 +163,27 @@ def _architecture(config: ConfigDict, data: DataSource) -> Architecture:
     size, _, channels = data.image_shape
     shape = {'image_size': size, 'image_channels': channels, 'num_classes': data.spec.num_classes}
     checks.one_of('model.backbone', model.backbone, ('cifar_resnet', 'imagenet_resnet'))
-    try:
+    if model.first_depth is not None and model.router != RESUMING:
+        raise InputError(
+            f'model.first_depth is {model.first_depth}, and of model.router={model.router} no network answers first: '
+            'name the variant, as in --config=cifar10_r110:resumed, or leave it out.'
+        )
+
+    def of(depth: int) -> Architecture:
         if model.backbone == 'cifar_resnet':
-            return cifar_resnet(model.depth, shortcut=model.shortcut, **shape)
-        return imagenet_resnet(model.depth, stride_on=model.stride_on, **shape)
+            return cifar_resnet(depth, shortcut=model.shortcut, **shape)
+        return imagenet_resnet(depth, stride_on=model.stride_on, **shape)
+
+    try:
+        whole = of(model.depth)
     except InputError as error:
         raise InputError(f'model.{error}') from error
+    if model.router != RESUMING:
+        return whole
+    try:
+        return resumed(first_third(whole) if model.first_depth is None else of(model.first_depth), whole)
+    except InputError as error:
+        raise InputError(f'model.first_depth: {error}') from error
 
 
 def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResNet:

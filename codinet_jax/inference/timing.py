@@ -151,7 +151,7 @@ def contest(
         report(f'compiled {name} in {contestant.compile_seconds:.1f} s')
         return contestant
 
-    without_routers = model.clone(router=None)
+    without_routers = model.static
     static = {
         f'{num_devices} device(s), blocks {"in a loop" if unroll == 1 else "unrolled"}': (num_devices, unroll)
         for num_devices in sorted({1, spread_over})

@@ -8,6 +8,7 @@ from codinet_jax.methods.convnet_aig import ConvNetAIG
 from codinet_jax.methods.early_exit import EarlyExit
 from codinet_jax.methods.laudnet import LAUDNet
 from codinet_jax.methods.method import Method, Rules, Seen, Term, classification, priced_classification
+from codinet_jax.methods.resumed import Resumed
 from codinet_jax.methods.skipnet import SkipNet
 from codinet_jax.methods.skipnet_hrl import SkipNetHRL
 from codinet_jax.methods.stochastic_gates import StochasticGates
@@ -23,6 +24,7 @@ __all__ = [
     'LAUDNet',
     'Method',
     'Random',
+    'Resumed',
     'Rules',
     'Seen',
     'SkipNet',
@@ -47,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     'blockdrop': BlockDrop,
     'act': ACT,
     'early_exit': EarlyExit,
+    'resumed': Resumed,
 }
 
 

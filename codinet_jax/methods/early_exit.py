@@ -55,5 +55,5 @@ class EarlyExit(Method):
 
     def objective(self, seen: Seen) -> dict[str, Term]:
         """The cross-entropy of the last head, and the sum of all others'."""
-        losses = [cross_entropy(logits, seen.labels_B, seen.label_smoothing) for logits in seen.output.of_stages]
+        losses = [cross_entropy(logits, seen.labels_B, seen.label_smoothing) for logits in seen.output.of_stages[:-1]]
         return classification(seen) | {'exits': Term(functools.reduce(operator.add, losses), self.exit_weight)}

@@ -63,7 +63,8 @@ class Stage(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """A residual classifier. Sizes are in pixels a side; `stem` is 'cifar' (3x3) or 'imagenet' (7x7/2,
-    max-pool/2); `name` is for people."""
+    max-pool/2); `name` is for people. Of a network that answers early and resumes, `first_pass` is how many of its
+    stages come before that answer, see `resumed`; it is 0 of all others."""
 
     image_size: int
     image_channels: int
@@ -72,6 +73,7 @@ class Architecture:
     stem_channels: int
     stages: tuple[Stage, ...]
     name: str = 'ResNet'
+    first_pass: int = 0
 
     @property
     def stem_size(self) -> int:
@@ -92,8 +94,47 @@ class Architecture:
         return len(self.blocks)
 
     @property
+    def in_order(self) -> 'Architecture':
+        """The deep network of one that resumes, its blocks in the usual order; any other as it is."""
+        if not self.first_pass:
+            return self
+        pairs = zip(self.stages[: self.first_pass], self.stages[self.first_pass :], strict=True)
+        stages = tuple(first._replace(repeats=first.repeats + later.repeats) for first, later in pairs)
+        return dataclasses.replace(self, stages=stages, name=self.name.partition(' after ')[0], first_pass=0)
+
+    @property
     def out_channels(self) -> int:
         return self.stages[-1].block.channels
+
+
+def resumed(first: Architecture, whole: Architecture) -> Architecture:
+    """The blocks of a deep network in another order: all that a shallow one has too, then stage by stage the others.
+
+    After the shallow network's last stage there is an answer; the stages that follow resume its stages one by one. How
+    they are joined is the router's matter (`models.resuming`).
+
+    Raises:
+      InputError: the two are not of one kind, or some stage of the deep one has no block more.
+    """
+    pairs = list(zip(first.stages, whole.stages, strict=False))
+    if dataclasses.replace(first, stages=whole.stages, name=whole.name) != whole or any(
+        (a.transition, a.block) != (b.transition, b.block) or a.num_blocks >= b.num_blocks for a, b in pairs
+    ):
+        raise InputError(
+            f'{whole.name} cannot resume {first.name}: every stage of it must have more of the same blocks.'
+        )
+    later = tuple(Stage(None, b.block, b.num_blocks - a.num_blocks) for a, b in pairs)
+    name = f'{whole.name} after {first.name.rpartition("-")[2]}'
+    return dataclasses.replace(whole, stages=(*first.stages, *later), name=name, first_pass=len(first.stages))
+
+
+def first_third(whole: Architecture) -> Architecture:
+    """The first third of each stage's blocks, and one at least: a shallow network for `resumed`."""
+    stages = []
+    for stage in whole.stages:
+        num_blocks = max(1, stage.num_blocks // 3)
+        stages.append(stage._replace(repeats=num_blocks - (stage.transition is not None)))
+    return dataclasses.replace(whole, stages=tuple(stages), name=f'{whole.name}-a third')
 
 
 def cifar_resnet(

@@ -15,7 +15,8 @@ class CostTable(NamedTuple):
 
     The stem, the head, the routers and the shortcuts that change a shape are paid by every image; `blocks_n` only by
     the images that run the block. `policy` is what routers compute of an image before the first block. `alone` is what
-    the static network costs where it is not the sum of the parts: of a cascade, the last of its networks.
+    the static network costs where it is not the sum of the parts: of a cascade, the last of its networks; of one that
+    resumes, without what joins its stages.
     """
 
     stem: int

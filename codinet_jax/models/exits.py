@@ -40,16 +40,17 @@ class ExitRouter(Router):
 class Exit(nn.Module):
     """Global average pool, Dense(classes); none after the last stage, where the network's head is."""
 
-    num_classes: int
-    is_last: bool
+    architecture: Architecture
+    stage: int
 
     @nn.compact
     def __call__(
-        self, a_BxHxWxC: jax.Array, carry: jax.Array, shared: Any
+        self, a_BxHxWxC: jax.Array, carry: jax.Array, shared: Any, combine: Any
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        if self.is_last:
+        del combine
+        if self.stage == len(self.architecture.stages):
             return a_BxHxWxC, carry, None
-        logits_BxY = nn.Dense(self.num_classes, name='head')(pooled(a_BxHxWxC))
+        logits_BxY = nn.Dense(self.architecture.num_classes, name='head')(pooled(a_BxHxWxC))
         return a_BxHxWxC, jnp.minimum(carry, margin_B(logits_BxY) + shared['bias']), logits_BxY
 
 
@@ -62,9 +63,9 @@ def margin_B(logits_BxY: jax.Array) -> jax.Array:
     return others_B - jnp.max(logits_BxY, axis=-1)
 
 
-def answer(execution: Execution, logits_BxY: jax.Array, exits: Sequence[jax.Array], v_SxB: jax.Array) -> jax.Array:
+def answer(execution: Execution, heads: Sequence[jax.Array], v_SxB: jax.Array) -> jax.Array:
     """The logits of the last head that an image reached: of the network's own head those who ran the last stage."""
-    first, *others = (*exits, logits_BxY)
+    first, *others = heads
     chosen_BxY = first
     for reached_BxY, v_B in zip(others, v_SxB[1:], strict=True):
         chosen_BxY = execution.combine(lambda new, _: new, lambda _, old: old, (reached_BxY, chosen_BxY), v_B)

@@ -44,11 +44,13 @@ class HaltingRouter(Router):
 class StageEnd(nn.Module):
     """The mixture in place of the last output, and what the stage cost each image to ponder."""
 
-    num_classes: int
-    is_last: bool
+    architecture: Architecture
+    stage: int
 
-    def __call__(self, a_BxHxWxC: jax.Array, carry: Carry, shared: Any) -> tuple[jax.Array, tuple[()], jax.Array]:
-        del shared
+    def __call__(
+        self, a_BxHxWxC: jax.Array, carry: Carry, shared: Any, combine: Any
+    ) -> tuple[jax.Array, tuple[()], jax.Array]:
+        del shared, combine
         after, _ = carry
         return halting.mixture(after, a_BxHxWxC), (), halting.ponder_B(after)
 

@@ -119,6 +119,11 @@ class RoutedResNet(nn.Module):
     folded: bool = False
 
     @property
+    def static(self) -> 'RoutedResNet':
+        """The same blocks without routers."""
+        return self.clone(router=None, architecture=self.architecture.in_order)
+
+    @property
     def costs(self) -> CostTable:
         """The MACs of every part, of one image.
 
@@ -130,7 +135,14 @@ class RoutedResNet(nn.Module):
         kind = router_kind(self.router)
         policy = kind.start_macs(self.architecture) if kind.start_macs else 0
         table = cost_table(self.architecture, kind.macs, first_runs=kind.first_runs, policy=policy)
-        return table._replace(routers_n=kind.stages.routers_n(self.architecture)) if kind.stages else table
+        if not kind.stages:
+            return table
+        table = table._replace(routers_n=kind.stages.routers_n(self.architecture))
+        if kind.stages.joins_n:
+            pairs = zip(table.blocks_n, kind.stages.joins_n(self.architecture), strict=True)
+            alone = cost_table(self.architecture.in_order, None).static_macs
+            table = table._replace(blocks_n=tuple(block + join for block, join in pairs), alone=alone)
+        return table
 
     @nn.compact
     def __call__(
@@ -192,7 +204,8 @@ class RoutedResNet(nn.Module):
                 gates.append(gate)
                 k += stage.repeats
             if stages:
-                state, kept = self._stage_end(stages, i, state, shared)
+                noise_Bx2 = None if noise_nxBx2 is None or k == len(noise_nxBx2) else noise_nxBx2[k]
+                state, kept = self._stage_end(stages, i, state, shared, execution, noise_Bx2)
                 ends.append(k - 1)
                 of_stages += [] if kept is None else [kept]
 
@@ -202,15 +215,28 @@ class RoutedResNet(nn.Module):
             return RoutedOutput(logits_BxY, jnp.ones((logits_BxY.shape[0], k)), None)
         v_nxB, router_logits_nxBx2 = jax.tree.map(lambda *parts: jnp.concatenate(parts), *gates)
         if stages and stages.answer:
-            logits_BxY = stages.answer(execution, logits_BxY, of_stages, v_nxB[np.array(ends)])
+            of_stages.append(logits_BxY)
+            logits_BxY = stages.answer(execution, of_stages, v_nxB[np.array(ends)])
         return RoutedOutput(logits_BxY, v_nxB.T, jnp.swapaxes(router_logits_nxBx2, 0, 1), tuple(of_stages))
 
-    def _stage_end(self, stages: Stages, i: int, state: tuple[jax.Array, Any], shared: Any) -> tuple[Any, Any]:
-        """What a router makes of the end of stage i, counted from 1: the state after it, and what is kept of it."""
-        arch = self.architecture
-        end = stages.end(num_classes=arch.num_classes, is_last=i == len(arch.stages), name=f'stage{i}_end')
+    def _stage_end(
+        self,
+        stages: Stages,
+        i: int,
+        state: tuple[jax.Array, Any],
+        shared: Any,
+        execution: Execution,
+        noise_Bx2: jax.Array | None,
+    ) -> tuple[Any, Any]:
+        """What a router makes of the end of stage i, counted from 1: the state after it, and what is kept of it; the
+        noise is that of the block after it."""
+
+        def combine(run: Any, skip: Any, operands: tuple[jax.Array, ...], router_logits_Bx2: jax.Array) -> jax.Array:
+            return execution.combine(run, skip, operands, execution.decide(router_logits_Bx2, noise_Bx2))
+
+        end = stages.end(architecture=self.architecture, stage=i, name=f'stage{i}_end')
         with jax.default_matmul_precision('highest'):
-            a_BxHxWxC, carry, kept = end(*state, shared)
+            a_BxHxWxC, carry, kept = end(*state, shared, combine)
         return (a_BxHxWxC.astype(self.dtype), carry), kept
 
     def _started(self, stem_BxHxWxC: jax.Array, images_BxHxWxC: jax.Array, conv: ModuleDef, norm: ModuleDef) -> Any:

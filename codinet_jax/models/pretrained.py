@@ -143,7 +143,7 @@ def teacher(model: RoutedResNet, imported: Mapping[str, Any], source: str) -> di
     Raises:
       InputError: they are not of this network, or their head is of other classes.
     """
-    static = model.clone(router=None)
+    static = model.static
     shapes = jax.eval_shape(lambda: fresh_variables(static, 0))
     if classes := other_classes(shapes, imported):
         raise InputError(

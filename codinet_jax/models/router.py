@@ -53,13 +53,16 @@ class Stages(NamedTuple):
 
     Attributes:
       begin: the carry that a stage begins with: `begin(stage, a_BxHxWxC, carry)`.
-      end: makes, from `num_classes`, `is_last` and a name, the module called after a stage's last block as `module(
-        a_BxHxWxC, carry, shared) -> (a_BxHxWxC, carry, kept)`. What it keeps, arrays of B rows or None, comes out with
-        the network's answer.
+      end: makes, from `architecture`, the number of the stage from 1 and a name, the module called after a stage's last
+        block as `module(a_BxHxWxC, carry, shared, combine) -> (a_BxHxWxC, carry, kept)`. What it keeps, arrays of B
+        rows or None, comes out with the network's answer. What only images need that run the next block it may have
+        computed of them alone: `combine(run, skip, operands, router_logits_Bx2)`, of pure functions, decides by those
+        logits as the next block does.
       always_run_n: the blocks that every image runs.
       routers_n: the MACs of deciding at every block, in place of the kind's `macs`.
-      answer: the network's logits, if they are not its head's: `answer(execution, logits_BxY, kept, v_SxB)`, where v
-        is that of each stage's last block.
+      answer: the network's logits, if they are not its head's: `answer(execution, kept, v_SxB)`, where v is that
+        of each stage's last block, and what is kept ends with the head's logits.
+      joins_n: the MACs that an image pays beside a block's own that runs it.
     """
 
     begin: Callable[[Stage, jax.Array, Any], Any]
@@ -67,6 +70,7 @@ class Stages(NamedTuple):
     always_run_n: Callable[[Architecture], tuple[bool, ...]]
     routers_n: Callable[[Architecture], tuple[int, ...]]
     answer: Callable[..., jax.Array] | None = None
+    joins_n: Callable[[Architecture], tuple[int, ...]] | None = None
 
 
 class RouterKind(NamedTuple):

@@ -19,6 +19,7 @@ from codinet_jax.models.halting import HALTING
 from codinet_jax.models.policy import POLICIES
 from codinet_jax.models.random_router import INITIAL_MARGIN, PACE, RandomStart, random_logits
 from codinet_jax.models.recurrent import RECURRENT, RECURRENT_FEATURES
+from codinet_jax.models.resuming import RESUMING
 from codinet_jax.models.router import Bias, Router, RouterKind, pooled
 from codinet_jax.runtime.errors import InputError
 
@@ -96,6 +97,7 @@ ROUTERS: dict[str, RouterKind] = {
     **POLICIES,
     **HALTING,
     **EXITS,
+    **RESUMING,
 }
 
 

@@ -58,6 +58,11 @@ def given_variables(setup: Setup) -> tuple[dict[str, Any] | None, dict[str, Any]
     if file is None:
         setup.check_start(is_given=False)
         return None, None
+    if setup.recipe.distillation_weight and setup.model.architecture.first_pass:
+        raise InputError(
+            'distillation.weight is set, and what a network that resumes starts from is no static network that could '
+            'teach: set it to 0.'
+        )
     imported = weights_file.read(file)
     with waiting('making the weights'):
         fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())

@@ -108,12 +108,23 @@ def together(small: Answerer, large: Answerer) -> np.ndarray:
     return np.argmax(probabilities(small.logits) + probabilities(large.logits), axis=-1)
 
 
-def pair(small: Answerer, large: Answerer, target_macs: float) -> dict[str, Any] | None:
-    """Accuracy and cost of the two at that cost; None where they cannot cost that."""
+def of_large(small: Answerer, large: Answerer) -> np.ndarray:
+    """The classes [N] of the large one's answer alone."""
+    del small
+    return np.argmax(large.logits, axis=-1)
+
+
+def pair(
+    small: Answerer, large: Answerer, target_macs: float, answer: Callable[..., np.ndarray] = together
+) -> dict[str, Any] | None:
+    """Accuracy and cost of the two at that cost; None where they cannot cost that.
+
+    `answer` gives the classes of images that go on.
+    """
     share = (target_macs - small.macs) / large.macs
     if not 0 <= share <= 1:
         return None
-    confidence_N, together_N = confidence(small.logits), together(small, large)
+    confidence_N, together_N = confidence(small.logits), answer(small, large)
 
     def right(threshold: float, rows: Any) -> tuple[float, float]:
         goes_on = confidence_N[rows] < threshold
@@ -138,7 +149,9 @@ def pair(small: Answerer, large: Answerer, target_macs: float) -> dict[str, Any]
     }
 
 
-def worth(small: Answerer, large: Answerer, target_macs: float, times: int) -> dict[str, dict[str, float]]:
+def worth(
+    small: Answerer, large: Answerer, target_macs: float, times: int, answer: Callable[..., np.ndarray] = together
+) -> dict[str, dict[str, float]]:
     """In points, by how much images are right more often than if others went on, as many of all or of each class.
 
     The threshold is the quantile of these images that meets the cost.
@@ -146,7 +159,7 @@ def worth(small: Answerer, large: Answerer, target_macs: float, times: int) -> d
     share = (target_macs - small.macs) / large.macs
     confidence_N = confidence(small.logits)
     goes_on_N = confidence_N < np.quantile(confidence_N, share)
-    small_N, large_N = np.argmax(small.logits, -1) == small.labels, together(small, large) == small.labels
+    small_N, large_N = np.argmax(small.logits, -1) == small.labels, answer(small, large) == small.labels
     rng = np.random.default_rng(0)
     found: dict[str, dict[str, float]] = {}
     for kind in ('all', 'within_class'):

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from codinet_jax.models import weights_file
+from codinet_jax.models import execution, resuming, weights_file
 from codinet_jax.runtime import files, provenance, sharding
 from experiments.real_accuracy import (
     cascade,
@@ -103,17 +103,23 @@ def main(argv: Sequence[str]) -> None:
         ],
         'shallow': {'accuracy': _accuracy(small), 'macs': small.macs},
         'deep': {'accuracy': _accuracy(large), 'macs_of_going_on': large.macs},
-        'points': [
-            point | {'own_less_shuffled': cascade.worth(small, large, target, FLAGS.shuffles)}
-            for target in cascade.TARGETS
-            if (point := cascade.pair(small, large, target))
-        ],
+        'points': points(small, large, cascade.together),
+        'points_of_the_deep_answer_alone': points(small, large, cascade.of_large),
     }
     files.write(output / f'{name()}.json', lambda file: file.write(files.json_bytes(results)))
     saved.unlink()
     log(results['shallow'], results['deep'])
-    for point in results['points']:
+    for point in results['points_of_the_deep_answer_alone' if FLAGS.shallow else 'points']:
         log(f'{point["mean_macs"] / 1e6:.2f} M {point["accuracy"]:.2f} %', point['own_less_shuffled'])
+
+
+def points(small: cascade.Answerer, large: cascade.Answerer, answer: Callable[..., np.ndarray]) -> list[dict[str, Any]]:
+    """Accuracy at the costs of `cascade.TARGETS`, and what going on is worth there."""
+    return [
+        point | {'own_less_shuffled': cascade.worth(small, large, target, FLAGS.shuffles, answer)}
+        for target in cascade.TARGETS
+        if (point := cascade.pair(small, large, target, answer))
+    ]
 
 
 def _within(prefix: pathlib.Path) -> Pair:
@@ -131,15 +137,19 @@ def _within(prefix: pathlib.Path) -> Pair:
 
 def _resumed(train: images.Images, prefix: pathlib.Path) -> Pair:
     shallow, deep = networks.read(FLAGS.shallow), networks.read(FLAGS.start)
-    model = resumed.Resumed(shallow.architecture, deep.architecture)
+    model = resumed.network(shallow.architecture, deep.architecture)
+    costs, first_n = model.costs, resuming.first_pass_n(model.architecture)
+    first_macs = costs.mean_macs(np.array(first_n))
 
     def ask(variables: Any, test: images.Images, calibration: images.Images) -> list[dict[str, Any]]:
         _write(f'{prefix}_weights.npz', variables)
 
         def answer(inputs: jax.Array) -> Any:
-            return model.apply(variables, inputs, train=False)
+            output: Any = model.apply(variables, inputs, execution.all_run(), train=False)
+            return output.of_stages
 
-        return cascade.ask(answer, model.macs, test, calibration, FLAGS.cut, FLAGS.eval_batch)
+        macs = [first_macs, costs.mean_macs(np.ones(costs.num_blocks)) - first_macs]
+        return cascade.ask(answer, macs, test, calibration, FLAGS.cut, FLAGS.eval_batch)
 
     begun = resumed.begin(shallow, deep, train.part(slice(FLAGS.joined_on)))
     return Pair(begun, resumed.answer(model), ask)

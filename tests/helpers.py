@@ -22,7 +22,7 @@ from codinet_jax.config import default, setup
 from codinet_jax.config.setup import Setup
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.models import execution
-from codinet_jax.models.architecture import Architecture, Block, Conv, Stage
+from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, first_third, resumed
 from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import ROUTERS
@@ -68,6 +68,11 @@ def tiny_architecture() -> Architecture:
     transition = Block(8, 4, (Conv(3, 8, 2), Conv(3, 8)), 'pad')
     body = Block(4, 8, (Conv(3, 8), Conv(3, 8)), 'identity')
     return Architecture(8, 1, 10, 'cifar', 4, (Stage(None, stack, 2), Stage(transition, body, 1)))
+
+
+def suited(architecture: Architecture, router: str | None) -> Architecture:
+    """The architecture, or what it is to a router of another order of blocks."""
+    return resumed(first_third(architecture), architecture) if router == 'resuming' else architecture
 
 
 def tiny_network(router: str | None = 'linear') -> RoutedResNet:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import helpers
 from codinet_jax.models.architecture import Architecture, Block, Conv, Stage, cifar_resnet, imagenet_resnet
 from codinet_jax.models.cost import CostTable, cost_table
 from codinet_jax.models.execution import masked
@@ -114,11 +115,12 @@ def test_the_static_network_multiplies_what_the_table_says(arch: Architecture) -
     'arch', [cifar_resnet(14), *(imagenet_resnet(d, image_size=64) for d in (18, 50))], ids=['14', '18', '50']
 )
 def test_a_routed_network_adds_its_routers_and_computes_every_shortcut_once(arch: Architecture, router: str) -> None:
+    arch = helpers.suited(arch, router)
     kind, table = ROUTERS[router], RoutedResNet(arch, router).costs
     always_n = kind.always_run_n(arch)
     # A stack has a router at every block, a transition of such a kind none.
     not_heeded = kind.macs(arch.blocks[0]) if always_n[0] and (kind.first_runs or not arch.stages[0].transition) else 0
-    assert network_macs(arch, router) == table.static_macs + table.router_macs + not_heeded
+    assert network_macs(arch, router) == table.mean_macs(np.ones(arch.num_blocks)) + not_heeded
     assert (table.routers_n[0] == 0) == (always_n[0] or kind.macs(arch.blocks[0]) == 0)
 
 
@@ -169,10 +171,13 @@ def test_totals_by_hand() -> None:
 
 
 def test_running_all_or_nothing_costs_the_static_macs_with_routers_or_the_fixed_ones() -> None:
-    for router in ROUTERS:
-        table = RoutedResNet(cifar_resnet(32), router).costs
+    for router, kind in ROUTERS.items():
+        arch = helpers.suited(cifar_resnet(32), router)
+        table = RoutedResNet(arch, router).costs
+        joins = sum(kind.stages.joins_n(arch)) if kind.stages and kind.stages.joins_n else 0
         every, none = np.ones(table.num_blocks, np.float32), np.zeros(table.num_blocks, np.float32)
-        with_routers = table.static_macs + table.router_macs
+        with_routers = table.static_macs + table.router_macs + joins
+        assert table.static_macs == cost_table(cifar_resnet(32), None).static_macs
         assert table.mean_macs(every) == with_routers
         assert table.mean_macs(none) == table.fixed_macs == with_routers - sum(table.blocks_n)
         assert float(table.share_of_static(every)) == pytest.approx(with_routers / table.static_macs, rel=1e-6)

@@ -277,7 +277,8 @@ def test_networks_have_as_many_parameters_as_the_paper_says(depth: int, router: 
 
 @pytest.mark.parametrize('router', [None, *ROUTERS])
 def test_unrolling_does_not_change_the_parameters(router: str | None) -> None:
-    assert helpers.shapes(RoutedResNet(SMALL, router)) == helpers.shapes(RoutedResNet(SMALL, router, unroll=6))
+    arch = helpers.suited(TINY, router)
+    assert helpers.shapes(RoutedResNet(arch, router)) == helpers.shapes(RoutedResNet(arch, router, unroll=6))
 
 
 def test_blocks_start_apart_and_at_he_s_scale() -> None:
@@ -306,7 +307,7 @@ def program(net: RoutedResNet, execution: Execution, train: bool) -> tuple[Any, 
 @pytest.mark.parametrize('execution', [MASKED, RELAXED], ids=['masked', 'relaxed'])
 @pytest.mark.parametrize('router', [None, *ROUTERS])
 def test_bfloat16_keeps_parameters_gates_and_logits_in_float32(router: str | None, execution: Execution) -> None:
-    net = RoutedResNet(TINY, router, jnp.bfloat16)
+    net = RoutedResNet(helpers.suited(TINY, router), router, jnp.bfloat16)
     jaxpr, outputs = program(net, execution, train=True)
     assert {leaf.dtype.name for leaf in jax.tree.leaves((helpers.shapes(net), outputs))} == {'float32'}
     assert 'bf16' in str(jaxpr)

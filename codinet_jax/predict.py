@@ -43,7 +43,9 @@ JSON = flags.DEFINE_bool(
 CSV = flags.DEFINE_string('csv', None, 'A new file for a table of all answers; they are then not printed as well.')
 EACH = flags.DEFINE_bool('each', False, 'Print a line for each image of a split too, or beside --csv.')
 
-SECONDS_TO_PROGRESS = {True: 5.0, False: 60.0}  # by whether it goes to a terminal
+# By whether it goes to a terminal.
+SECONDS_TO_COMPILING = {True: 2.0, False: 60.0}
+SECONDS_TO_PROGRESS = {True: 5.0, False: 60.0}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
             print(line, file=sys.stderr, flush=True)
 
     with answers.table(csv_file, form) as write:
-        found = answers.answered(predictor, items, min(BATCH_SIZE.value, num_items))
+        quiet = SECONDS_TO_COMPILING[sys.stderr.isatty()]
+        found = answers.answered(predictor, items, min(BATCH_SIZE.value, num_items), quiet)
         for answer in answers.counted(found, tally, SECONDS_TO_PROGRESS[sys.stderr.isatty()], progress):
             write(answer)
             _report(answer, form, is_each)

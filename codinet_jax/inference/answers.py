@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codinet_jax.inference.inputs import Item
-from codinet_jax.inference.predictor import NetworkSpec, Predictor
+from codinet_jax.inference.predictor import NetworkSpec, Prediction, Predictor
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.files import printable
+from codinet_jax.runtime.waiting import SECONDS_QUIET, first_reported
 
 MARKS, ASCII_MARKS = '·█', '.#'  # of a block skipped and one run
 
@@ -37,22 +39,28 @@ class Refusal(NamedTuple):
     error: InputError
 
 
-def answered(predictor: Predictor, items: Iterable[Item], batch_size: int) -> Iterator[Answer | Refusal]:
-    """Every item's answer, in order; images are answered in batches of one size, for each size is compiled once."""
+def answered(
+    predictor: Predictor, items: Iterable[Item], batch_size: int, quiet: float = SECONDS_QUIET
+) -> Iterator[Answer | Refusal]:
+    """Every item's answer, in order; images are answered in batches of one size, for each size is compiled once.
+
+    If the first batch takes more than `quiet` seconds, a line on stderr says that it is compiled.
+    """
+    answer = first_reported(predictor.in_batches, 'compiling the network', quiet=quiet, file=sys.stderr)
     waiting: list[Item] = []
     num_images = 0
     for item in items:
         waiting.append(item)
         num_images += not isinstance(item.image_HxWxC, InputError)
         if num_images == batch_size:
-            yield from _answer(predictor, waiting, batch_size)
+            yield from _answer(answer, waiting, batch_size)
             waiting, num_images = [], 0
-    yield from _answer(predictor, waiting, batch_size)
+    yield from _answer(answer, waiting, batch_size)
 
 
-def _answer(predictor: Predictor, items: Sequence[Item], batch_size: int) -> Iterator[Answer | Refusal]:
+def _answer(answer: Callable[..., Prediction], items: Sequence[Item], batch_size: int) -> Iterator[Answer | Refusal]:
     images = [item.image_HxWxC for item in items if not isinstance(item.image_HxWxC, InputError)]
-    rows = zip(*predictor.in_batches(images, batch_size), strict=True) if images else iter(())
+    rows = zip(*answer(images, batch_size), strict=True) if images else iter(())
     for item in items:
         if isinstance(item.image_HxWxC, InputError):
             yield Refusal(item.name, item.image_HxWxC)

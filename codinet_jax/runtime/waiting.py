@@ -45,12 +45,14 @@ def waiting(
         thread.join()
 
 
-def first_reported(function: Callable[..., T], what: str) -> Callable[..., T]:
+def first_reported(
+    function: Callable[..., T], what: str, *, quiet: float | None = None, file: TextIO | None = None
+) -> Callable[..., T]:
     """The function; its first call, which compiles it, is reported as in `waiting`."""
     calls = itertools.count()
 
     def call(*arguments: Any) -> T:
-        with contextlib.nullcontext() if next(calls) else waiting(what):
+        with contextlib.nullcontext() if next(calls) else waiting(what, quiet=quiet, file=file):
             return function(*arguments)
 
     return call

@@ -236,9 +236,7 @@ def _draw_blocks(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -> 
             fontsize=colours.sheet.small - 1,
             color=colours.muted,
         )
-    axis.set(
-        xlabel='MMACs', ylabel='accuracy, %', title='Without blocks (the newest by its number), norms anew, not healed'
-    )
+    axis.set(xlabel='MMACs', ylabel='accuracy, %', title='Blocks left out one after another (numbers), not healed')
 
 
 def _draw_views(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -> None:
@@ -248,7 +246,7 @@ def _draw_views(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -> N
         places = [place + (i - 1) * 0.27 for place in range(len(shares))]
         axis.bar(places, [each[who] for each in shares], 0.25, color=colours.runs[i], label=label)
     axis.set_xticks(range(len(shares)), [*views['train'], 'test'])
-    axis.set(ylabel='wrong, %', title='Training views, and test')
+    axis.set(ylabel='wrong, %', title='Wrong answers on training views and on test images')
     axis.legend(fontsize=colours.sheet.small - 1)
 
 
@@ -271,5 +269,9 @@ def _draw_foretold(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -
     sure = told['confidence_of_cheap']['auc']
     axis.axhline(sure, color=colours.muted, linestyle='--', label="the cheap network's own confidence")
     axis.axhline(0.5, color=colours.faint)
-    axis.set(xlabel='before block', ylabel='area under the ROC curve', title='A logistic fit, and the full one right')
+    axis.set(
+        xlabel='before block',
+        ylabel='area under the ROC curve',
+        title='How well a router could tell them from the rest',
+    )
     axis.legend(fontsize=colours.sheet.small - 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.path import Path
 
 from codinet_jax.analysis import figures, layout, style
 from codinet_jax.analysis.embedding import lay_out
@@ -14,6 +15,7 @@ from experiments.reproduce.definitions import COLUMNS, Figure, Table
 
 WIDE_RANGE = 30  # of our counts, greatest to least, from which on a scale is logarithmic
 MARGIN = 0.3  # of their range, on either side
+ARROW = Path([(-1, 0), (1, 0), (0.3, 0.6), (1, 0), (0.3, -0.6)])
 
 
 def dots(table: Table, rows: Sequence[dict[str, Any]], description: str) -> bytes:
@@ -53,10 +55,13 @@ def _column(axis: Axes, name: str, rows: Sequence[dict[str, Any]], theme: style.
         axis.plot(values, [y] * len(values), 'o', color=theme.runs[0], alpha=0.8, label='here, a dot a seed')
         theirs = row['paper'].get(name)
         if theirs is not None and left <= theirs <= right:
-            axis.plot(theirs, y, 'D', color=theme.muted, markerfacecolor='none', label='the paper')
+            axis.plot(
+                theirs, y, 'D', color=theme.muted, markerfacecolor='none', clip_on=False, zorder=3, label='the paper'
+            )
         elif theirs is not None:
             is_right = theirs > right
-            axis.plot([], [], marker='$→$', linestyle='', color=theme.muted, label='the paper, beyond the scale')
+            look: dict[str, Any] = {'linestyle': '', 'color': theme.muted, 'markerfacecolor': 'none', 'markersize': 9}
+            axis.plot([], [], marker=ARROW, label='the paper, beyond the scale', **look)
             axis.annotate(
                 f'{theirs:.4g} →' if is_right else f'← {theirs:.4g}',
                 (1.0 if is_right else 0.0, y),

@@ -63,7 +63,7 @@ def accuracy_cost(runs: Sequence[Run], theme: style.Theme, others: Sequence[pape
     layout.legend_below(figure, list(handles.values()), [style.shortened(label, 44) for label in handles], theme.sheet)
     layout.label_points(figure, axis, _labels(runs, unit), theme)
     words = '; '.join(
-        f'{style.of_run(run, runs)}{point.name} {point.top1:.2f} % at {point.gflops * unit.of_a_gflop:.3g} {unit.name}'
+        f'{style.of_run(run, runs)}{point.name}, {point.top1:.2f} % at {point.gflops * unit.of_a_gflop:.3g} {unit.name}'
         for run in runs
         for point in points(run)
     )

@@ -177,6 +177,17 @@ def test_answers_come_as_soon_as_a_batch_is_full() -> None:
     assert [(each.name, each.label) for each in rest if isinstance(each, Answer)] == [('2', 2), ('3', 3), ('4', 0)]
 
 
+def test_only_the_first_batch_is_said_to_be_compiled_and_not_where_answers_go(capsys: pytest.CaptureFixture) -> None:
+    def forward(images_BxHxWxC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        time.sleep(0.3)
+        return np.zeros((len(images_BxHxWxC), 4)), np.ones((len(images_BxHxWxC), 3), np.float32)
+
+    items = [Item(f'{i}', np.zeros((2, 2, 3), np.uint8), i) for i in range(2)]
+    assert len(list(answers.answered(Predictor(SPEC, forward), items, 1, quiet=0.1))) == 2
+    said = capsys.readouterr()
+    assert said.out == '' and said.err.startswith('compiling the network ...') and said.err.count('compiling') == 1
+
+
 def test_progress_is_told_whenever_the_time_has_come() -> None:
     tally, said = Tally(4), list[str]()
     assert [each.name for each in answers.counted([answer()] * 4, tally, 3600, said.append)] == ['a.png'] * 4

@@ -79,7 +79,10 @@ class Form:
 
     @property
     def legend(self) -> str:
-        return f'{self.marks[1]} is a block that runs, {self.marks[0]} one that is skipped; stages are set apart'
+        run, skipped = self.marks[1], self.marks[0]
+        if self.spec.is_cascade:
+            return f'{run} is a further network that was asked, {skipped} one that was not; the first always answers'
+        return f'{run} is a block that runs, {skipped} one that is skipped; stages are set apart'
 
     def line(self, answer: Answer) -> str:
         spec = self.spec

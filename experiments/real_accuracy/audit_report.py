@@ -212,11 +212,12 @@ def _draw_cascades(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -
     xs, ys = [each['macs'] / 1e6 for each in alone], [each['accuracy'] for each in alone]
     axis.plot(xs, ys, 'D--', color=colours.muted, label='networks alone, and images sent at random')
     pairs = sorted({(row['small'], row['large']) for row in found['cascades']['pairs']})
-    for (small, large), colour, marker in zip(pairs, colours.runs * 2, style.MARKERS * 2, strict=False):
+    looks = zip(pairs, colours.runs * 2, style.MARKERS * 2, strict=False)
+    for i, ((small, large), colour, marker) in enumerate(looks):
         rows = [row for row in found['cascades']['pairs'] if (row['small'], row['large']) == (small, large)]
         points = sorted((row['mean_macs'] / 1e6, row['accuracy']) for row in rows)
         label = f'{small.removeprefix("given_")}, then {large.removeprefix("given_")}'
-        axis.plot(*zip(*points, strict=True), f'{marker}-', color=colour, markersize=4, label=label)
+        axis.plot(*zip(*points, strict=True), f'{marker}-', color=colour, markersize=7 - i, label=label)
     axis.set(xlabel='MMACs of the mean image', ylabel='accuracy, %', title='Cascades of two given networks')
     axis.legend(fontsize=colours.sheet.small - 1)
 
@@ -231,9 +232,10 @@ def _draw_blocks(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -> 
         axis.annotate(
             str(each['without']),
             (each['macs'] / 1e6, each['accuracy']),
-            xytext=(3, 3),
+            xytext=(-4, 4),
             textcoords='offset points',
-            fontsize=colours.sheet.small - 1,
+            ha='right',
+            fontsize=colours.sheet.small,
             color=colours.muted,
         )
     axis.set(xlabel='MMACs', ylabel='accuracy, %', title='Blocks left out one after another (numbers), not healed')
@@ -268,7 +270,7 @@ def _draw_foretold(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -
         )
     sure = told['confidence_of_cheap']['auc']
     axis.axhline(sure, color=colours.muted, linestyle='--', label="the cheap network's own confidence")
-    axis.axhline(0.5, color=colours.faint)
+    axis.axhline(0.5, color=colours.muted, linestyle=':', linewidth=1, label='chance')
     axis.set(
         xlabel='before block',
         ylabel='area under the ROC curve',

@@ -274,6 +274,6 @@ def _draw_foretold(axis: Axes, found: Mapping[str, Any], colours: style.Theme) -
     axis.set(
         xlabel='before block',
         ylabel='area under the ROC curve',
-        title='How well a router could tell them from the rest',
+        title='Telling which images need the full network',
     )
     axis.legend(fontsize=colours.sheet.small - 1)

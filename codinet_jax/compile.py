@@ -27,7 +27,9 @@ config_flag.define_import()
 TOPOLOGY = flags.DEFINE_string('topology', None, 'What to compile for, as v5e-4x4, v4-2x2x4, h100 or cpu.')
 PROGRAM = flags.DEFINE_enum('program', 'train', ['train', 'predict'], 'A step of training, or inference.')
 STAGE = flags.DEFINE_integer('stage', 1, 'Of train: the stage whose step it is.', lower_bound=1, upper_bound=2)
-STRATEGY = flags.DEFINE_string('strategy', None, 'Of predict: masked, conditional or compacted, which is the default.')
+STRATEGY = flags.DEFINE_string(
+    'strategy', None, 'Of predict: masked, conditional, fused (for TPUs), or compacted, the default.'
+)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Of predict: images a call, over all chips; 128.', lower_bound=1)
 TILE = flags.DEFINE_integer('tile', None, 'Of predict, compacted: rows at a time.', lower_bound=1)
 OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write everything to, with versions.')

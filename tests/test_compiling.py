@@ -124,6 +124,21 @@ ENTRY %main (p: f32[8]) -> f32[32] {
     assert hlo.structure(text).collectives == [Collective('all-gather', {'f32': 128}, 1)] * 2
 
 
+def test_kernels_in_pallas_count_as_often_as_their_loop_turns() -> None:
+    text = """
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %kernel = (f32[8]{0}, f32[8]{0}) custom-call(%x), custom_call_target="tpu_custom_call", backend_config={}
+  %other = f32[8]{0} custom-call(%x), custom_call_target="AllocateBuffer"
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %while = (s32[], f32[8]) while(%p), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %last = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call"
+}
+"""
+    assert hlo.structure(text).pallas_kernels == 3 + 1
+
+
 def test_launches_of_loops_and_conditionals() -> None:
     """Counted by hand: four kernels and copies at the start; of the first conditional the branch of two; three of the
     first loop's condition; one; of the switch a branch of three; one; and five turns of seven."""
@@ -266,6 +281,7 @@ def test_the_command(tmp_path: Path) -> None:
         (('--topology=cpu', '--program=predict', '--batch_size=3'), 'cannot be divided evenly among 2 devices'),
         (('--topology=cpu', '--program=predict', '--strategy=fast'), "There is no strategy 'fast'"),
         (('--topology=cpu', '--program=predict', '--strategy=masked', '--tile=4'), 'A tile is of compacted'),
+        (('--topology=cpu', '--program=predict', '--strategy=fused'), 'Strategy fused is compiled here for TPUs alone'),
     ],
 )
 def test_what_cannot_be_compiled_is_refused_in_a_sentence(flags: tuple[str, ...], sentence: str) -> None:
@@ -290,3 +306,18 @@ def test_the_digits_step_compiles_for_an_accelerator(name: str, tmp_path: Path) 
         assert found['launches']['fixed']['host_reads'] == 0, 'a step decides nothing on the host'
     else:
         assert found['collectives']['all-reduce']['runs'] > 0
+
+
+def test_the_fused_network_compiles_for_a_tpu(tmp_path: Path) -> None:
+    """Where libtpu is installed: each stage's equal blocks are a kernel that Mosaic takes, in full tiles or not."""
+    output = tmp_path / 'found.json'
+    network = ('--config=cifar10_r20', '--config.model.depth=14', '--config.model.dtype=bfloat16')
+    flags = (*network, '--program=predict', '--strategy=fused', '--topology=v5e-1x1', '--batch_size=40')
+    said = helpers.run_command('compile', *flags, f'--output={output}')
+    if 'which is not installed' in said.stderr:
+        pytest.skip(said.stderr.strip())
+    assert said.returncode == 0, said.stderr
+    found = json.loads(output.read_text())
+    assert found['pallas_kernels'] == 3 and found['memory']['fits']
+    assert found['loops'] == [], 'no loop of XLA is left'
+    assert 'Pallas kernels: launched 3 times' in said.stdout

@@ -1,4 +1,4 @@
-"""What a compiled program does, read off XLA's text of it: collectives, loops, conditionals.
+"""What a compiled program does, read off XLA's text of it: collectives, loops, conditionals, kernels of our own.
 
 Counts are of one run of the program: what stands in a loop counts as often as the loop turns.
 """
@@ -26,6 +26,7 @@ BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 CHANNEL = re.compile(r'channel_id=(\d+)')
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 PLUMBING = ('body', 'eval_jaxpr', 'closed_call', 'shard_map')  # in names, but not of our code
+PALLAS = 'custom_call_target="tpu_custom_call"'
 TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 CONSTANT = re.compile(r'%?([\w.-]+) = [su]\d+\[\]\S* constant\((\d+)\)')
 BOUND = re.compile(r'ROOT \S+ = pred\[\]\S* compare\((?:\S+ )?%?[\w.-]+, (?:\S+ )?%?([\w.-]+)\), direction=LT')
@@ -58,6 +59,7 @@ class Structure(NamedTuple):
     collectives: list[Collective]
     loops: list[Loop]
     conditionals: int
+    pallas_kernels: int
 
 
 class _Instruction(NamedTuple):
@@ -72,12 +74,12 @@ def structure(text: str) -> Structure:
     computations, entry = _computations(text)
     collectives: list[Collective] = []
     loops: list[Loop] = []
-    conditionals = 0
+    conditionals, pallas_kernels = 0, 0
 
     carried: set[tuple[Any, ...]] = set()
 
     def visit(computation: str, runs: int, within: str | None, in_fusion: bool = False) -> None:
-        nonlocal conditionals
+        nonlocal conditionals, pallas_kernels
         for name, result, opcode, rest in map(_instruction, computations.get(computation, ())):
             kind = opcode.removesuffix('-start')
             called = dict(CALLED.findall(rest))
@@ -97,13 +99,15 @@ def structure(text: str) -> Structure:
                 branches = [branch for names in BRANCHES.findall(rest) for branch in re.findall(r'[\w.-]+', names)]
                 for branch in branches or [called['true_computation'], called['false_computation']]:
                     visit(branch, runs, within)
+            elif opcode == 'custom-call':
+                pallas_kernels += runs * (PALLAS in rest)
             elif opcode in ('call', 'fusion', 'async-start') and (
                 inner := called.get('calls') or called.get('to_apply')
             ):
                 visit(inner, runs, within, in_fusion or opcode == 'fusion')
 
     visit(entry, 1, None)
-    return Structure(collectives, loops, conditionals)
+    return Structure(collectives, loops, conditionals, pallas_kernels)
 
 
 def shape_bytes(text: str) -> dict[str, int]:
@@ -122,9 +126,8 @@ def _bits(dtype: str) -> int:
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     """The lines of every computation by its name, of those instructions that matter; and the entry's name."""
-    interesting = re.compile(
-        rf' (?:while|conditional|call|fusion|async-start|(?:{"|".join(COLLECTIVES)})(?:-start)?)\(|constant\(|ROOT '
-    )
+    calls, collectives = 'while|conditional|call|custom-call|fusion|async-start', '|'.join(COLLECTIVES)
+    interesting = re.compile(rf' (?:{calls}|(?:{collectives})(?:-start)?)\(|constant\(|ROOT ')
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     entry = ''

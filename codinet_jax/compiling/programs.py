@@ -11,6 +11,7 @@ from codinet_jax.config.setup import Setup
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import program
 from codinet_jax.inference.folding import fold
+from codinet_jax.inference.fused import tpu
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
@@ -58,7 +59,8 @@ def inference(
       spec: of the images.
       mesh: of one axis, 'data', over which the batch is spread.
       batch_size: images a call, over all devices.
-      strategy: as in `program.STRATEGIES`; None: 'conditional' for one image, 'compacted' for more.
+      strategy: as in `program.STRATEGIES`, or 'fused' for TPUs; None: 'conditional' for one image,
+        'compacted' for more.
       tile: rows at a time, of 'compacted'; None: the platform's own.
 
     Raises:
@@ -72,10 +74,15 @@ def inference(
     strategy = strategy or ('conditional' if batch_size == 1 else 'compacted')
     if tile and strategy != 'compacted':
         raise InputError(f'A tile is of compacted execution, and the strategy is {strategy}: leave it out.')
-    forward = program.program(model, spec, strategy, **({'tile': tile} if tile else {}))
     # Folding computes; of zeros, which take neither time nor memory, for shapes are all that is wanted.
     shapes = jax.eval_shape(lambda: fresh_variables(model, 0))
     weights = fold(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+    if strategy == program.FUSED:
+        if mesh.devices.flat[0].platform != 'tpu':
+            raise InputError('Strategy fused is compiled here for TPUs alone: a CUDA device has its kernel from nvcc.')
+        forward, weights = tpu.program(model, spec), tpu.pack(model, weights)
+    else:
+        forward = program.program(model, spec, strategy, **({'tile': tile} if tile else {}))
     images = jax.ShapeDtypeStruct((batch_size, *program.network_spec(model, spec).image_shape), jnp.uint8)
     threshold = jax.ShapeDtypeStruct((), jnp.float32)
     everywhere = sharding.replicated(mesh)

@@ -40,6 +40,7 @@ def compiled(lowered: Any, target: Target, lower_seconds: float) -> dict[str, An
         'collectives': None,
         'loops': None,
         'conditionals': None,
+        'pallas_kernels': None,
         'launches': None,
         'compilers': _versions(),
         'flags': {name: os.environ.get(name) for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')},
@@ -61,6 +62,7 @@ def compiled(lowered: Any, target: Target, lower_seconds: float) -> dict[str, An
         'collectives': _by_kind(structure.collectives),
         'loops': [loop._asdict() for loop in structure.loops],
         'conditionals': structure.conditionals,
+        'pallas_kernels': structure.pallas_kernels,
         'launches': _launches(dumped[0], dumped[1], structure.loops) if dumped else None,
     }
 

@@ -22,6 +22,8 @@ def readable(found: Mapping[str, Any]) -> str:
     lines += [f'loop {_loop(loop)}, {_turns(loop["turns"])}' for loop in found['loops']]
     if found['conditionals']:
         lines.append(f'conditionals: {_times(found["conditionals"])}')
+    if found['pallas_kernels']:
+        lines.append(f'Pallas kernels: launched {_times(found["pallas_kernels"])}')
     if found['launches']:
         fixed, loops = found['launches']['fixed'], found['launches']['open_loops']
         places = {loop['name']: loop for loop in found['loops']}

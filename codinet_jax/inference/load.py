@@ -36,8 +36,8 @@ def from_network(
       variables: as the network's `apply` takes them.
       threshold: a block runs where v reaches it.
       strategy: 'masked', 'conditional', 'compacted' or 'fused'; if not given, 'fused' for the networks in bfloat16 that
-        it computes on a CUDA device; else 'conditional' for one image and 'compacted' for more. What is exported is
-        always 'compacted'.
+        it computes on a CUDA device, never on a TPU; else 'conditional' for one image and 'compacted' for more. What is
+        exported is always 'compacted'.
       about: the network's settings, for the reader of what is exported.
       operating_points: what calibration found of it.
 

@@ -10,6 +10,7 @@ from codinet_jax.data import augment
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.folding import cast, fold
+from codinet_jax.inference.fused import tpu
 from codinet_jax.inference.predictor import Forward, NetworkSpec, Program
 from codinet_jax.kernels import pixel_pairs
 from codinet_jax.models import execution
@@ -89,8 +90,17 @@ def ready(
       InputError: there is no such strategy, or not for this network.
     """
     if strategy == FUSED:
-        return fused.program(model), fused.pack(model, spec, fold(variables))
+        return _fused(model, spec, variables)
     return program(model, spec, strategy, **options), cast(fold(variables), model.dtype)
+
+
+def _fused(model: RoutedResNet, spec: DataSpec, variables: Mapping[str, Any]) -> tuple[Program, Any]:
+    backend = jax.default_backend()
+    if backend == 'tpu':
+        return tpu.program(model, spec), tpu.pack(model, fold(variables))
+    if backend != 'gpu':
+        raise InputError('Strategy fused needs a CUDA device or a TPU, and there is none here: take compacted.')
+    return fused.program(model), fused.pack(model, spec, fold(variables))
 
 
 def untrained(model: RoutedResNet, seed: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Everything is compiled first and timed in turns, so that a machine that slows down slows all alike; medians count.
 Static is the same backbone without routers, folded, in the fastest of its arrangements here: on one device or spread
-over all, its equal blocks in a loop or unrolled, or in the fused kernel where that is at home.
+over all, its equal blocks in a loop or unrolled, or in the fused kernel where there is one for it.
 """
 
 import statistics
@@ -15,6 +15,7 @@ import numpy as np
 
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import fused
+from codinet_jax.inference.fused import tpu
 from codinet_jax.inference.predictor import Program
 from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, network_spec, ready
 from codinet_jax.models import execution
@@ -161,7 +162,7 @@ def contest(
         name: compiled(f'static, {name}', ready(without_routers, spec, 'masked', variables, unroll=unroll), num_devices)
         for name, (num_devices, unroll) in static.items()
     }
-    is_fused = fused.is_at_home(model)
+    is_fused = fused.is_at_home(model) or tpu.is_possible(model)
     if is_fused:
         name = f'{spread_over} device(s), fused'
         candidates[name] = compiled(f'static, {name}', ready(without_routers, spec, FUSED, variables), spread_over)

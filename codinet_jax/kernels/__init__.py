@@ -1,1 +1,1 @@
-"""Kernels in CUDA C++, and what they share: how they are built, and a GPU emulated thread by thread for their tests."""
+"""Kernels in CUDA C++, how these are built, and a GPU emulated thread by thread for tests; in Pallas, for TPUs."""

@@ -259,7 +259,7 @@ class RoutedResNet(nn.Module):
     def _norm(self, train: bool, dtype: Any) -> ModuleDef:
         settings: dict[str, Any] = {'momentum': 0.9, 'epsilon': EPSILON, 'dtype': dtype}
         if self.folded:
-            return _no_norm
+            return no_norm
         # Under float32 there is nothing to gain, and a single group stays what it is everywhere else.
         if train and (self.norm_groups > 1 or dtype != jnp.float32):
             return partial(GroupedBatchNorm, groups=self.norm_groups, **settings)
@@ -293,6 +293,6 @@ def fresh_variables(model: RoutedResNet, seed: int) -> dict[str, Any]:
     return variables
 
 
-def _no_norm(name: str) -> Callable[[jax.Array], jax.Array]:
+def no_norm(name: str) -> Callable[[jax.Array], jax.Array]:
     del name
     return lambda x: x

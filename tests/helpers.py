@@ -72,7 +72,8 @@ def tiny_architecture() -> Architecture:
 
 def suited(architecture: Architecture, router: str | None) -> Architecture:
     """The architecture, or what it is to a router of another order of blocks."""
-    return resumed(first_third(architecture), architecture) if router == 'resuming' else architecture
+    resumes = router is not None and ROUTERS[router].resumes
+    return resumed(first_third(architecture), architecture) if resumes else architecture
 
 
 def tiny_network(router: str | None = 'linear') -> RoutedResNet:

@@ -110,6 +110,13 @@ def test_the_static_network_multiplies_what_the_table_says(arch: Architecture) -
     assert network_macs(arch, None) == cost_table(arch, None).static_macs
 
 
+def joins_of(arch: Architecture, router: str) -> int:
+    """By the definition: of each later stage a product of the end and one of what came before."""
+    later = [stage.block for stage in arch.stages[arch.first_pass :]] if ROUTERS[router].resumes else []
+    before = [0, *(block.channels for block in later)]
+    return sum((b.channels + c) * b.channels * b.out_size**2 for b, c in zip(later, before, strict=False))
+
+
 @pytest.mark.parametrize('router', ROUTERS)
 @pytest.mark.parametrize(
     'arch', [cifar_resnet(14), *(imagenet_resnet(d, image_size=64) for d in (18, 50))], ids=['14', '18', '50']
@@ -120,7 +127,7 @@ def test_a_routed_network_adds_its_routers_and_computes_every_shortcut_once(arch
     always_n = kind.always_run_n(arch)
     # A stack has a router at every block, a transition of such a kind none.
     not_heeded = kind.macs(arch.blocks[0]) if always_n[0] and (kind.first_runs or not arch.stages[0].transition) else 0
-    assert network_macs(arch, router) == table.mean_macs(np.ones(arch.num_blocks)) + not_heeded
+    assert network_macs(arch, router) == table.static_macs + table.router_macs + joins_of(arch, router) + not_heeded
     assert (table.routers_n[0] == 0) == (always_n[0] or kind.macs(arch.blocks[0]) == 0)
 
 
@@ -171,12 +178,11 @@ def test_totals_by_hand() -> None:
 
 
 def test_running_all_or_nothing_costs_the_static_macs_with_routers_or_the_fixed_ones() -> None:
-    for router, kind in ROUTERS.items():
+    for router in ROUTERS:
         arch = helpers.suited(cifar_resnet(32), router)
         table = RoutedResNet(arch, router).costs
-        joins = sum(kind.stages.joins_n(arch)) if kind.stages and kind.stages.joins_n else 0
         every, none = np.ones(table.num_blocks, np.float32), np.zeros(table.num_blocks, np.float32)
-        with_routers = table.static_macs + table.router_macs + joins
+        with_routers = table.static_macs + table.router_macs + joins_of(arch, router)
         assert table.static_macs == cost_table(cifar_resnet(32), None).static_macs
         assert table.mean_macs(every) == with_routers
         assert table.mean_macs(none) == table.fixed_macs == with_routers - sum(table.blocks_n)

@@ -1,18 +1,17 @@
 """The fused kernel, run thread by thread on the CPU: against the network under masked execution, and against the same
 arithmetic in plain JAX, rounded where the kernel rounds."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from codinet_jax.config import setup
-from codinet_jax.data.spec import DataSpec
+import cifar_networks
+from cifar_networks import Network
 from codinet_jax.inference import fused
 from codinet_jax.inference.program import program
 from codinet_jax.kernels import library
-from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime.errors import InputError
 from compilers import by_nvcc, compiled
 from configs import cifar10_r20, cifar100_r32, digits_r14, imagenet_r50
@@ -23,16 +22,8 @@ pytestmark = pytest.mark.usefixtures('own_cache')
 THRESHOLD = np.float32(0.5)
 
 
-class Network(NamedTuple):
-    model: RoutedResNet
-    spec: DataSpec
-
-
 def network_of(depth: int, router: str | None = 'linear', config: Any = cifar10_r20, **changes: Any) -> Network:
-    changed = config.get_config()
-    changed.update_from_flattened_dict({'model.depth': depth, 'model.dtype': 'bfloat16'} | changes)
-    named = setup.read(changed)
-    return Network(named.model.clone(router=router), named.data.spec)
+    return cifar_networks.network_of(depth, router, config, **{'model.dtype': 'bfloat16'} | changes)
 
 
 def answers(network: Network, images: np.ndarray, noise: np.ndarray | None, seed: int = 0) -> tuple[Any, Any, Any]:

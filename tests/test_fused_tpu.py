@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,32 +10,18 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from codinet_jax.config import setup
-from codinet_jax.data.spec import DataSpec
+from cifar_networks import Network, network_of
 from codinet_jax.inference import program
 from codinet_jax.inference.fused import tpu
 from codinet_jax.inference.program import FUSED
 from codinet_jax.kernels import tpu_blocks
-from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
-from configs import cifar10_r20, digits_r14, imagenet_r50
+from configs import digits_r14, imagenet_r50
 from experiments.measure import fused_check
 from helpers import quick_jit, random_variables
 
 THRESHOLD = np.float32(0.5)
-
-
-class Network(NamedTuple):
-    model: RoutedResNet
-    spec: DataSpec
-
-
-def network_of(depth: int, router: str | None = 'linear', config: Any = cifar10_r20, **changes: Any) -> Network:
-    changed = config.get_config()
-    changed.update_from_flattened_dict({'model.depth': depth} | changes)
-    named = setup.read(changed)
-    return Network(named.model.clone(router=router), named.data.spec)
 
 
 def answers(network: Network, images: np.ndarray, noises: list[Any], threshold: float = 0.5) -> list[tuple[Any, Any]]:

@@ -12,11 +12,12 @@ import pytest
 import helpers
 import staged
 from codinet_jax.config import default, setup
-from codinet_jax.inference import exported, load
+from codinet_jax.inference import exported, load, timing
 from codinet_jax.inference.folding import fold
 from codinet_jax.methods import Resumed
 from codinet_jax.models.architecture import cifar_resnet, resumed
 from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.resuming import in_order
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import start
 from experiments.real_accuracy import images as real_images
@@ -143,6 +144,32 @@ def test_networks_that_cannot_resume_each_other_are_refused() -> None:
         resumed(cifar_resnet(20, shortcut='projection'), cifar_resnet(56))
 
 
+def test_router_and_architecture_go_together() -> None:
+    for architecture, router in ((WHOLE, 'resuming'), (ARCH, 'linear'), (ARCH, None)):
+        with pytest.raises(InputError, match='does not go with CIFAR ResNet-20'):
+            helpers.shapes(RoutedResNet(architecture, router))
+
+
+def test_its_static_twin_has_its_blocks_in_the_usual_order() -> None:
+    twin, weights = NET.static, in_order(ARCH, variables())
+    assert twin.architecture == WHOLE and twin.router is None
+    for stage, kernels in ((1, (2, 1)), (3, (1, 1))):  # of the first pass, and later
+        taken = weights['params'][f'stage{stage}_blocks']['residual']['conv1']['kernel']
+        own = [variables()['params'][f'stage{i}_blocks']['residual']['conv1']['kernel'] for i in (stage, stage + 3)]
+        assert tuple(map(len, own)) == kernels
+        np.testing.assert_array_equal(taken, np.concatenate(own))
+    assert np.isfinite(staged.answers(twin, weights, images()).logits_BxY).all()
+
+
+def test_it_is_timed_against_its_static_twin() -> None:
+    spec = setup.read(variant()).data.spec
+    net = RoutedResNet(resumed(*(cifar_resnet(d, image_size=8, image_channels=1) for d in (8, 14))), 'resuming')
+    draws = [timing.random_draws(net, 4, 1.0, 1, 0)]
+    found = timing.contest(net, spec, helpers.random_variables(net), draws, repeats=1)
+    shares = {row.strategy: row.macs_share for row in found.rows}
+    assert shares['static'] == 1 < shares['compacted'] < 1.05  # which joins stages too
+
+
 def variant(**changes: Any) -> Any:
     config = default.with_variant(helpers.tiny_config(**{'model.depth': 14, 'loss.target_cost': None}), 'resumed')
     config.update_from_flattened_dict({'model.first_depth': 8} | changes)
@@ -170,7 +197,10 @@ def test_what_it_starts_from_cannot_teach_it() -> None:
 
 def test_a_run_is_predicted_and_exported(tmp_path: Path) -> None:
     found = setup.read(variant())
-    assert isinstance(found.method, Resumed) and found.model.architecture.name == 'CIFAR ResNet-14 after 8'
+    assert (
+        isinstance(found.method, Resumed)
+        and found.model.architecture.name == 'CIFAR ResNet-14 answering after 3 blocks'
+    )
     thirds = setup.read(variant(**{'model.depth': 56, 'model.first_depth': None})).model.architecture
     assert [stage.num_blocks for stage in thirds.stages] == [3, 3, 3, 6, 6, 6]
     workdir = helpers.write_workdir(tmp_path / 'run', variant(), seed=2)

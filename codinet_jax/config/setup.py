@@ -21,7 +21,7 @@ from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import ROUTERS, router_kind
 from codinet_jax.runtime.errors import InputError
 
-STATIC, RESUMING = 'static', 'resuming'
+STATIC = 'static'
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _OF_METHOD = ('loss', 'routing')  # sections of a config
 
@@ -163,7 +163,8 @@ def _architecture(config: ConfigDict, data: DataSource) -> Architecture:
     size, _, channels = data.image_shape
     shape = {'image_size': size, 'image_channels': channels, 'num_classes': data.spec.num_classes}
     checks.one_of('model.backbone', model.backbone, ('cifar_resnet', 'imagenet_resnet'))
-    if model.first_depth is not None and model.router != RESUMING:
+    resumes = model.router != STATIC and router_kind(model.router).resumes
+    if model.first_depth is not None and not resumes:
         raise InputError(
             f'model.first_depth is {model.first_depth}, and of model.router={model.router} no network answers first: '
             'name the variant, as in --config=cifar10_r110:resumed, or leave it out.'
@@ -178,7 +179,7 @@ def _architecture(config: ConfigDict, data: DataSource) -> Architecture:
         whole = of(model.depth)
     except InputError as error:
         raise InputError(f'model.{error}') from error
-    if model.router != RESUMING:
+    if not resumes:
         return whole
     try:
         return resumed(first_third(whole) if model.first_depth is None else of(model.first_depth), whole)

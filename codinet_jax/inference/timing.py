@@ -18,7 +18,7 @@ from codinet_jax.inference import fused
 from codinet_jax.inference.fused import tpu
 from codinet_jax.inference.predictor import Program
 from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, network_spec, ready
-from codinet_jax.models import execution
+from codinet_jax.models import execution, resuming
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 
@@ -152,20 +152,20 @@ def contest(
         report(f'compiled {name} in {contestant.compile_seconds:.1f} s')
         return contestant
 
-    without_routers = model.static
+    without_routers, in_order = model.static, resuming.in_order(model.architecture, variables)
     static = {
         f'{num_devices} device(s), blocks {"in a loop" if unroll == 1 else "unrolled"}': (num_devices, unroll)
         for num_devices in sorted({1, spread_over})
         for unroll in (1, len(about.blocks_macs))
     }
     candidates = {
-        name: compiled(f'static, {name}', ready(without_routers, spec, 'masked', variables, unroll=unroll), num_devices)
+        name: compiled(f'static, {name}', ready(without_routers, spec, 'masked', in_order, unroll=unroll), num_devices)
         for name, (num_devices, unroll) in static.items()
     }
     is_fused = fused.is_at_home(model) or tpu.is_possible(model)
     if is_fused:
         name = f'{spread_over} device(s), fused'
-        candidates[name] = compiled(f'static, {name}', ready(without_routers, spec, FUSED, variables), spread_over)
+        candidates[name] = compiled(f'static, {name}', ready(without_routers, spec, FUSED, in_order), spread_over)
     arrangements = interleaved({name: each.on(draws[0]) for name, each in candidates.items()}, NUM_TRIALS)
     programs = {'static': candidates[min(arrangements, key=arrangements.__getitem__)]}
     strategies = [strategy for strategy in STRATEGIES if can_run(strategy, batch_size)] + ([FUSED] if is_fused else [])

@@ -100,7 +100,7 @@ class Architecture:
             return self
         pairs = zip(self.stages[: self.first_pass], self.stages[self.first_pass :], strict=True)
         stages = tuple(first._replace(repeats=first.repeats + later.repeats) for first, later in pairs)
-        return dataclasses.replace(self, stages=stages, name=self.name.partition(' after ')[0], first_pass=0)
+        return dataclasses.replace(self, stages=stages, name=self.name.partition(' answering ')[0], first_pass=0)
 
     @property
     def out_channels(self) -> int:
@@ -124,7 +124,7 @@ def resumed(first: Architecture, whole: Architecture) -> Architecture:
             f'{whole.name} cannot resume {first.name}: every stage of it must have more of the same blocks.'
         )
     later = tuple(Stage(None, b.block, b.num_blocks - a.num_blocks) for a, b in pairs)
-    name = f'{whole.name} after {first.name.rpartition("-")[2]}'
+    name = f'{whole.name} answering after {first.num_blocks} blocks'
     return dataclasses.replace(whole, stages=(*first.stages, *later), name=name, first_pass=len(first.stages))
 
 
@@ -134,7 +134,7 @@ def first_third(whole: Architecture) -> Architecture:
     for stage in whole.stages:
         num_blocks = max(1, stage.num_blocks // 3)
         stages.append(stage._replace(repeats=num_blocks - (stage.transition is not None)))
-    return dataclasses.replace(whole, stages=tuple(stages), name=f'{whole.name}-a third')
+    return dataclasses.replace(whole, stages=tuple(stages), name=f'a third of {whole.name}')
 
 
 def cifar_resnet(

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 
 from codinet_jax.models.architecture import Architecture
 from codinet_jax.models.execution import Execution
-from codinet_jax.models.router import FORCED_MARGIN, Bias, Router, RouterKind, Stages, pooled
+from codinet_jax.models.router import FORCED_MARGIN, Bias, Router, RouterKind, Stages, pooled, router_logits_Bx2
 
 
 class ExitStart(nn.Module):
     """No image is sure yet, and `bias`, which all exits share: at zero an image leaves where p is above a half."""
 
     @nn.compact
-    def __call__(self, stem_BxHxWxC: jax.Array, images_BxHxWxC: jax.Array) -> tuple[jax.Array, Any]:
+    def __call__(self, stem_BxHxWxC: jax.Array, images_BxHxWxC: jax.Array) -> tuple[Any, Any]:
         del images_BxHxWxC
         bias = self.param('bias', nn.initializers.zeros, ())
         return jnp.full(stem_BxHxWxC.shape[0], FORCED_MARGIN), {'bias': bias}
@@ -34,7 +34,7 @@ class ExitRouter(Router):
     @nn.compact
     def __call__(self, a_BxHxWxC: jax.Array, carry: jax.Array, shared: Any, k: jax.Array) -> tuple[jax.Array, Any]:
         del a_BxHxWxC, shared, k
-        return jnp.stack([jnp.zeros_like(carry), carry], axis=-1), carry
+        return router_logits_Bx2(carry), carry
 
 
 class Exit(nn.Module):
@@ -72,9 +72,9 @@ def answer(execution: Execution, heads: Sequence[jax.Array], v_SxB: jax.Array) -
     return chosen_BxY
 
 
-def first_stage_n(architecture: Architecture) -> tuple[bool, ...]:
-    """The blocks before the first exit, which every image runs."""
-    return tuple(i == 0 for i, stage in enumerate(architecture.stages) for _ in range(stage.num_blocks))
+def first_stages_n(architecture: Architecture, num_stages: int = 1) -> tuple[bool, ...]:
+    """The blocks of so many stages, those before the first exit, which every image runs."""
+    return tuple(i < num_stages for i, stage in enumerate(architecture.stages) for _ in range(stage.num_blocks))
 
 
 def routers_n(architecture: Architecture) -> tuple[int, ...]:
@@ -92,6 +92,6 @@ EXITS = {
         lambda block: 0,
         start=ExitStart,
         bias=Bias(('bias',), is_pair=False),
-        stages=Stages(lambda stage, a, carry: carry, Exit, first_stage_n, routers_n, answer),
+        stages=Stages(lambda stage, a, carry: carry, Exit, first_stages_n, routers_n, answer),
     )
 }

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from codinet_jax.models.architecture import Architecture, Block, Stage
-from codinet_jax.models.router import Bias, Router, RouterKind, Stages, but_first, pooled
+from codinet_jax.models.router import Bias, Router, RouterKind, Stages, but_first, pooled, router_logits_Bx2
 from codinet_jax.routing import halting
 from codinet_jax.routing.halting import Halting
 
@@ -36,9 +36,8 @@ class HaltingRouter(Router):
             score_Bx1 = nn.sigmoid(nn.Dense(1, bias_init=bias, name='halt')(pooled(a_BxHxWxC)))
             after = halting.scored(before, a_BxHxWxC, score_Bx1[:, 0])
             margin_B = halting.margin_B(after)
-        router_logits_Bx2 = jnp.stack([jnp.zeros_like(margin_B), margin_B], axis=-1)
-        router_logits_Bx2, after = but_first(asked, router_logits_Bx2, after, before)
-        return router_logits_Bx2, (after, asked + 1)
+        outputs_Bx2, after = but_first(asked, router_logits_Bx2(margin_B), after, before)
+        return outputs_Bx2, (after, asked + 1)
 
 
 class StageEnd(nn.Module):

@@ -17,6 +17,7 @@ from codinet_jax.models.execution import Execution, masked
 from codinet_jax.models.norms import GroupedBatchNorm
 from codinet_jax.models.router import Stages
 from codinet_jax.models.routers import router_kind, shifted
+from codinet_jax.runtime.errors import InputError
 
 EPSILON = 1e-5  # of batch norm
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -160,12 +161,17 @@ class RoutedResNet(nn.Module):
           Logits, gates and router outputs.
 
         Raises:
-          InputError: there is no such router.
+          InputError: there is no such router, or it is not of this architecture.
           ValueError: the execution wants noise and is given none.
         """
         conv: ModuleDef = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=he_normal)
         if self.convolution:
             conv = partial(conv, conv_general_dilated=self.convolution)
+        if bool(self.architecture.first_pass) != bool(self.router and router_kind(self.router).resumes):
+            raise InputError(
+                f'Router {self.router!r} does not go with {self.architecture.name}: what resumes is an architecture of '
+                "`architecture.resumed` with the router 'resuming', and neither is without the other."
+            )
         gated_block = nn.remat(GatedBlock) if self.remat and train else GatedBlock
         norm = self._norm(train and not self.backbone_frozen, self.dtype)
         router_norm = self._norm(train and not self.routers_frozen, jnp.float32)

@@ -10,7 +10,7 @@ All later blocks decide alike, by how unsure the first answer is, 1 less its lar
 deep network's answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,19 +21,19 @@ import numpy as np
 from codinet_jax.models import exits
 from codinet_jax.models.architecture import Architecture
 from codinet_jax.models.execution import Execution
-from codinet_jax.models.router import FORCED_MARGIN, Bias, Router, RouterKind, Stages, pooled
+from codinet_jax.models.exits import EXITS, ExitStart
+from codinet_jax.models.router import Router, Stages, pooled, router_logits_Bx2
 
 Carry = tuple[jax.Array, tuple[jax.Array, ...]]  # logit margin [B], and the ends of stages that are still to be resumed
 
 
-class ResumingStart(nn.Module):
-    """No stage has ended, and no image is sure; `bias` is the threshold: at zero who is surer than a half stays."""
+class ResumingStart(ExitStart):
+    """No stage has ended, and no image is sure yet; the bias is that of early exits."""
 
     @nn.compact
     def __call__(self, stem_BxHxWxC: jax.Array, images_BxHxWxC: jax.Array) -> tuple[Carry, Any]:
-        del images_BxHxWxC
-        bias = self.param('bias', nn.initializers.zeros, ())
-        return (jnp.full(stem_BxHxWxC.shape[0], FORCED_MARGIN), ()), {'bias': bias}
+        margin_B, shared = super().__call__(stem_BxHxWxC, images_BxHxWxC)
+        return (margin_B, ()), shared
 
 
 class ResumingRouter(Router):
@@ -42,7 +42,7 @@ class ResumingRouter(Router):
     @nn.compact
     def __call__(self, a_BxHxWxC: jax.Array, carry: Carry, shared: Any, k: jax.Array) -> tuple[jax.Array, Carry]:
         del a_BxHxWxC, shared, k
-        return _router_logits_Bx2(carry[0]), carry
+        return router_logits_Bx2(carry[0]), carry
 
 
 class ResumingEnd(nn.Module):
@@ -85,11 +85,7 @@ class ResumingEnd(nn.Module):
                 joined += jnp.tensordot(x[:, ::2, ::2], down.astype(x.dtype), 1)
             return nn.relu(joined)
 
-        return combine(run, lambda end, *_: jnp.zeros_like(end), (end, *before), _router_logits_Bx2(margin))
-
-
-def _router_logits_Bx2(margin: jax.Array) -> jax.Array:
-    return jnp.stack([jnp.zeros_like(margin), margin], axis=-1)
+        return combine(run, lambda end, *_: jnp.zeros_like(end), (end, *before), router_logits_Bx2(margin))
 
 
 def answer(execution: Execution, heads: Sequence[jax.Array], v_SxB: jax.Array) -> jax.Array:
@@ -99,9 +95,19 @@ def answer(execution: Execution, heads: Sequence[jax.Array], v_SxB: jax.Array) -
 
 def first_pass_n(architecture: Architecture) -> tuple[bool, ...]:
     """The blocks before the first answer, which every image runs."""
-    return tuple(
-        i < architecture.first_pass for i, stage in enumerate(architecture.stages) for _ in range(stage.num_blocks)
-    )
+    return exits.first_stages_n(architecture, architecture.first_pass)
+
+
+def in_order(architecture: Architecture, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables that the deep network has of one that resumes, `Architecture.in_order`; of any other all."""
+    first_pass = architecture.first_pass
+    found = {kind: dict(tree) for kind, tree in variables.items()}
+    for tree in found.values():
+        for i in range(1, first_pass + 1):
+            name, later = f'stage{i}_blocks', tree.pop(f'stage{i + first_pass}_blocks')
+            stacks = [tree[name], later] if name in tree else [later]
+            tree[name] = jax.tree.map(lambda *parts: jnp.concatenate(parts), *stacks)
+    return found
 
 
 def routers_n(architecture: Architecture) -> tuple[int, ...]:
@@ -124,11 +130,10 @@ def joins_n(architecture: Architecture) -> tuple[int, ...]:
 
 
 RESUMING = {
-    'resuming': RouterKind(
-        ResumingRouter,
-        lambda block: 0,
+    'resuming': EXITS['exits']._replace(
+        router=ResumingRouter,
         start=ResumingStart,
-        bias=Bias(('bias',), is_pair=False),
         stages=Stages(lambda stage, a, carry: carry, ResumingEnd, first_pass_n, routers_n, answer, joins_n),
+        resumes=True,
     )
 }

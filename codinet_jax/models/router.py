@@ -87,6 +87,7 @@ class RouterKind(NamedTuple):
       start_macs: what an image pays for `start`, where that has convolutions or dense layers of its own. It is then
         made from `architecture`, the network's, and from `conv` and `norm` as a `Router` has them, too.
       stages: what it does at the ends of stages, if anything; only the method that names this router trains it then.
+      resumes: whether it is of networks that answer early and resume (`architecture.resumed`), and of no others.
     """
 
     router: Callable[..., nn.Module]
@@ -97,6 +98,7 @@ class RouterKind(NamedTuple):
     first_runs: bool = False
     start_macs: Callable[[Architecture], int] | None = None
     stages: Stages | None = None
+    resumes: bool = False
 
     def always_run_n(self, architecture: Architecture) -> tuple[bool, ...]:
         """The blocks that every image runs, whatever it is."""
@@ -108,6 +110,11 @@ class RouterKind(NamedTuple):
 def pooled(a_BxHxWxC: jax.Array) -> jax.Array:
     """z_k of Eq. 3, in float32 so that a decision does not hang on the compute precision of a mean."""
     return jnp.mean(a_BxHxWxC, axis=(1, 2), dtype=jnp.float32)
+
+
+def router_logits_Bx2(margin_B: jax.Array) -> jax.Array:
+    """The router outputs of a logit margin."""
+    return jnp.stack([jnp.zeros_like(margin_B), margin_B], axis=-1)
 
 
 def but_first(k: jax.Array, router_logits_Bx2: jax.Array, carry: Any, before: Any) -> tuple[jax.Array, Any]:

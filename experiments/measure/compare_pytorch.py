@@ -175,7 +175,7 @@ def refer(config: ConfigDict) -> None:
 
     named = setup.read(config)
     model, seed = named.model, named.recipe.seed
-    whole, static = model.clone(dtype=jax.numpy.float32), model.clone(router=None)
+    whole, static = model.clone(dtype=jax.numpy.float32), model.static
     with jax.default_matmul_precision('highest'):
         weights = fold(program.untrained(whole, seed))
         draws = timing.random_draws(model, CHECKED, RUN_RATE.value, 1, seed)
@@ -186,7 +186,7 @@ def refer(config: ConfigDict) -> None:
             noise = draws.noise and draws.noise[0]
             return np.asarray(forward(weights, draws.images[0], np.float32(0.5), noise)[0])
 
-        answers = {'static': logits(whole.clone(router=None), 'masked'), 'compacted': logits(whole, 'compacted')}
+        answers = {'static': logits(whole.static, 'masked'), 'compacted': logits(whole, 'compacted')}
     in_dtype = logits(static, 'masked')
     flat = traverse_util.flatten_dict(weights['params'], sep='/')
     arrays = {f'weights/{name}': leaf for name, leaf in flat.items()} | {f'logits/{k}': v for k, v in answers.items()}

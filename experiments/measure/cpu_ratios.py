@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
 def of_a_batch() -> dict[str, Callable[[int], Any]]:
     model, contestant, opponent = _inference(BATCH_SIZE.value)
     half, whole = (_draws(model, BATCH_SIZE.value, rate) for rate in (0.5, 1.0))
-    static, compacted = contestant(model.clone(router=None), 'masked', half), contestant(model, 'compacted', half)
+    static, compacted = contestant(model.static, 'masked', half), contestant(model, 'compacted', half)
     theirs = opponent(half)
     return {
         'static': static.on(half),
@@ -89,7 +89,7 @@ def of_one() -> dict[str, Callable[[int], Any]]:
     half = _draws(model, 1, 0.5)
     theirs = opponent(half)
     return {
-        'static': contestant(model.clone(router=None), 'masked', half).on(half),
+        'static': contestant(model.static, 'masked', half).on(half),
         'conditional 0.5': contestant(model, 'conditional', half).on(half),
         'PyTorch static': theirs.call(theirs.network),
     }

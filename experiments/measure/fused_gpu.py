@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
 def check(model: RoutedResNet, spec: DataSpec, rows: list[dict[str, Any]]) -> bool:
     """Adds a row for every comparison; True if none is further apart than it may be."""
     right = True
-    for name, each in (('routed', model), ('static', model.clone(router=None))):
+    for name, each in (('routed', model), ('static', model.static)):
         compared = Compared(name, each, spec)
         for run_rate in fused_check.CASES if name == 'routed' else (None,):
             right &= compared.check(run_rate, rows)
@@ -203,7 +203,7 @@ def _compiled(
     model: RoutedResNet, spec: DataSpec, batch_size: int, run_rates: Sequence[float]
 ) -> dict[str, Callable[[int], Any]]:
     """What is timed at one batch size, as far as there is time to compile it."""
-    static, threshold = model.clone(router=None), jax.device_put(THRESHOLD)
+    static, threshold = model.static, jax.device_put(THRESHOLD)
     folded, folded_static = (fused_check.random_folded(each) for each in (model, static))
     routed_weights, static_weights = (jax.device_put(cast(each, model.dtype)) for each in (folded, folded_static))
     packed, packed_static = (

@@ -87,7 +87,7 @@ def _exported(directory: pathlib.Path, images: np.ndarray) -> dict[str, float]:
     spec = DataSpec(classes=10, mean=0.5, std=0.25)
     network = RoutedResNet(architecture)
     variables = program.untrained(network, SEED)
-    load.from_network(network.clone(router=None), spec, variables).export(directory / 'static')
+    load.from_network(network.static, spec, variables).export(directory / 'static')
 
     routed = load.from_network(network, spec, variables)
     low, high = 0.0, 1.0

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -126,40 +127,49 @@ def routed(model: RoutedResNet, num_views: int) -> Answer:
     return answer
 
 
+def _loss(
+    params: Any,
+    batch_stats: Any,
+    views: jax.Array,
+    labels_B: jax.Array,
+    soft_BxY: jax.Array,
+    knobs: Any,
+    key: Any,
+    answer: Answer,
+) -> tuple[jax.Array, Any]:
+    """Of a batch, by every answer alike; and what came of it: norm statistics, metrics."""
+    answered = answer(params, batch_stats, images.normalise(views), knobs, key)
+    num_answers = len(answered.logits_BxY) // len(views)
+    labels_B, soft_BxY = jnp.tile(labels_B, num_answers), jnp.tile(soft_BxY, (num_answers, 1))
+    cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(answered.logits_BxY, labels_B).mean()
+    T = DISTILLATION_TEMPERATURE
+    divergence = optax.losses.kl_divergence(
+        jax.nn.log_softmax(answered.logits_BxY / T), jax.nn.softmax(soft_BxY / T)
+    ).mean()
+    total = (1 - DISTILLATION_SHARE) * cross_entropy + DISTILLATION_SHARE * T**2 * divergence + answered.routing
+    metrics = {
+        'loss': total,
+        'cross_entropy': cross_entropy,
+        'divergence': divergence,
+        'routing': answered.routing,
+        'accuracy': jnp.mean(jnp.argmax(answered.logits_BxY, -1) == labels_B),
+        'run_rate': answered.run_rate,
+    }
+    return total, (answered.batch_stats, metrics)
+
+
 def make_call(answer: Answer, num_views: int, cut: int, num_steps: int) -> Call:
     """The jitted training of `num_steps` steps; the state is given up for the next.
 
     On a CPU it is one step, unrolled: a convolution's backward pass is slow there inside a loop.
     """
 
-    def loss_fn(
-        params: Any, batch_stats: Any, views: jax.Array, labels_B: jax.Array, soft_BxY: jax.Array, knobs: Any, key: Any
-    ) -> tuple[jax.Array, Any]:
-        answered = answer(params, batch_stats, images.normalise(views), knobs, key)
-        num_answers = len(answered.logits_BxY) // len(views)
-        labels_B, soft_BxY = jnp.tile(labels_B, num_answers), jnp.tile(soft_BxY, (num_answers, 1))
-        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(answered.logits_BxY, labels_B).mean()
-        T = DISTILLATION_TEMPERATURE
-        divergence = optax.losses.kl_divergence(
-            jax.nn.log_softmax(answered.logits_BxY / T), jax.nn.softmax(soft_BxY / T)
-        ).mean()
-        total = (1 - DISTILLATION_SHARE) * cross_entropy + DISTILLATION_SHARE * T**2 * divergence + answered.routing
-        metrics = {
-            'loss': total,
-            'cross_entropy': cross_entropy,
-            'divergence': divergence,
-            'routing': answered.routing,
-            'accuracy': jnp.mean(jnp.argmax(answered.logits_BxY, -1) == labels_B),
-            'run_rate': answered.run_rate,
-        }
-        return total, (answered.batch_stats, metrics)
-
     def step(state: State, data: Data, batch: Batches, knobs: gates.Knobs, key: jax.Array) -> tuple[State, Any]:
         indices_L, variants_LxM = batch
         drawn_LxMx5 = data.draws_KxNx5[variants_LxM, indices_L[:, None]]
         views = images.views(data.images_NxHxWxC[indices_L], drawn_LxMx5, variants_LxM % 2 == 1, cut)
         soft_LxMxY = data.soft_KxNxY[variants_LxM, indices_L[:, None]]
-        (_, (batch_stats, metrics)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+        (_, (batch_stats, metrics)), gradient = jax.value_and_grad(partial(_loss, answer=answer), has_aux=True)(
             state.variables['params'],
             state.variables['batch_stats'],
             views.reshape(-1, *views.shape[2:]),

@@ -56,6 +56,7 @@ flags.DEFINE_integer('shuffles', 20, 'Times that decisions are shuffled, of each
 flags.DEFINE_float('save_seconds', 300, 'Between two savings of the state, from which the same command goes on.')
 NUM_VIEWS = 2
 SETTINGS = ('teachers', 'epochs', 'batch', 'rate', 'pool', 'cut', 'calibration', 'train_images', 'test_images')
+WITHIN, RESUMED = ('depth',), ('shallow', 'joined_on')
 KINDS = ('shallow', 'deep')
 
 
@@ -94,7 +95,9 @@ def main(argv: Sequence[str]) -> None:
         'name': name(),
         'commit': provenance.commit(),
         'seed': FLAGS.seed,
-        'settings': {key: FLAGS[key].value for key in (*SETTINGS, 'shallow' if FLAGS.shallow else 'depth')},
+        'settings': {
+            key: FLAGS[key].value for key in (*SETTINGS, *(('shallow', 'joined_on') if FLAGS.shallow else ('depth',)))
+        },
         'num_steps': trained.num_steps,
         'ms_per_step': trained.ms_per_step,
         'history': [

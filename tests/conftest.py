@@ -99,6 +99,14 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ[name.upper()] = str(value)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def quick_runs_begun() -> None:
+    """Here, as in forks."""
+    import quick_runs
+
+    quick_runs.begin()
+
+
 @pytest.fixture(scope='module', autouse=True)
 def forgotten_between_files() -> Iterator[None]:
     """A worker that kept all programs of all files would grow to five gigabytes, and slower with each collection."""

@@ -89,6 +89,9 @@ def import_package() -> None:
     for found in pkgutil.walk_packages(codinet_jax.__path__, 'codinet_jax.'):
         if found.name not in commands:
             importlib.import_module(found.name)
+    import quick_runs
+
+    quick_runs.begin()
     gc.collect()
     gc.freeze()  # a fork that collected all of it would copy it first
 

@@ -63,10 +63,30 @@ def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def programs() -> list[Any]:
+    """What evaluates, and each stage's step, of the run that is not disturbed."""
+    return []
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, programs: list[Any]) -> Path:
+    def kept(make: Any) -> Any:
+        def made(*given: Any, **named: Any) -> Any:
+            programs.append(make(*given, **named))
+            return programs[-1]
+
+        return made
+
     workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
-    trained(workdir, **MATCHED)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ('make_forward', 'compiled'):
+            patch.setattr(loop, name, kept(getattr(loop, name)))
+        trained(workdir, **MATCHED)
     return workdir
+
+
+def test_what_evaluates_and_each_stages_step_are_compiled_once(undisturbed: Path, programs: list[Any]) -> None:
+    assert [program._cache_size() for program in programs] == [1, 1, 1]
 
 
 def evaluated(workdir: Path) -> list[int]:

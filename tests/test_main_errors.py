@@ -140,10 +140,11 @@ class Outcomes:
 
 
 def contents(directory: Path) -> dict[str, bytes | None]:
-    """Every file and directory under one, and what the files hold."""
-    return dict.fromkeys(map(str, directory.rglob('*'))) | {
+    """Every file and directory under one, and what the files hold; but not what Python makes of a module."""
+    found = dict.fromkeys(map(str, directory.rglob('*'))) | {
         str(directory / name): content for name, content in helpers.all_bytes(directory).items()
     }
+    return {name: content for name, content in found.items() if '__pycache__' not in name}
 
 
 @pytest.fixture(scope='module')

@@ -47,7 +47,7 @@ def make_forward(
     if is_sampled:
         hard = execution.with_noise(hard)
 
-    def forward(variables: Any, images_BxHxWxC: jax.Array, positions_B: jax.Array, stream: int) -> Answers:
+    def forward(variables: Any, images_BxHxWxC: jax.Array, positions_B: jax.Array, stream: jax.Array) -> Answers:
         normalised_BxHxWxC = augment.normalise(images_BxHxWxC, *spec.normalisation)
         noise_Bxnx2 = _noise_Bxnx2(positions_B, stream, n) if is_sampled else None
         output: Any = rolled.apply(variables, normalised_BxHxWxC, hard, noise_Bxnx2, train=False)
@@ -61,10 +61,10 @@ def make_forward(
 
     everywhere, rows = sharding.replicated(mesh), sharding.by_rows(mesh)
     # The answers are small and every host records them all.
-    return jax.jit(forward, static_argnums=3, in_shardings=(everywhere, rows, rows), out_shardings=everywhere)
+    return jax.jit(forward, in_shardings=(everywhere, rows, rows, everywhere), out_shardings=everywhere)
 
 
-def _noise_Bxnx2(positions_B: jax.Array, stream: int, n: int) -> jax.Array:
+def _noise_Bxnx2(positions_B: jax.Array, stream: jax.Array, n: int) -> jax.Array:
     """Gumbel noise that is an image's own, whatever batch it is in."""
     key = jax.random.fold_in(jax.random.key(2), stream)
     return jax.vmap(lambda position: jax.random.gumbel(jax.random.fold_in(key, position), (n, 2)))(positions_B)

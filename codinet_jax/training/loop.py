@@ -136,7 +136,7 @@ class Run:
                 if stage.step.model.routers_frozen:  # else they go on learning, and from where they are
                     self.state = self.state.with_averaged_routers()
                     self._match_cost()
-                self.state = dataclasses.replace(self.state, opt_state=stage.step.optimizer.init(self.state.params))
+                self.state = stage.begun_from(self.state, self.mesh)
             self._train(stage)
             if stage.number == 2:
                 self._match_cost()

@@ -1,5 +1,6 @@
 """What each of the two stages of section 3.4 trains, for how long, and the state that its first step starts from."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -49,6 +50,13 @@ class Stage(NamedTuple):
         if variables is None:
             variables = jax.device_get(jax.jit(lambda: fresh_variables(self.step.model, self.seed))())
         return jax.jit(self.first_state, out_shardings=sharding.replicated(mesh))(variables, teacher)
+
+    def begun_from(self, state: TrainState, mesh: Mesh) -> TrainState:
+        """The state of the stage before with nothing optimised yet, placed as the step leaves it, or that would be
+        compiled for its first call and again for its second.
+        """
+        begin = jax.jit(self.step.optimizer.init, out_shardings=sharding.replicated(mesh))
+        return dataclasses.replace(state, opt_state=begin(state.params))
 
 
 def plan(setup: Setup, num_images: int, model: RoutedResNet | None = None) -> list[Stage]:

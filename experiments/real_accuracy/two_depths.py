@@ -56,7 +56,6 @@ flags.DEFINE_integer('shuffles', 20, 'Times that decisions are shuffled, of each
 flags.DEFINE_float('save_seconds', 300, 'Between two savings of the state, from which the same command goes on.')
 NUM_VIEWS = 2
 SETTINGS = ('teachers', 'epochs', 'batch', 'rate', 'pool', 'cut', 'calibration', 'train_images', 'test_images')
-WITHIN, RESUMED = ('depth',), ('shallow', 'joined_on')
 KINDS = ('shallow', 'deep')
 
 

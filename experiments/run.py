@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     failed = queue.work_off(jobs, lambda job: queue.train(job, SCALE.value, DATA_DIR.value, WEIGHTS.value))
     for job in failed:
         print(f'failed: {job}; see {job.beside(".log")}', file=sys.stderr)
+    if not failed:
+        print(f'all are finished; for tables and figures: python -m experiments.summarize --output={OUTPUT.value}')
     return 1 if failed else 0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import helpers
+from codinet_jax.training import cost_matching
 from codinet_jax.workdir import Workdir
 
 STAGE_1 = {
@@ -40,6 +41,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workdir]:
     changes: dict[str, Any] = {'seed': 8, 'stage1.learning_rate': 0.05, 'loss.gamma': 0.1, 'log_every_steps': 1}
     with pytest.MonkeyPatch.context() as monkeypatch:
         helpers.hide_tensorflow(monkeypatch)
+        monkeypatch.setattr(cost_matching, 'NUM_IMAGES', 2048)
         helpers.train(helpers.tiny_config(**changes, data_dir=str(root / 'tfds')), Workdir(root / 'run'))
     yield Workdir(root / 'run')
 

@@ -25,7 +25,7 @@ from typing import Any
 
 REPOSITORY = str(Path(__file__).parent.parent)
 # Variables that a fork can be given; others may have been read when the interpreter imported what reads them.
-VARIABLES = frozenset({'JAX_NUM_CPU_DEVICES', 'TFDS_DATA_DIR'})
+VARIABLES = frozenset({'JAX_NUM_CPU_DEVICES', 'TFDS_DATA_DIR', 'CAREFUL_STEPS'})  # the last: see quick_runs
 REQUEST_BYTES = 1 << 17
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -132,6 +132,10 @@ def become(module: str, flags: list[str], directory: str, variables: dict[str, s
     os.environ.update(variables)
     if devices := variables.get('JAX_NUM_CPU_DEVICES'):
         jax.config.update('jax_num_cpu_devices', int(devices))
+    if 'CAREFUL_STEPS' in variables:
+        import quick_runs
+
+        quick_runs.end()
     sys.path[0] = os.getcwd()
     sys.argv = ['-m', *flags]
     runpy.run_module(module, run_name='__main__', alter_sys=True)

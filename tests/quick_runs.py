@@ -2,6 +2,9 @@
 
 Steps are compiled with little care: nets as small as those of tests train as fast, and compile in two fifths of the
 time. What evaluates runs four times as long if it is compiled so, and keeps its level. Cost is matched on few images.
+
+A maximum is not to be differentiated so: computed twice, before and after other operations are fused with it, it is no
+longer equal to any of what it is the maximum of, and its gradient is 0 / 0.
 """
 
 from typing import Any
@@ -19,6 +22,11 @@ def begin() -> None:
     """From now on, of every training loop of this process."""
     loop.compiled = compiled
     cost_matching.NUM_IMAGES = 256
+
+
+def end() -> None:
+    """Steps are compiled with care again."""
+    loop.compiled = stages.compiled
 
 
 def compiled(step: stages.Step, mesh: jax.sharding.Mesh) -> Any:

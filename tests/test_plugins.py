@@ -119,7 +119,7 @@ SETTINGS = {
 
 def run(directory: Path, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """A command run to its end in a directory of the user's, the package being installed somewhere else."""
-    return helpers.run_command(name, *flags, cwd=directory)
+    return helpers.run_command(name, *flags, cwd=directory, CAREFUL_STEPS='peak differentiates a maximum')
 
 
 def written(directory: Path) -> Path:

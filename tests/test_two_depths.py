@@ -12,7 +12,7 @@ from codinet_jax.models import execution
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS
-from experiments.real_accuracy import cascade, depths, images, methods, networks, probing, training
+from experiments.real_accuracy import cascade, depths, images, methods, networks, probing, resumed, training
 
 SHALLOW = 8
 
@@ -118,6 +118,19 @@ def test_a_step_trains_both(deep: networks.Start, pictures: images.Images) -> No
     assert metrics['run_rate'] == pytest.approx(0.75)
     is_moved = jax.tree.map(lambda new, old: bool(np.any(new != old)), state.variables, begun)
     assert jax.tree.all(is_moved)
+
+
+def test_of_two_networks_one_is_begun_that_goes_on_below_nine_tenths(
+    deep: networks.Start, pictures: images.Images
+) -> None:
+    shallow = depths.shallow(deep, SHALLOW)
+    model = resumed.network(shallow.architecture, deep.architecture)
+    begun = resumed.begin(shallow, deep, pictures)
+    shapes = jax.eval_shape(lambda: fresh_variables(model, 0))
+    assert jax.tree.map(jnp.shape, begun) == jax.tree.map(jnp.shape, shapes)
+    assert begun['params']['router_start']['bias'] == pytest.approx(np.log(9))
+    # The shallow network is the deep one's first blocks, so that the first join has nothing to do.
+    np.testing.assert_allclose(begun['params']['stage3_end']['join'], np.eye(16), atol=1e-3)
 
 
 def test_what_going_on_is_worth_is_told_by_others_going_on() -> None:

@@ -103,6 +103,14 @@ class Architecture:
         return dataclasses.replace(self, stages=stages, name=self.name.partition(' answering ')[0], first_pass=0)
 
     @property
+    def answering_first(self) -> 'Architecture':
+        """The shallow network of one that resumes; any other as it is."""
+        if not self.first_pass:
+            return self
+        stages = self.stages[: self.first_pass]
+        return dataclasses.replace(self, stages=stages, name=f'what {self.in_order.name} resumes', first_pass=0)
+
+    @property
     def out_channels(self) -> int:
         return self.stages[-1].block.channels
 

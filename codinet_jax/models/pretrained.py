@@ -70,19 +70,51 @@ def find(tensors: Mapping[str, Any], source: str) -> Backbone:
     """
     blocks = {tuple(name.split('.')[:2]) for name in tensors if name.count('.') > 2}
     counts = tuple(sum(stage == f'layer{i}' for stage, _ in blocks) for i in range(1, 5))
-    repeats = counts[0]
-    if counts == (repeats, repeats, repeats, 0) and 0 < repeats <= (DEEPEST - 2) // 6:
-        shortcut: Shortcut = 'projection' if 'layer2.0.shortcut.0.weight' in tensors else 'pad'
-        return Backbone('cifar_resnet', 6 * repeats + 2, shortcut, _num_classes(tensors, 'linear.bias', 10))
-    is_basic = 'layer1.0.conv3.weight' not in tensors
-    for depth, wanted in BLOCKS_PER_STAGE.items():
-        if counts == wanted and is_basic == (depth in BASIC_DEPTHS):
+    shortcut: Shortcut = 'projection' if 'layer2.0.shortcut.0.weight' in tensors else 'pad'
+    match _kind_and_depth(counts, is_basic='layer1.0.conv3.weight' not in tensors):
+        case 'cifar_resnet', depth:
+            return Backbone('cifar_resnet', depth, shortcut, _num_classes(tensors, 'linear.bias', 10))
+        case 'imagenet_resnet', depth:
             return Backbone('imagenet_resnet', depth, 'projection', _num_classes(tensors, 'fc.bias', 1000))
     known = ', '.join(f'{depth} {wanted}' for depth, wanted in BLOCKS_PER_STAGE.items())
     raise InputError(
         f'{source} has {counts} blocks in layer1 to layer4, and the depths known are {known}; of CIFAR ResNets '
         f'(n, n, n, 0): {_ADVICE}.'
     )
+
+
+def kind_and_depth(variables: Mapping[str, Any], source: str) -> tuple[str, int]:
+    """Of the ResNet whose variables these are: what `config.model` calls its backbone and depth.
+
+    Raises:
+      InputError: it is none that we have.
+    """
+    leaves = traverse_util.flatten_dict(dict(variables))
+    blocks: dict[int, int] = {}  # by stage
+    for path, leaf in leaves.items():
+        if path[0] == 'params' and path[2:] == ('residual', 'conv1', 'kernel'):
+            stage = int(path[1].removeprefix('stage').partition('_')[0])
+            blocks[stage] = blocks.get(stage, 0) + (len(leaf) if _is_stack(path) else 1)
+    counts = tuple(blocks.get(i, 0) for i in range(1, max([4, *blocks]) + 1))
+    is_basic = not any(path[2:4] == ('residual', 'conv3') for path in leaves)
+    found = _kind_and_depth(counts, is_basic=is_basic)
+    if found is None:
+        raise InputError(
+            f'{source} has {counts} blocks in its stages, as no static ResNet that we know has: give what '
+            'codinet_jax.import_weights wrote, or the weights.npz of a static run.'
+        )
+    return found
+
+
+def _kind_and_depth(counts: tuple[int, ...], *, is_basic: bool) -> tuple[str, int] | None:
+    """Of the ResNet with so many blocks in each of four stages; None if there is none."""
+    repeats = counts[0]
+    if counts == (repeats, repeats, repeats, 0) and 0 < repeats <= (DEEPEST - 2) // 6:
+        return 'cifar_resnet', 6 * repeats + 2
+    for depth, wanted in BLOCKS_PER_STAGE.items():
+        if counts == wanted and is_basic == (depth in BASIC_DEPTHS):
+            return 'imagenet_resnet', depth
+    return None
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], backbone: Backbone, source: str) -> dict[str, Any]:
@@ -149,6 +181,21 @@ def teacher(model: RoutedResNet, imported: Mapping[str, Any], source: str) -> di
         raise InputError(
             f'{source} tells {classes} classes apart, and has nothing to teach a network of '
             f'{model.architecture.num_classes}: train it on these first (method=static), or set distillation.weight=0.'
+        )
+    return into(shapes, imported, source)
+
+
+def one_of_two(architecture: Architecture, imported: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The file's weights as the variables of one of the two static networks that one that resumes is made of.
+
+    Raises:
+      InputError: they are not of this architecture, or their head is of other classes.
+    """
+    shapes = jax.eval_shape(lambda: fresh_variables(RoutedResNet(architecture, None), 0))
+    if classes := other_classes(shapes, imported):
+        raise InputError(
+            f'{source} tells {classes} classes apart, and there are {architecture.num_classes}: train it on these '
+            'first (method=static).'
         )
     return into(shapes, imported, source)
 

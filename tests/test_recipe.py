@@ -14,7 +14,7 @@ import pytest
 import helpers
 from codinet_jax.config import setup
 from codinet_jax.data import augment
-from codinet_jax.methods import Seen, Term, classification
+from codinet_jax.methods import Method, Seen, Term, classification
 from codinet_jax.models import weights_file
 from codinet_jax.models.execution import masked
 from codinet_jax.runtime import sharding
@@ -99,11 +99,11 @@ def test_it_is_a_term_beside_the_methods_own() -> None:
     logits = jnp.asarray([[1.0, 0.0]])
     output: Any = types.SimpleNamespace(logits_BxY=logits)
     seen = Seen(output, jnp.zeros(1, int), 1, None, jnp.zeros(()), jnp.ones(()), 0.0, logits + 5.0)  # type: ignore[arg-type]
-    terms = objective.distilled(classification, 0.5, 2.0)(seen)
+    terms = objective.distilled(classification, 0.5, 2.0, Method().taught)(seen)
     assert terms['cross_entropy'] == Term(seen.cross_entropy)
     assert terms['distillation'].weight == 0.5
     assert float(terms['distillation'].value) == pytest.approx(0, abs=1e-6), 'what is added to all logits says nothing'
-    assert objective.distilled(classification, 0.0, 2.0) is classification
+    assert objective.distilled(classification, 0.0, 2.0, Method().taught) is classification
 
 
 def config(root: Path, **changes: Any) -> Any:
@@ -118,7 +118,7 @@ def start(root: Path) -> Path:
 
 def test_a_step_learns_from_what_the_start_says_of_the_same_views(root: Path, start: Path) -> None:
     named = setup.read(config(root, init_from=str(start / 'weights.npz'), **{'distillation.weight': 1.0}))
-    variables, teacher = given_variables(named)
+    variables, teacher = given_variables(named, helpers.noise_images(1))
     assert variables is not None and teacher is not None
     assert not any('router' in path for path in helpers.by_path(teacher))
     # After some steps the two are not the same any more.
@@ -139,6 +139,29 @@ def test_a_step_learns_from_what_the_start_says_of_the_same_views(root: Path, st
     after, _ = compiled(stage.step, mesh)(state, images.images_NxHxWxC, images.labels_N)
     for path, leaf in helpers.by_path(after.teacher).items():
         np.testing.assert_array_equal(leaf, helpers.by_path(teacher)[path], err_msg=path)
+
+
+def test_another_network_teaches_if_it_is_named(root: Path, start: Path) -> None:
+    """A deeper one, and what is trained starts fresh or from weights of its own."""
+    deep = helpers.write_workdir(
+        root / 'deep', config(root, method='static', **{'model.router': 'static', 'model.depth': 14}), seed=4
+    )
+    file, images = str(deep.path / 'weights.npz'), helpers.noise_images(16)
+    changes = {'distillation.weight': 1.0, 'distillation.teacher': file}
+    for init_from in (None, str(start / 'weights.npz')):
+        named = begin(config(root, init_from=init_from, **changes), Workdir(root / 'taught'))
+        assert named.record['distillation']['teacher_depth'] == 14
+        variables, teacher = given_variables(named, images)
+        assert (variables is None) == (init_from is None)
+        stage = loop.plan(named, 1442)[1]
+        assert stage.step.teacher is not None and named.model.architecture.num_blocks == 3
+    pixels = augment.normalise(images.images_NxHxWxC, *named.data.spec.normalisation)
+    own = jax.eval_shape(stage.first_state)
+    assert jax.tree.map(jnp.shape, own.teacher) == jax.tree.map(jnp.shape, teacher)
+    found = stage.step.teacher_logits(dataclasses.replace(own, teacher=teacher), pixels)
+    network = setup.read(deep.read_config()).model
+    expected = network.apply(deep.read_weights(), pixels, masked(), train=False).logits_BxY
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.long

@@ -14,15 +14,13 @@ import staged
 from codinet_jax.config import default, setup
 from codinet_jax.inference import exported, load, timing
 from codinet_jax.inference.folding import fold
-from codinet_jax.methods import Resumed
+from codinet_jax.methods import Resumed, Seen
+from codinet_jax.methods.method import cross_entropy
 from codinet_jax.models.architecture import cifar_resnet, resumed
-from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.network import RoutedOutput, RoutedResNet, fresh_variables
 from codinet_jax.models.resuming import in_order
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.training import start
-from experiments.real_accuracy import images as real_images
-from experiments.real_accuracy import networks
-from experiments.real_accuracy import resumed as resuming_networks
+from codinet_jax.training import objective
 from reference_network import Tree, np_dense, np_relu, np_residual, np_shortcut, np_stem
 from staged import assert_alike, assert_no_tie, in_double
 
@@ -189,10 +187,21 @@ def test_what_it_cannot_do_is_refused_by_name(changes: dict[str, Any], sentence:
         setup.read(variant(**changes))
 
 
-def test_what_it_starts_from_cannot_teach_it() -> None:
-    config = variant(**{'distillation.weight': 0.5, 'init_from': 'start.npz'})
-    with pytest.raises(InputError, match=r'^distillation\.weight is set, and what a network'):
-        start.given_variables(setup.read(config))
+def test_a_teacher_teaches_both_heads() -> None:
+    generator = np.random.default_rng(0)
+    first_BxY, last_BxY, teacher_BxY = (jnp.asarray(generator.normal(size=(4, 5)), jnp.float32) for _ in range(3))
+    labels_B, zero = jnp.arange(4), jnp.zeros(())
+    output = RoutedOutput(last_BxY, jnp.ones((4, 9)), None, (first_BxY, last_BxY))
+    seen = Seen(output, labels_B, 1, NET.costs, zero, cross_entropy(last_BxY, labels_B), zero, teacher_BxY)
+    method = Resumed(exit_weight=0.25)
+    terms = objective.distilled(method.objective, 0.5, 3.0, method.taught)(seen)
+    for name, measure in (
+        ('exits', lambda logits_BxY: 0.25 * cross_entropy(logits_BxY, labels_B)),
+        ('distillation', lambda logits_BxY: 0.5 * 0.25 * objective.divergence(logits_BxY, teacher_BxY, 3.0)),
+    ):
+        term = terms[name]
+        expected = measure(first_BxY) + (4 * measure(last_BxY) if name == 'distillation' else 0)
+        assert float(term.value * term.weight) == pytest.approx(float(expected), rel=1e-5), name
 
 
 def test_a_run_is_predicted_and_exported(tmp_path: Path) -> None:
@@ -210,30 +219,3 @@ def test_a_run_is_predicted_and_exported(tmp_path: Path) -> None:
     told, again = (each(pictures) for each in (predictor, exported.load(tmp_path / 'exported')))
     np.testing.assert_array_equal(told.decisions_Bxn, again.decisions_Bxn)
     np.testing.assert_allclose(told.probabilities_BxY, again.probabilities_BxY, rtol=1e-4, atol=1e-6)
-
-
-def test_it_begins_as_the_shallow_network_joined_to_what_the_deep_ones_blocks_are_used_to() -> None:
-    """Joined to itself, a deep network's later blocks read what they read before, and answer as it does."""
-    starts = []
-    for depth in (14, 20):
-        net = RoutedResNet(cifar_resnet(depth), None)
-        found = jax.device_get(helpers.random_variables(net, 3))
-        starts.append(networks.Start(f'resnet{depth}', net.architecture, found))
-    shallow, deep = starts
-    # The shallow one is the deep one's first blocks: then the ends are just what the deep one computed, in stage 1.
-    for kind in ('params', 'batch_stats'):
-        for name in list(shallow.variables[kind]):
-            cut = name.endswith('_blocks')
-            taken = deep.variables[kind][name]
-            shallow.variables[kind][name] = jax.tree.map(lambda w: w[:-1], taken) if cut else taken
-    rng = np.random.default_rng(0)
-    some = real_images.Images(rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8), np.zeros(8, np.int32))
-    begun = resuming_networks.begin(shallow, deep, some)
-    np.testing.assert_allclose(begun['params']['stage3_end']['join'], np.eye(16), atol=1e-2)
-    np.testing.assert_array_equal(begun['params']['stage4_blocks']['residual']['conv1']['kernel'].shape[0], 1)
-    net = resuming_networks.network(shallow.architecture, deep.architecture)
-    shapes = jax.eval_shape(lambda: fresh_variables(net, 0))
-    assert jax.tree.map(jnp.shape, begun) == jax.tree.map(jnp.shape, shapes)
-    pixels = real_images.normalise(jnp.asarray(some.images_NxHxWxC))
-    first = staged.answers(net, begun, pixels).of_stages[0]
-    assert_alike(first, staged.answers(RoutedResNet(shallow.architecture, None), shallow.variables, pixels).logits_BxY)

@@ -49,7 +49,10 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model = ConfigDict()
     config.model.backbone = 'cifar_resnet'  # or imagenet_resnet
     config.model.depth = 110
-    # Of the shallower network that answers first, of router resuming; unset: a third of each stage's blocks.
+    # Of router resuming, weights of a trained static network: it answers first, and is joined to that of init_from.
+    config.model.resumes = placeholder(str)
+    # Of the shallower network that answers first; unset: that of model.resumes, which the run's config.json then
+    # records, or without it a third of each stage's blocks.
     config.model.first_depth = placeholder(int)
     config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
     config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
@@ -97,9 +100,11 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.loss.extra_terms = ()  # names of loss terms that a module of --import registers, added where routers learn
     config.loss.extra_weights = ()  # one for each
 
-    config.distillation = ConfigDict()  # in both stages, from the weights of init_from with every block run
+    config.distillation = ConfigDict()  # in both stages, from a static network's answers to the same views
     config.distillation.weight = 0.0  # of T^2 times the divergence from those, beside cross-entropy; 0: none
     config.distillation.temperature = 2.0  # T
+    config.distillation.teacher = placeholder(str)  # its weights; unset: those of init_from with every block run
+    config.distillation.teacher_depth = placeholder(int)  # unset: that of the file, and config.json then records it
 
     config.optimizer = ConfigDict()
     config.optimizer.kind = 'sgd'  # or adam, to whose gradient decay is added as well

@@ -1,11 +1,12 @@
 """What a config leaves open: a run that was begun with it recorded that, and a new one finds it.
 
 Open may be the normalisation, which is at first that of the weights to start from, or measured; the groups of batch
-norm, at first as many as there are devices; and of a set that is found where it lies its classes and its images' size,
-channels and views.
+norm, at first as many as there are devices; how deep the networks are whose weights it names beside those that it
+starts from; and of a set that is found where it lies its classes and its images' size, channels and views.
 """
 
 import copy
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,10 @@ from ml_collections import ConfigDict
 from codinet_jax.config import setup
 from codinet_jax.config.setup import Setup
 from codinet_jax.data import datasets
-from codinet_jax.models import weights_file
+from codinet_jax.models import pretrained, weights_file
 from codinet_jax.runtime.errors import InputError
+
+DEPTHS = {'model.first_depth': 'model.resumes', 'distillation.teacher_depth': 'distillation.teacher'}  # of what file
 
 
 def found(config: ConfigDict, begun: ConfigDict | None) -> dict[str, Any]:
@@ -25,20 +28,38 @@ def found(config: ConfigDict, begun: ConfigDict | None) -> dict[str, Any]:
     Raises:
       InputError: the config cannot be used, or not on so many devices, or what it names cannot be read.
     """
-    known = _as_begun(config, begun)
+    depths = {setting: _depth(config, begun, setting) for setting in DEPTHS}
+    known = filled(_as_begun(config, begun), depths)
     named = setup.read(known)
     named.recipe.check_devices(jax.device_count())
     mean, std = _normalisation(known, begun, named)
-    return {**named.data.settings, 'mean': mean, 'std': std, 'norm_groups': _norm_groups(config, begun, named)}
+    num_groups = _norm_groups(config, begun, named)
+    return {**named.data.settings, 'mean': mean, 'std': std, 'model.norm_groups': num_groups} | depths
 
 
 def filled(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
     """The config with settings that `found` found."""
     changed = copy.deepcopy(config)
     for name, value in settings.items():
-        section = changed.model if name == 'norm_groups' else changed
-        section[name] = tuple(value) if isinstance(value, list) else value
+        section, _, field = name.rpartition('.')
+        (changed[section] if section else changed)[field] = tuple(value) if isinstance(value, list) else value
     return changed
+
+
+def _depth(config: ConfigDict, begun: ConfigDict | None, setting: str) -> int | None:
+    read, of_file = operator.attrgetter(setting), operator.attrgetter(DEPTHS[setting])
+    file = of_file(config)
+    if file is None or read(config) is not None:
+        return read(config)
+    if begun is not None and of_file(begun) == file:
+        return read(begun)
+    kind, depth = pretrained.kind_and_depth(weights_file.read(file), file)
+    if kind != config.model.backbone:
+        raise InputError(
+            f'{file} holds the weights of one of kind {kind}, and model.backbone is {config.model.backbone}: give '
+            f'{DEPTHS[setting]} another.'
+        )
+    return depth
 
 
 def _as_begun(config: ConfigDict, begun: ConfigDict | None) -> ConfigDict:

@@ -42,6 +42,7 @@ class Recipe:
     label_smoothing: float = 0.0
     distillation_weight: float = 0.0
     distillation_temperature: float = 2.0
+    teacher: str | None = None
     optimizer: str = 'sgd'
     momentum: float = 0.9
     nesterov: bool = False
@@ -57,6 +58,7 @@ class Recipe:
     log_every_steps: int = 100
     checkpoint_every_steps: int = 1000
     init_from: str | None = None
+    resumes: str | None = None
     extra_terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -30,7 +30,8 @@ _OF_METHOD = ('loss', 'routing')  # sections of a config
 class Setup:
     """Everything a config names.
 
-    `convolution` is 'xla' or 'cuda', what is trained with; `record` is the config as it is kept in a workdir.
+    `convolution` is 'xla' or 'cuda', what is trained with; `record` is the config as it is kept in a workdir. `teacher`
+    is the network of `recipe.teacher`.
     """
 
     data: DataSource
@@ -39,6 +40,7 @@ class Setup:
     recipe: Recipe
     record: dict[str, Any]
     convolution: str = 'xla'
+    teacher: Architecture | None = None
 
     def __post_init__(self) -> None:
         num_images = self.recipe.batch_size // self.recipe.accumulate_steps
@@ -113,7 +115,7 @@ def read(config: ConfigDict) -> Setup:
     checks.one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
     if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':
         raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
-    return Setup(data, model, method, recipe, record, config.model.convolution)
+    return Setup(data, model, method, recipe, record, config.model.convolution, _teacher(config, data))
 
 
 def _data(config: ConfigDict) -> DataSource:
@@ -160,31 +162,53 @@ def _method(config: ConfigDict) -> Method:
 
 def _architecture(config: ConfigDict, data: DataSource) -> Architecture:
     model = config.model
-    size, _, channels = data.image_shape
-    shape = {'image_size': size, 'image_channels': channels, 'num_classes': data.spec.num_classes}
     checks.one_of('model.backbone', model.backbone, ('cifar_resnet', 'imagenet_resnet'))
     resumes = model.router != STATIC and router_kind(model.router).resumes
-    if model.first_depth is not None and not resumes:
-        raise InputError(
-            f'model.first_depth is {model.first_depth}, and of model.router={model.router} no network answers first: '
-            'name the variant, as in --config=cifar10_r110:resumed, or leave it out.'
-        )
-
-    def of(depth: int) -> Architecture:
-        if model.backbone == 'cifar_resnet':
-            return cifar_resnet(depth, shortcut=model.shortcut, **shape)
-        return imagenet_resnet(depth, stride_on=model.stride_on, **shape)
-
+    for name in ('resumes', 'first_depth'):
+        if model[name] is not None and not resumes:
+            raise InputError(
+                f'model.{name} is {model[name]}, and of model.router={model.router} no network answers first: '
+                'name the variant, as in --config=cifar10_r110:resumed, or leave it out.'
+            )
     try:
-        whole = of(model.depth)
+        whole = _backbone(config, data, model.depth)
     except InputError as error:
         raise InputError(f'model.{error}') from error
     if not resumes:
         return whole
+    name = 'model.first_depth'
+    if model.resumes is not None:
+        name = f'model.resumes={model.resumes}'
+        if config.init_from is None:
+            raise InputError(f'{name} is the network that answers first, and init_from the deep one: give it too.')
     try:
-        return resumed(first_third(whole) if model.first_depth is None else of(model.first_depth), whole)
+        first = first_third(whole) if model.first_depth is None else _backbone(config, data, model.first_depth)
+        return resumed(first, whole)
     except InputError as error:
-        raise InputError(f'model.first_depth: {error}') from error
+        raise InputError(f'{name}: {error}') from error
+
+
+def _backbone(config: ConfigDict, data: DataSource, depth: int) -> Architecture:
+    size, _, channels = data.image_shape
+    shape = {'image_size': size, 'image_channels': channels, 'num_classes': data.spec.num_classes}
+    if config.model.backbone == 'cifar_resnet':
+        return cifar_resnet(depth, shortcut=config.model.shortcut, **shape)
+    return imagenet_resnet(depth, stride_on=config.model.stride_on, **shape)
+
+
+def _teacher(config: ConfigDict, data: DataSource) -> Architecture | None:
+    """The network of `distillation.teacher`, which is as deep as the config's unless it is known to be of another."""
+    teacher, depth = config.distillation.teacher, config.distillation.teacher_depth
+    if teacher is None:
+        if depth is not None:
+            raise InputError(f'distillation.teacher_depth is {depth}, of no teacher: give distillation.teacher too.')
+        return None
+    if not config.distillation.weight:
+        raise InputError('distillation.teacher is set, and distillation.weight is 0: set that too, or leave both out.')
+    try:
+        return _backbone(config, data, config.model.depth if depth is None else depth)
+    except InputError as error:
+        raise InputError(f'distillation.teacher_depth: {error}') from error
 
 
 def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResNet:
@@ -256,8 +280,11 @@ def _recipe(config: ConfigDict) -> Recipe:
         for name in ('stage1', 'stage2')
     }
     optimizer = config.optimizer
-    if config.distillation.weight and config.init_from is None:
-        raise InputError('distillation.weight is set, and the weights of init_from are what teaches: give them too.')
+    if config.distillation.weight and config.init_from is None and config.distillation.teacher is None:
+        raise InputError(
+            'distillation.weight is set, and the weights of init_from are what teaches: give them too, or others as '
+            'distillation.teacher.'
+        )
     return Recipe(
         **stages,
         seed=config.seed,
@@ -267,6 +294,7 @@ def _recipe(config: ConfigDict) -> Recipe:
         label_smoothing=config.loss.label_smoothing,
         distillation_weight=config.distillation.weight,
         distillation_temperature=config.distillation.temperature,
+        teacher=config.distillation.teacher,
         optimizer=optimizer.kind,
         momentum=optimizer.momentum,
         nesterov=optimizer.nesterov,
@@ -282,6 +310,7 @@ def _recipe(config: ConfigDict) -> Recipe:
         log_every_steps=config.log_every_steps,
         checkpoint_every_steps=config.checkpoint_every_steps,
         init_from=config.init_from,
+        resumes=config.model.resumes,
         extra_terms=dict(zip(names, weights, strict=True)),
     )
 

@@ -174,6 +174,11 @@ class Method:
         """What the two stages ask, in order."""
         raise NotImplementedError
 
+    def taught(self, output: RoutedOutput) -> tuple[tuple[jax.Array, float], ...]:
+        """Which answers [B, Y] a teacher's are held against, each with its weight; the network's own, unless others
+        learn from it as well."""
+        return ((output.logits_BxY, 1.0),)
+
     def check_blocks(self, num_blocks: int) -> None:
         """Refuses settings that do not fit a network of so many blocks.
 

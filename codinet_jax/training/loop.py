@@ -66,7 +66,7 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
     start.check_shared((train_set.num_images, test_set.num_images))
     # A run that has a checkpoint goes on, though the weights it once started from are gone.
     is_begun = hosts.of_first(is_first_host and workdir.has_checkpoints)
-    variables, teacher = (None, None) if is_begun else hosts.together(lambda: start.given_variables(setup))
+    variables, teacher = (None, None) if is_begun else hosts.together(lambda: start.given_variables(setup, train_set))
     with contextlib.ExitStack() as open_files:
         hosts.together(lambda: open_files.enter_context(workdir.claimed(setup.record)) if is_first_host else None)
         hosts.together(lambda: start.check_claimed(workdir, setup))

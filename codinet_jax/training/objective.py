@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
@@ -36,15 +36,21 @@ def total_loss(
     return total, {name: term.value for name, term in terms.items()}
 
 
-def distilled(objective: Objective, weight: float, temperature: float) -> Objective:
+Taught = Callable[[RoutedOutput], Sequence[tuple[jax.Array, float]]]  # see `Method.taught`
+
+
+def distilled(objective: Objective, weight: float, temperature: float, taught: Taught) -> Objective:
     """The objective with the teacher's answers to learn from as well; as it is where the weight is zero."""
     if not weight:
         return objective
 
     def objective_and_teacher(seen: Seen) -> dict[str, Term]:
         assert seen.teacher_logits_BxY is not None
-        value = divergence(seen.output.logits_BxY, seen.teacher_logits_BxY, temperature)
-        return objective(seen) | {'distillation': Term(value, weight)}
+        values = [
+            own_weight * divergence(logits_BxY, seen.teacher_logits_BxY, temperature)
+            for logits_BxY, own_weight in taught(seen.output)
+        ]
+        return objective(seen) | {'distillation': Term(functools.reduce(operator.add, values), weight)}
 
     return objective_and_teacher
 

@@ -12,6 +12,7 @@ from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.config.setup import Setup
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.methods import Method, terms
+from codinet_jax.models.architecture import Architecture
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.runtime import sharding
 from codinet_jax.training import optimizer
@@ -61,10 +62,18 @@ class Stage(NamedTuple):
 
 def plan(setup: Setup, num_images: int, model: RoutedResNet | None = None) -> list[Stage]:
     """The two stages of a setup, of its network with the convolutions it trains with, or of `model` in its place."""
-    return planned(setup.method, setup.recipe, setup.data.spec, model or setup.training_model(), num_images)
+    model = model or setup.training_model()
+    return planned(setup.method, setup.recipe, setup.data.spec, model, num_images, setup.teacher)
 
 
-def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet, num_images: int) -> list[Stage]:
+def planned(
+    method: Method,
+    recipe: Recipe,
+    spec: DataSpec,
+    model: RoutedResNet,
+    num_images: int,
+    teacher: Architecture | None = None,
+) -> list[Stage]:
     """Epochs become steps here: one pass over the images is `num_images / batch_size`."""
 
     def steps(epochs: float) -> int:
@@ -93,7 +102,7 @@ def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet,
         step = Step(
             model.clone(routers_frozen=is_frozen, backbone_frozen=is_backbone_frozen),
             rules.execution,
-            distilled(objective, recipe.distillation_weight, recipe.distillation_temperature),
+            distilled(objective, recipe.distillation_weight, recipe.distillation_temperature, method.taught),
             update,
             schedule,
             start,
@@ -101,7 +110,9 @@ def planned(method: Method, recipe: Recipe, spec: DataSpec, model: RoutedResNet,
             recipe.num_views,
             key,
             controller=None if rules.frozen else method.controller,
-            teacher=model.static if recipe.distillation_weight else None,
+            teacher=model.static.clone(architecture=teacher or model.static.architecture)
+            if recipe.distillation_weight
+            else None,
             accumulate_steps=recipe.accumulate_steps,
             label_smoothing=recipe.label_smoothing,
             ema_decay=recipe.ema_decay,

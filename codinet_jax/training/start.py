@@ -3,16 +3,23 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import traverse_util
 
 from codinet_jax.config.setup import Setup
-from codinet_jax.models import pretrained, weights_file
+from codinet_jax.data import augment
+from codinet_jax.data.split import Split
+from codinet_jax.models import joining, pretrained, weights_file
 from codinet_jax.models.network import fresh_variables
+from codinet_jax.models.routers import is_of_routing
 from codinet_jax.models.weights_file import WeightsInput
 from codinet_jax.runtime import hosts
 from codinet_jax.runtime.console import log
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.waiting import waiting
 from codinet_jax.workdir import Workdir
+
+JOINED_ON, JOINED_AT_ONCE = 500, 50  # images
 
 
 def check_shared(num_images: tuple[int, int]) -> None:
@@ -49,30 +56,96 @@ def check_unchanged(num_before: int, num_now: int) -> None:
         )
 
 
-def given_variables(setup: Setup) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def given_variables(setup: Setup, train_set: Split) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The variables to start from, if not fresh ones, and those to be distilled, if any.
 
-    What does not fit is refused before anything is written.
+    Where two networks are joined it is on images of the training set. What does not fit is refused before anything is
+    written.
     """
     file = setup.recipe.init_from
     if file is None:
         setup.check_start(is_given=False)
-        return None, None
-    if setup.recipe.distillation_weight and setup.model.architecture.first_pass:
-        raise InputError(
-            'distillation.weight is set, and what a network that resumes starts from is no static network that could '
-            'teach: set it to 0.'
-        )
+        return None, _teacher(setup, {})
     imported = weights_file.read(file)
     with waiting('making the weights'):
         fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())
-    variables = pretrained.into(fresh, imported, file)
+    _check_resuming(setup, imported)
+    if setup.recipe.resumes is None:
+        variables = pretrained.into(fresh, imported, file)
+    else:
+        variables = _joined(setup, setup.recipe.resumes, imported, train_set)
+        variables['params']['router_start'] = fresh['params']['router_start']
     spec, classes = setup.data.spec, pretrained.other_classes(fresh, imported)
     head = f'; its head is of {classes} classes, so one of {spec.num_classes} starts fresh' if classes else ''
     log(f'starting from {file}, pixels normalised by mean {spec.mean}, std {spec.std}{head}')
-    if not setup.recipe.distillation_weight:
-        return variables, None
-    return variables, pretrained.teacher(setup.model, imported, file)
+    return variables, _teacher(setup, imported)
+
+
+def _teacher(setup: Setup, imported: dict[str, Any]) -> dict[str, Any] | None:
+    """The variables to be distilled, if any; `imported` are those to start from, which teach unless others do."""
+    recipe, file = setup.recipe, setup.recipe.teacher
+    if not recipe.distillation_weight:
+        return None
+    if file is None:
+        return pretrained.teacher(setup.model, imported, str(recipe.init_from))
+    _check_pixels(setup, file)
+    static = setup.model.static
+    variables = pretrained.teacher(
+        static.clone(architecture=setup.teacher or static.architecture), weights_file.read(file), file
+    )
+    log(f'taught by {file}')
+    return variables
+
+
+def _check_resuming(setup: Setup, imported: dict[str, Any]) -> None:
+    """Refuses weights to start from that are of two networks joined where one is wanted, or the other way round."""
+    recipe = setup.recipe
+    if not setup.model.architecture.first_pass:
+        return
+    is_joined = any(map(is_of_routing, traverse_util.flatten_dict(imported)))
+    if recipe.resumes is not None and is_joined:
+        raise InputError(
+            f'{recipe.init_from} is no static network, and model.resumes is to be joined to one: leave it out if these '
+            'are the weights of a network that resumes already.'
+        )
+    if recipe.resumes is None and not is_joined:
+        raise InputError(
+            f'{recipe.init_from} is a static network, and one that resumes is made of two: give model.resumes the '
+            'weights of the one that answers first.'
+        )
+    if recipe.distillation_weight and recipe.teacher is None and is_joined:
+        raise InputError(
+            'distillation.weight is set, and what a network that resumes starts from is no static network that could '
+            'teach: give one as distillation.teacher, or set it to 0.'
+        )
+
+
+def _joined(setup: Setup, file: str, imported: dict[str, Any], train_set: Split) -> dict[str, Any]:
+    """The variables of two networks made one, but for those of `router_start`."""
+    architecture, spec = setup.model.architecture, setup.data.spec
+    _check_pixels(setup, file)
+    shallow = pretrained.one_of_two(architecture.answering_first, weights_file.read(file), file)
+    deep = pretrained.one_of_two(architecture.in_order, imported, str(setup.recipe.init_from))
+    images_NxHxWxC, _ = train_set.sample(JOINED_ON, setup.recipe.seed)
+    rows = range(0, len(images_NxHxWxC), JOINED_AT_ONCE)
+    batches = [
+        augment.normalise(jnp.asarray(images_NxHxWxC[i : i + JOINED_AT_ONCE]), *spec.normalisation) for i in rows
+    ]
+    with waiting('joining two networks'):
+        variables: dict[str, Any] = jax.device_get(joining.joined(architecture, shallow, deep, batches))
+    log(f'{file} answers first, joined on {len(images_NxHxWxC)} training images')
+    return variables
+
+
+def _check_pixels(setup: Setup, file: str) -> None:
+    """Refuses weights that were trained on pixels that were normalised otherwise."""
+    trained_on = weights_file.read_input(file) or WeightsInput(*setup.data.dataset.spec.normalisation)
+    mean, std = setup.data.spec.normalisation
+    if (tuple(trained_on.mean), tuple(trained_on.std)) != (tuple(mean), tuple(std)):
+        raise InputError(
+            f'{file} was trained on pixels normalised by mean {trained_on.mean}, std {trained_on.std}, and this run '
+            f'normalises by {mean}, {std}: give networks that were trained alike.'
+        )
 
 
 def trained_on(setup: Setup) -> WeightsInput | None:

@@ -59,6 +59,7 @@ LONG_FILES = (
     'test_two_depths',
     'test_analysis_labels',
     'test_golden',
+    'test_joining',
     'test_early_exit',
     'test_collectives',
     'test_fused',

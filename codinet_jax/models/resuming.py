@@ -4,7 +4,7 @@ The blocks are a deep network's (`architecture.resumed`): first those that the s
 are kept at the end of each stage, and a head; then the other blocks of each stage. These read the kept end of the same
 stage and, from the second stage on, what was made of the one before it, joined by 1x1 convolutions:
 ReLU(J_s end_s + b_s + D_s down(later_{s-1})), where down takes every second pixel. So nothing is computed twice, and
-whoever goes all the way has paid for one deep network and the joins.
+whoever goes all the way has paid for one deep network and the joins. `joining` makes one of two trained networks.
 
 All later blocks decide alike, by how unsure the first answer is, 1 less its largest probability. Who goes on has the
 deep network's answer.

@@ -162,6 +162,11 @@ def test_another_network_teaches_if_it_is_named(root: Path, start: Path) -> None
     network = setup.read(deep.read_config()).model
     expected = network.apply(deep.read_weights(), pixels, masked(), train=False).logits_BxY
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    workdir = Workdir(root / 'taught')
+    with workdir.claimed(named.record):
+        Path(file).unlink()
+    again = begin(config(root, init_from=str(start / 'weights.npz'), **changes), workdir)
+    assert (again.record, again.teacher) == (named.record, named.teacher)
 
 
 @pytest.mark.long

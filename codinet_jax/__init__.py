@@ -17,7 +17,10 @@ first asked for, so that an exported network is used without the code of the mod
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from codinet_jax.runtime import bfloat16
+
 __version__ = '0.1.0'
+bfloat16.avoid_fault()  # here, for what is imported first is most likely to be in time
 
 if TYPE_CHECKING:
     from codinet_jax import methods

@@ -24,7 +24,7 @@ from jax import export
 
 from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.inference.predictor import NetworkSpec, Predictor
-from codinet_jax.runtime import files, sharding
+from codinet_jax.runtime import bfloat16, files, sharding
 from codinet_jax.runtime.errors import InputError
 
 FORMAT = 1
@@ -113,7 +113,8 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
       directory: what `Predictor.export` or `codinet_jax.export` made.
 
     Raises:
-      InputError: it is not there, is not whole, was altered, or was written by a newer version.
+      InputError: it is not there, is not whole, was altered, or was written by a newer version; or this machine
+        computes bfloat16 wrong, and it is in that.
     """
     directory = files.expanded(directory)
     with files.reading(directory):
@@ -131,7 +132,7 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
             )
     try:
         exported = export.deserialize(bytearray((directory / PROGRAM).read_bytes()))
-        exported.mlir_module()  # reads the StableHLO, whose version may be too new as well
+        has_bfloat16 = 'bf16' in exported.mlir_module()  # reads the StableHLO, whose version may be too new as well
         with open(directory / WEIGHTS, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
             weights = {path: arrays[path] for path in arrays.files}
     except Exception as error:  # readers of flatbuffers, MLIR and zip files raise whatever they stumble over
@@ -140,6 +141,8 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
             f'({" ".join(str(error).split()) or type(error).__name__}): export it again.'
         )
         raise files.refused(directory, error) or unreadable from error
+    if has_bfloat16:
+        bfloat16.check()
     try:
         spec = _read_spec(manifest['card'], weights, exported)
         known = manifest.get('operating_points', {'points': {}, 'curve': []})

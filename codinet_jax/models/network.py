@@ -17,6 +17,7 @@ from codinet_jax.models.execution import Execution, masked
 from codinet_jax.models.norms import GroupedBatchNorm
 from codinet_jax.models.router import Stages
 from codinet_jax.models.routers import router_kind, shifted
+from codinet_jax.runtime import bfloat16
 from codinet_jax.runtime.errors import InputError
 
 EPSILON = 1e-5  # of batch norm
@@ -161,9 +162,12 @@ class RoutedResNet(nn.Module):
           Logits, gates and router outputs.
 
         Raises:
-          InputError: there is no such router, or it is not of this architecture.
+          InputError: there is no such router, or it is not of this architecture, or this machine computes its type
+            wrong.
           ValueError: the execution wants noise and is given none.
         """
+        if jnp.dtype(self.dtype) == jnp.bfloat16:
+            bfloat16.check()
         conv: ModuleDef = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=he_normal)
         if self.convolution:
             conv = partial(conv, conv_general_dilated=self.convolution)

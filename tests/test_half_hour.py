@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,13 @@ def test_what_does_not_fit_a_part_is_named(tmp_path: Path) -> None:
 def test_training_call(tmp_path: Path) -> None:
     call('1_training.sh', tmp_path)
     assert [row['channels'] for row in told(tmp_path, 'ceilings.json')['convolutions']] == [16, 32, 64]
-    for name in ('step_loop', 'step_all_graphs'):
+    for name in ('step_loop', 'step_all_graphs', 'step_all_static'):
         found = told(tmp_path, f'{name}.json')
         assert found['batch_size'] == 8 and found['seconds']['step'] > 0
     assert 'takes its steps now' in (tmp_path / 'out' / 'step_loop.log').read_text()
     assert (tmp_path / 'work' / 'digits' / 'results.json').exists()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').glob('*.json')}
-    assert call('1_training.sh', tmp_path).count('there already') == 4
+    assert call('1_training.sh', tmp_path).count('there already') == 5
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').glob('*.json')}
 
 
@@ -78,12 +79,23 @@ def test_training_call(tmp_path: Path) -> None:
 def test_call_of_two_depths(tmp_path: Path) -> None:
     said = call('6_two_depths.sh', tmp_path)
     assert 'two_depths_0: status 0' in said
+    found = told(tmp_path, 'resnet14_after_resnet8_1epochs_s0.json')
+    assert found['num_steps'] == 4 and found['shallow']['macs'] < found['deep']['macs_of_going_on']
+    with tarfile.open(tmp_path / 'out' / 'two_depths.tar.gz') as come_back:
+        come_back.extract('two_depths/resnet14_after_resnet8_1epochs_s0_weights.npz', tmp_path, filter='data')
+    params = weights_file.read(tmp_path / 'two_depths' / 'resnet14_after_resnet8_1epochs_s0_weights.npz')['params']
+    assert {'stage1_blocks', 'stage4_blocks', 'stage6_blocks'} <= params.keys()  # three stages are gone on with
+    assert call('6_two_depths.sh', tmp_path).count('there already') == 1
+
+
+@pytest.mark.smoke
+def test_call_of_two_depths_in_one_network(tmp_path: Path) -> None:
+    assert 'two_depths_0: status 0' in call('6_two_depths.sh', tmp_path, SHALLOW='')
     found = told(tmp_path, 'resnet14_with_8_1epochs_s0.json')
-    assert found['num_steps'] == 4 and found['shallow']['macs'] < found['deep']['macs']
+    assert found['num_steps'] == 4 and found['shallow']['macs'] < found['deep']['macs_of_going_on']
     weights = [weights_file.read(tmp_path / f'work/two_depths/resnet14_with_8_1epochs_s0_{kind}.npz') for kind in KINDS]
     first, whole = (each['params']['stage1_blocks']['residual']['conv1']['kernel'] for each in weights)
     np.testing.assert_array_equal(first, whole[:1])
-    assert call('6_two_depths.sh', tmp_path).count('there already') == 1
 
 
 @pytest.mark.smoke

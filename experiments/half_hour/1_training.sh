@@ -6,7 +6,7 @@ STEPS=$(size 40 2)
 ALL=$(size 54 3) SIX=$(size 6 3)
 NETWORK="--config=configs/cifar10_r110.py --config.batch_size=$(size 128 8) --config.num_views=2 --config.model.dtype=bfloat16"
 [[ -z $SMALL ]] || NETWORK="$NETWORK --config.model.depth=8"
-ARRANGEMENTS=${ARRANGEMENTS:-$(size 'loop loop_graphs six_graphs all all_graphs all_static loop_float32' 'loop all_graphs')}
+ARRANGEMENTS=${ARRANGEMENTS:-$(size 'loop loop_graphs six_graphs all all_graphs all_static loop_float32' 'loop all_graphs all_static')}
 
 TAIL=9 step 60 ceilings "$PY" -m experiments.half_hour.ceilings "$OUT/ceilings.json"
 
@@ -22,7 +22,7 @@ for name in $ARRANGEMENTS; do
         six*) flags=(--config.model.unroll="$SIX") ;;
         all*) flags=(--config.model.unroll="$ALL") ;;
     esac
-    [[ $name != *static ]] || flags+=(--config.method=static --config.model.router=static)
+    [[ $name != *static ]] || flags+=(--config=configs/cifar10_r110.py:static)
     [[ $name != *float32 ]] || flags+=(--config.model.dtype=float32)
     captured=()
     [[ $name != *graphs && $name != *static ]] || captured=("${GRAPHED[@]}")

@@ -15,12 +15,13 @@ NUM_IMAGES = 32
 
 
 def main(work: pathlib.Path) -> None:
-    """Writes WORK/weights/resnet14.npz, untrained, and WORK/images, noise, as `unpack` leaves real ones."""
-    network = RoutedResNet(cifar_resnet(14), None)
-    variables = jax.device_get(jax.jit(lambda: fresh_variables(network, 0))())
+    """Writes untrained WORK/weights/resnet8.npz and resnet14.npz, and noise as WORK/images; `unpack` has real ones."""
     for folder in ('weights', 'images'):
         (work / folder).mkdir(parents=True, exist_ok=True)
-    weights_file.write(work / 'weights' / 'resnet14.npz', variables)
+    for depth in (8, 14):
+        network = RoutedResNet(cifar_resnet(depth), None)
+        variables = jax.device_get(jax.jit(lambda network=network: fresh_variables(network, 0))())
+        weights_file.write(work / 'weights' / f'resnet{depth}.npz', variables)
     rng = np.random.default_rng(0)
     for split in ('train', 'test'):
         images_NxHxWxC = rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3)).astype(np.uint8)

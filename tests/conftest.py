@@ -20,6 +20,7 @@ if jax.__version_info__ < (0, 11):  # later there is one way only to compile a f
     QUICK_COMPILING += ' --xla_cpu_use_fusion_emitters=false'
 
 os.environ['XLA_FLAGS'] = f'{QUICK_COMPILING} {os.environ.get("XLA_FLAGS", "")}'  # the last one counts
+jax.config.update('jax_platforms', 'cpu')  # where there is an accelerator as well: it is one device, and rounds
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

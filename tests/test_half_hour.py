@@ -76,6 +76,14 @@ def test_training_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.smoke
+def test_call_that_trains(tmp_path: Path) -> None:
+    assert 'train_cifar10_r110_codinet: status 0' in call('5_train.sh', tmp_path)
+    assert told(tmp_path, 'cifar10_r110_codinet/results.json')['num_steps'] > 0
+    assert weights_file.read(tmp_path / 'out' / 'cifar10_r110_codinet' / 'weights.npz')['params']
+    assert call('5_train.sh', tmp_path).count('there already') == 1
+
+
+@pytest.mark.smoke
 def test_call_of_two_depths(tmp_path: Path) -> None:
     said = call('6_two_depths.sh', tmp_path)
     assert 'two_depths_0: status 0' in said

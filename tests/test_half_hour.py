@@ -27,7 +27,7 @@ def call(name: str, directory: Path, **variables: str) -> str:
         env=helpers.environment(SMALL='1', PY=sys.executable, **folders, **variables),
         text=True,
         capture_output=True,
-        timeout=170,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

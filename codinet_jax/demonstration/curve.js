@@ -2,8 +2,8 @@
 
 import {percent} from './drawing.js';
 
-const [WIDTH, HEIGHT] = [300, 190];
-const [LEFT, RIGHT, TOP, BOTTOM] = [40, 12, 10, 34];
+const [WIDTH, HEIGHT] = [300, 204];
+const [LEFT, RIGHT, TOP, BOTTOM] = [40, 12, 24, 34];
 
 function shape(tag, attributes, text = '') {
   const made = document.createElementNS('http://www.w3.org/2000/svg', tag);
@@ -43,7 +43,8 @@ export function curve(points) {
   }
   const title = {x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 3, 'text-anchor': 'middle'};
   drawn.append(shape('line', {class: 'axis', x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM}));
-  drawn.append(shape('text', title, 'top-1 accuracy by mean cost, of static'));
+  drawn.append(shape('text', title, 'mean cost, of the static network'));
+  drawn.append(shape('text', {x: 0, y: 9}, 'images right'));
   const corners = points.map(([share, top1]) => `${x(share)},${y(top1)}`).join(' ');
   drawn.append(shape('polyline', {class: 'line', points: corners}));
   for (const [share, top1] of points) drawn.append(shape('circle', {class: 'dot', cx: x(share), cy: y(top1), r: 2}));

@@ -13,6 +13,8 @@ export const mega = (macs) => significant.format(macs / 1e6);
 export const megaMacs = (macs) => `${mega(macs)} MMACs`;
 export const milliseconds = (seconds) => `${significant.format(1e3 * seconds)} ms`;
 
+export const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
+
 export function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -30,8 +32,10 @@ export function picture(source, size, alt) {
 
 export function routeInWords(route) {
   const run = route.flatMap((runs, k) => (runs ? [k + 1] : []));
-  if (run.length === route.length) return `runs all ${route.length} blocks`;
-  return run.length ? `runs blocks ${run.join(', ')} of ${route.length}` : `runs none of ${route.length} blocks`;
+  const all = counted(route.length, 'block');
+  if (run.length === route.length) return route.length === 1 ? 'runs its one block' : `runs all ${all}`;
+  if (!run.length) return `runs none of ${all}`;
+  return `runs ${run.length === 1 ? 'block' : 'blocks'} ${run.join(', ')} of ${route.length}`;
 }
 
 // Cells are made once and lit anew, so that what changes can be seen.
@@ -116,7 +120,7 @@ export function viewsInWords(about, image, views) {
   const routes = views.filter((view) => sameRoute(view.route, image.route)).length;
   const classes = views.filter((view) => view.label === image.label).length;
   const road = about.kind === 'cascade' ? 'Same network' : 'Same route';
-  return `${road}: ${routes} of ${views.length}. Same class: ${classes} of ${views.length}.`;
+  return `Do the answer and the route hold? ${road}: ${routes} of ${views.length}. Same class: ${classes} of ${views.length}.`;
 }
 
 export function drawViews(element, about, image, views) {
@@ -129,7 +133,7 @@ export function drawViews(element, about, image, views) {
         about.kind === 'cascade'
           ? `${isSame ? 'same' : 'another'} network`
           : isSame ? 'same route' : `${alike} of ${view.route.length} blocks alike`;
-      const caption = make('figcaption', {}, make('b', {}, done), view.class, make('br'), make('span', {}, agrees));
+      const caption = make('figcaption', {}, make('b', {}, done), `seen as ${view.class}`, make('br'), make('span', {}, agrees));
       const seen = picture(view.picture, about.imageSize, `the image ${done}`);
       return make('figure', {class: 'view'}, seen, smallRoute(about, view.route), caption);
     }),

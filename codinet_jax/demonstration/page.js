@@ -2,6 +2,7 @@
 
 import {curve} from './curve.js';
 import {
+  counted,
   drawBars,
   drawGroups,
   drawRoute,
@@ -57,9 +58,13 @@ async function begin() {
   }
   element('name').textContent = about.name;
   element('subtitle').textContent = introduction();
+  element('try').textContent = whatToTry();
+  element('try').hidden = false;
+  element('cost-note').textContent = costsInWords();
   document.title = `${about.name} · codinet demo`;
   showDial();
   if (about.kind === 'cascade') {
+    element('dear-end').textContent = 'more networks';
     element('blocks-name').textContent = 'Networks asked';
     element('route-title').textContent = 'Which network answers';
   }
@@ -73,14 +78,31 @@ async function begin() {
 
 function introduction() {
   const colours = about.channels === 1 ? 'in grey' : 'in colour';
-  const blocks = about.blocksMacs.length;
+  const blocks = counted(about.blocksMacs.length, 'block');
   const what = {
-    cascade: `A cascade of ${blocks + 1} networks: the next is asked where the ones before are unsure.`,
-    routed: `A routed network of ${blocks} blocks: every image runs those that it needs.`,
-    static: `A static network of ${blocks} blocks: every image runs all of them.`,
+    cascade: `A cascade of ${about.blocksMacs.length + 1} networks: the next is asked where the ones before are unsure.`,
+    routed: `A routed network of ${blocks}: every image runs those that it needs.`,
+    static: `A static network of ${blocks}: every image runs all of them.`,
   };
   const size = `${about.imageSize}x${about.imageSize} pixels`;
-  return `${what[about.kind]} It sees ${size}, ${colours}, and knows ${about.classes.length} classes.`;
+  return `${what[about.kind]} It sees ${size}, ${colours}, and knows ${counted(about.classes.length, 'class', 'classes')}.`;
+}
+
+function whatToTry() {
+  const seen = about.kind === 'cascade' ? 'see which network answers' : 'see blocks drop out';
+  const steps = ['Drop an image anywhere on this page, or choose one.'];
+  if (about.groups.length) steps[0] = 'Give an image of your own, or press one of the test images below.';
+  if (about.dial.stops.length) steps.push(`Then turn the dial towards cheaper, and ${seen}.`);
+  return steps.join(' ');
+}
+
+function costsInWords() {
+  const shares = {
+    cascade: 'Static cost is that of the last network, asked alone.',
+    routed: 'Static cost is that of the same network without routers, all its blocks run.',
+    static: '',
+  };
+  return `A MMAC is a million multiply-accumulates. ${shares[about.kind]}`.trim();
 }
 
 // The dial.
@@ -134,9 +156,9 @@ function turned() {
   if (at === null) return;
   const [head, rest] = [document.createElement('b'), document.createElement('span')];
   const held = `threshold ${threshold.format(at.threshold)}`;
-  head.textContent = at.macs_share === null ? held : `${percent(at.macs_share)} of static`;
+  head.textContent = at.macs_share === null ? held : `${percent(at.macs_share)} of static cost`;
   const right = at.top1 === null ? '' : `, ${percent(at.top1)} right`;
-  rest.textContent = at.macs_share === null ? meaning() : `mean cost${right}; ${held}`;
+  rest.textContent = at.macs_share === null ? meaning() : `in the mean${right}; ${held}`;
   element('stop').replaceChildren(head, rest);
   element('turn').setAttribute('aria-valuetext', `${head.textContent}; ${rest.textContent}`);
   for (const button of element('points').querySelectorAll('button')) {
@@ -207,12 +229,13 @@ function show({caption}) {
   element('found').hidden = false;
   element('changed').hidden = false;
   element('class').textContent = image.class;
-  element('sure').textContent = percent(image.probability);
+  element('sure').textContent = `${percent(image.probability)} sure`;
   element('macs').textContent = mega(image.macs);
   element('share').textContent = percent(image.cost);
   element('time').textContent = milliseconds(seconds);
   element('blocks').textContent = blocksRun(image.route);
   drawRoute(element('route'), about, image.route, image.gates);
+  if (about.kind === 'routed') element('route-note').textContent = 'Filled: the block runs. Thin: it is skipped, and its cost saved.';
   drawBars(element('bars'), image.top);
   element('agreement').textContent = viewsInWords(about, image, views);
   drawViews(element('views'), about, image, views);

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codinet_jax.analysis import figures, paper, pool, style, tables
+from codinet_jax.analysis import comparison, figures, paper, pool, style, tables
 from codinet_jax.analysis.embedding import lay_out
 from codinet_jax.analysis.findings import findings
 from codinet_jax.analysis.options import ON_THE_PAGE, Options
@@ -66,8 +66,8 @@ def study(runs: Sequence[Run], log: Log, options: Options = DEFAULTS, against: S
         title=_title(shown),
         subtitle=_subtitle(firsts, sum(run.is_pooled for run in shown)),
         remarks=remarked,
-        headlines=_headlines(runs[0], found[runs[0].name][0]) if is_alone else (),
-        findings=findings(runs[0], found[runs[0].name][0]) if is_alone else (),
+        headlines=_headlines(runs[0], found[runs[0].name][0]) if is_alone else comparison.headlines(found),
+        findings=findings(runs[0], found[runs[0].name][0]) if is_alone else _compared(found, pairs),
         shown=[_shown(stem, picture, on_page[stem], dark[stem]) for stem, picture in light.items()],
         tables=of_all,
         footer=[_provenance(run) for run in runs],
@@ -75,6 +75,11 @@ def study(runs: Sequence[Run], log: Log, options: Options = DEFAULTS, against: S
     route_map = route_map_html(runs[0], positions[0]) if is_alone and positions[0] is not None else ''
     files['report.html'] = page_html(page, route_map).encode()
     return Study(files, remarked, of_all[0])
+
+
+def _compared(found: Mapping[str, Sequence[Any]], pairs: Mapping[tuple[str, str], Any]) -> list[str]:
+    """Nothing of seeds of one thing alone."""
+    return comparison.compared(found, pairs) if len(found) > 1 else []
 
 
 def _pairs(runs: Sequence[Run], against: Sequence[Run]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -40,7 +40,9 @@ def read_examples(workdir: Workdir, spec: NetworkSpec) -> Examples:
     sentence = f'{len(record.labels_N):,} images of the {split} split, evaluated when training ended, {by}.'
     if thumbnails_SxhxwxC.shape[1:] != spec.image_shape:
         sentence += ' Only small copies were kept, of which the network may say something else.'
-    return Examples(thumbnails_SxhxwxC, found, f'{sentence} The cheapest route is first. Press an image. Framed: wrong.')
+    return Examples(
+        thumbnails_SxhxwxC, found, f'{sentence} The cheapest route is first. Press an image. Framed: wrong.'
+    )
 
 
 def grouped(record: Record, spec: NetworkSpec, num_pictures: int) -> tuple[int, list[dict[str, Any]]]:

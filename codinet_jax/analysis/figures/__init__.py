@@ -52,13 +52,20 @@ def _drawn(
     others: Sequence[paper.Reported],
     theme: style.Theme,
 ) -> Iterator[tuple[str, Callable[[], Picture | None]]]:
-    yield 'map_by_class', lambda: maps.by_class(runs, positions, theme)
-    yield 'map_by_blocks', lambda: maps.by_blocks(runs, positions, theme)
-    yield 'divergence', lambda: histograms.divergence(runs, theme)
-    yield 'path_lengths', lambda: histograms.path_lengths(runs, theme)
-    yield 'run_rates', lambda: rates.run_rates(runs, theme)
-    if len(runs) == 1 and not runs[0].is_pooled:  # a route of one seed's is none of another's
+    of_maps = (
+        ('map_by_class', lambda: maps.by_class(runs, positions, theme)),
+        ('map_by_blocks', lambda: maps.by_blocks(runs, positions, theme)),
+    )
+    steadiness = ('divergence', lambda: histograms.divergence(runs, theme))
+    lengths = ('path_lengths', lambda: histograms.path_lengths(runs, theme))
+    of_blocks = ('run_rates', lambda: rates.run_rates(runs, theme))
+    in_time = ('training', lambda: training.training(seeds, theme))
+    at_cost = ('accuracy_cost', lambda: accuracy_cost.accuracy_cost(seeds, theme, others))
+    if len(runs) > 1:  # of several one asks first which is more accurate, and at what cost
+        yield from (at_cost, lengths, of_blocks, steadiness, *of_maps, in_time)
+        return
+    yield from (*of_maps, steadiness, lengths, of_blocks)
+    if not runs[0].is_pooled:  # a route of one seed's is none of another's
         yield 'flow', lambda: flow.flow(runs[0], theme)
         yield 'extremes', lambda: images.extremes(runs[0], theme)
-    yield 'training', lambda: training.training(seeds, theme)
-    yield 'accuracy_cost', lambda: accuracy_cost.accuracy_cost(seeds, theme, others)
+    yield from (in_time, at_cost)

@@ -14,6 +14,7 @@ from codinet_jax.evaluation.statistics import summarise
 
 PAPER_MARKERS = 'D^sv*PXdph<>8H'
 MARGIN = 0.08
+LEAST_WIDTH = 0.2  # of the greatest cost: runs of nearly one cost are not drawn far apart
 SPLITS = {'train': 'training'}
 
 
@@ -173,7 +174,7 @@ def _set_limits(axis: Axes, places: np.ndarray, along: np.ndarray) -> None:
     height = max(float(np.ptp(y)), 2)
     bottom = float(y.min()) - 2 * MARGIN * height
     x = np.append(x, along[along[:, 1] > bottom, 0])
-    width = float(np.ptp(x)) or float(x.max())
+    width = max(float(np.ptp(x)), LEAST_WIDTH * float(x.max())) if np.ptp(x) else float(x.max())
     top = float(np.append(y, along[:, 1]).max())
     axis.set_ylim(bottom, min(top + 2 * MARGIN * height, 102))
     axis.set_xlim(float(x.min()) - 2 * MARGIN * width, float(x.max()) + 2 * MARGIN * width)

@@ -38,11 +38,13 @@ def divergence(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
     ticks = {text: at for text, at in DIVERGENCE_TICKS.items() if has_room or text in FEW_TICKS}
     handles, medians = {}, []
     for axis, name in zip(axes, names, strict=True):
+        of_name = []
         for run, look in zip(runs, style.looks(runs, theme), strict=True):
             divergences_N = _divergences(run, name)
             if divergences_N.size:
                 handles[look.label] = _draw_divergences(axis, divergences_N, look, is_filled=len(runs) == 1)
-                medians.append(f'{style.of_run(run, runs)}{name} {_in_nats(float(np.median(divergences_N)))}')
+                of_name.append(f'{style.of_run(run, runs)}{_in_nats(float(np.median(divergences_N)))}')
+        medians += [f'{name} {", ".join(of_name)}'] if of_name else []
         axis.set_title(name)
         axis.set_xticks(list(ticks.values()), list(ticks), fontsize=7)
         axis.set_xlim(0, len(DIVERGENCE_EDGES) - 1)

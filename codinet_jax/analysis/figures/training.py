@@ -24,11 +24,11 @@ MOST_COLUMNS, LEAST_WIDTH = 3, 1.7  # of panels; inches of one
 
 
 def training(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
-    """Loss, accuracy, cost, routes and agreement by step."""
+    """Loss, accuracy, cost, routes and agreement by step; nothing where no step was taken."""
     rows = [row for run in runs for row in run.metrics]
     panels = PANELS[:2] if all(run.is_static for run in runs) else PANELS
     drawn = [panel for panel in panels if any(panel[1] in row or panel[2] in row for row in rows)]
-    if not drawn:
+    if not drawn or not any(row['step'] for row in rows):  # a network that was only put together took no step
         return None
     is_wide = len(drawn) > 2
     width = theme.sheet.wide if is_wide else theme.sheet.narrow

@@ -46,7 +46,7 @@ def test_the_rate_and_the_time_left_are_of_what_came_after_the_first(monkeypatch
     monkeypatch.setattr(time, 'monotonic', lambda: now)
     count = lines._Count('evaluating', 2050, 'images')
     now = 1070.4
-    assert count.line(now) == 'evaluating ...  1m10s'
+    assert count.line(now) == 'evaluating  0/2,050 images  1m10s'
     count.update(50)
     assert count.line(now) == 'evaluating  50/2,050 images  2%'
     now = 1090.4
@@ -54,10 +54,24 @@ def test_the_rate_and_the_time_left_are_of_what_came_after_the_first(monkeypatch
     assert count.line(now + 0.04) == 'evaluating  450/2,050 images  22%  1m20s left  20 images/s'
 
 
+def test_a_line_that_is_too_long_for_the_terminal_keeps_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, 'monotonic', lambda: now)
+    count = lines._Count('matching the cost, trial 12', 2048, 'images')
+    for done in (500, 1500):
+        count.update(done)
+        now += 20
+    for columns, last in (('80', '11s left  50 images/s'), ('60', '73%')):
+        monkeypatch.setenv('COLUMNS', columns)
+        line = count.line(now)
+        assert len(line) <= int(columns) and line.endswith(last), line
+        assert line.startswith('matching the cost, trial 12  1,500/2,048 images')
+
+
 @pytest.mark.usefixtures('impatient')
 def test_lines_follow_one_another_until_it_is_done_or_fails(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError), waiting('dividing', 10, 'shares') as report:
-        until_said(capsys, 'dividing ...  0s\ndividing ...  0s\n')
+        until_said(capsys, 'dividing  0/10 shares  0s\ndividing  0/10 shares  0s\n')
         report(5)
         until_said(capsys, 'dividing  5/10 shares  50%\n')
         report(1 // 0)

@@ -22,6 +22,8 @@ from codinet_jax.routing import paths, relaxation
 from codinet_jax.runtime import hosts, sharding
 from codinet_jax.runtime.waiting import SECONDS_BETWEEN_LINES, waiting
 
+EVALUATING = 'evaluating'
+
 
 class Answers(NamedTuple):
     """What the network says to a batch: classes, gates v, decisions u, and every class's log probability."""
@@ -81,16 +83,17 @@ def evaluate(
     batch_size: int,
     mesh: Mesh,
     before_batch: Callable[[], None] = _nothing,
+    what: str = EVALUATING,
 ) -> Record:
     """Runs every image once; the batch is rounded up to a multiple of the devices, its padding never counted.
 
-    `before_batch` is called before each, and what it raises ends the evaluation.
+    `before_batch` is called before each, and what it raises ends the evaluation; `what` is it called while it lasts.
     """
 
     def of_batch(images_BxHxWxC: jax.Array, labels_B: jax.Array, positions_B: jax.Array) -> tuple[jax.Array, ...]:
         return (labels_B, *forward(variables, images_BxHxWxC, positions_B, 0)[:3])
 
-    return Record(*of_every_image(of_batch, split, batch_size, mesh, before_batch))
+    return Record(*of_every_image(of_batch, split, batch_size, mesh, before_batch, what))
 
 
 def evaluate_augmented(
@@ -127,6 +130,7 @@ def of_every_image(
     batch_size: int,
     mesh: Mesh,
     before_batch: Callable[[], None] = _nothing,
+    what: str = EVALUATING,
 ) -> list[np.ndarray]:
     """The columns that `of_batch` answers to every batch's images, labels and positions, in the split's order."""
     batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -134,7 +138,7 @@ def of_every_image(
     parts: list[Any] = []
     unread: tuple[jax.Array, ...] | None = None
     with (
-        waiting('evaluating', split.num_images, quiet=SECONDS_BETWEEN_LINES) as report,
+        waiting(what, split.num_images, quiet=SECONDS_BETWEEN_LINES) as report,
         contextlib.closing(prefetch(batches)) as ready,
     ):
         for number, (images_BxHxWxC, labels_B, positions_B) in enumerate(ready):

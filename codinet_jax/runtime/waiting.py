@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, TypeVar
 
-from codinet_jax.runtime.console import duration, log
+from codinet_jax.runtime.console import duration, log, terminal_width
 
 T = TypeVar('T')
 
@@ -73,10 +73,13 @@ class _Count:
 
     def line(self, now: float) -> str:
         if self._first is None or self._last is None:
-            return f'{self._what} ...  {duration(now - self._started)}'
+            counted = f'  0/{self._total:,} {self._unit}' if self._total else ' ...'
+            return f'{self._what}{counted}  {duration(now - self._started)}'
         done, seconds = self._last[0] - self._first[0], self._last[1] - self._first[1]
         parts = [self._what, f'{self._last[0]:,}/{self._total:,} {self._unit}', f'{self._last[0] / self._total:.0%}']
         if done and seconds:
             left = (self._total - self._last[0]) * seconds / done
             parts += [f'{duration(left)} left', f'{done / seconds:,.0f} {self._unit}/s']
+        while len('  '.join(parts)) > terminal_width() and len(parts) > 3:
+            parts.pop()
         return '  '.join(parts)

@@ -3,6 +3,7 @@ freeze the routers and train the blocks on the decisions that inference will tak
 
 import contextlib
 import dataclasses
+import itertools
 import signal
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from codinet_jax.config.setup import Setup
 from codinet_jax.data.prefetch import prefetch
 from codinet_jax.data.split import Split
 from codinet_jax.data.thumbnails import thumbnails
-from codinet_jax.evaluation.evaluate import evaluate, evaluate_augmented, make_forward
+from codinet_jax.evaluation.evaluate import EVALUATING, evaluate, evaluate_augmented, make_forward
 from codinet_jax.evaluation.record import AugmentedRecord, Record, write_routes, write_thumbnails
 from codinet_jax.evaluation.statistics import summarise
 from codinet_jax.runtime import hosts, provenance, sharding
@@ -235,15 +236,19 @@ class Run:
         everywhere = sharding.replicated(self.mesh)
         shifted = jax.jit(cost_matching.shifted_state, static_argnums=1, out_shardings=everywhere)
 
+        trials = itertools.count(1)
+
         def cost_at(shift: float) -> float:
-            record = self._recorded(shifted(self.state, router, shift).variables, images)
+            what = f'matching the cost, trial {next(trials)}'
+            record = self._recorded(shifted(self.state, router, shift).variables, images, what)
             return self.costs.mean_macs(record.decisions_Nxn.mean(axis=0)) / self.costs.static_macs
 
         shift = cost_matching.matching_shift(cost_at, target, images.num_images)
         self.state = shifted(self.state, router, shift)
 
-    def _recorded(self, variables: Any, split: Split) -> Record:
-        return evaluate(self.forward, variables, split, self.recipe.eval_batch_size, self.mesh, self._stop_if_asked)
+    def _recorded(self, variables: Any, split: Split, what: str = EVALUATING) -> Record:
+        batch_size = self.recipe.eval_batch_size
+        return evaluate(self.forward, variables, split, batch_size, self.mesh, self._stop_if_asked, what)
 
     def _stop_if_asked(self) -> None:
         """Ends an evaluation that takes longer than a person waits; one of several hosts is never asked alone."""

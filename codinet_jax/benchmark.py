@@ -84,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
         )
         print(timing.readable(contests[-1].rows), flush=True)
     rows = [row for contest in contests for row in contest.rows]
+    print(timing.COLUMNS)
     print('\n'.join(filter(None, (timing.explained(rows), timing.recommendation(rows)))), flush=True)
     if output:
         network = {'dataset': named.record['dataset'], **named.record['model']}

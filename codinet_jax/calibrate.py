@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     images = data.open(split).sample(NUM_IMAGES.value, named.recipe.seed)
     print(f'{images.num_images} images of {data.name} {split}')
     if not data.val_split:
-        print('This run held none out (val_split=0): costs are true of new images too, but it has seen these labels.')
+        print('This run held none out (val_split=0), so it has seen these: new ones cost as much, but fewer are right.')
     points: list[calibration.Point] = []
 
     def measure(threshold: float) -> calibration.Point:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         print(f'  at {threshold:.6f}: {points[-1].macs_share:.2%}', flush=True)
         return points[-1]
 
-    print('measuring what thresholds cost ...')
+    print(f'what the mean image costs, of the static network, at each threshold of some {NUM_POINTS.value}:')
     num_forced = calibration.num_forced(named.model)
     curve = calibration.trace_curve(measure, NUM_POINTS.value, calibration.fewest_run(named.model))
     _keep(workdir, points, split, images.num_images)  # though a target may turn out to be out of reach
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     for name, point in found.items():
         rest = {'target_cost': targets[name], 'split': split, 'num_images': images.num_images}
         workdir.write_operating_point(name, point._asdict() | rest | {'curve': [each._asdict() for each in curve]})
-    print(calibration.readable(curve, list(found.values())))
+    print(f'{calibration.COLUMNS}\n{calibration.readable(curve, list(found.values()))}')
     if num_forced:
         print(f'The last is the floor: {num_forced} of {named.costs.num_blocks} blocks run for every image.')
     if warning := calibration.warning(curve, found):

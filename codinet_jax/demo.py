@@ -18,7 +18,7 @@ from absl import flags
 from codinet_jax.runtime import command
 
 NETWORK = command.define_network()
-IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from.")
+IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from")
 OPERATING_POINT, COST = command.define_operating_point()
 HOST, PORT, ALLOWED_HOSTS, MAX_UPLOAD_MB = command.define_listening()
 

@@ -19,9 +19,11 @@ from codinet_jax.runtime import command
 from codinet_jax.runtime.errors import InputError
 
 NETWORK = command.define_network()
-IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from.")
+IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from")
 OPERATING_POINT, COST = command.define_operating_point()
-THRESHOLD = flags.DEFINE_float('threshold', None, 'A block runs where its gate reaches this.')
+THRESHOLD = flags.DEFINE_float(
+    'threshold', None, 'A block runs where its gate reaches this, in place of --operating_point or --cost.'
+)
 HOST, PORT, ALLOWED_HOSTS, MAX_UPLOAD_MB = command.define_listening()
 MAX_BATCH = flags.DEFINE_integer('max_batch', 16, 'Images of the largest batch.', lower_bound=1)
 MAX_WAIT_MS = flags.DEFINE_float(

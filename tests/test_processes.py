@@ -129,7 +129,7 @@ def test_two_processes_compute_what_one_does(processes: Processes, together: tup
     # A sum of two does not depend on their order; of more devices the last bits would differ.
     assert_same_run(workdir, processes.root / 'alone')
     assert [row['step'] for row in rows(workdir) if row['kind'] == 'train'] == list(range(3, STEPS + 1, 3))
-    assert 'on 2 cpu device(s)' in said[0] and 'top-1' in said[0]
+    assert 'on 2 cpu devices,' in said[0] and 'top-1' in said[0]
 
 
 def test_only_the_first_host_speaks_and_writes(together: tuple[Path, list[str]]) -> None:

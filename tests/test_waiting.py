@@ -13,6 +13,7 @@ import helpers
 from codinet_jax.data import datasets, image_files
 from codinet_jax.data.thumbnails import thumbnails
 from codinet_jax.runtime import waiting as lines
+from codinet_jax.runtime.console import plural
 from codinet_jax.runtime.waiting import first_reported, waiting
 
 FOREVER = 60.0
@@ -140,3 +141,11 @@ def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caps
     np.testing.assert_array_equal(record.labels_N, images.labels_N)
     said = capsys.readouterr().out
     assert 'evaluating  32/80 images  40%' in said and said.splitlines()[-1].endswith(' images/s')
+
+
+@pytest.mark.parametrize(
+    ('number', 'words', 'wanted'),
+    [(1, ('image',), '1 image'), (0, ('image',), '0 images'), (1442, ('class', 'classes'), '1,442 classes')],
+)
+def test_one_is_no_plural(number: int, words: tuple[str, ...], wanted: str) -> None:
+    assert plural(number, *words) == wanted

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from codinet_jax.analysis.style import listed
+from codinet_jax.runtime.console import plural
 
 LARGEST_P = 0.05  # of all pairs together, for two runs to be said to differ
 MOST_PAIRS = 3  # that are named
@@ -35,9 +36,8 @@ def _called(name: str, seeds: Sequence[Statistics]) -> str:
 
 
 def _cost(seeds: Sequence[Statistics]) -> str:
-    routes = _mean(seeds, 'num_paths')
-    counted = '1 route' if routes == 1 else f'{routes:,.0f} routes'
-    return f'at {_mean(seeds, "macs_share"):.1%} of the static cost, on {counted}'
+    routes = plural(round(_mean(seeds, 'num_paths')), 'route')
+    return f'at {_mean(seeds, "macs_share"):.1%} of the static cost, on {routes}'
 
 
 def _ahead(found: Mapping[str, Sequence[Statistics]]) -> str:
@@ -63,7 +63,7 @@ def _apart(pairs: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
         least = min(pair['p_value'] for pair in once.values())
         return [f'Image by image, no two differ in accuracy by more than chance (p {least:.2g} at the least).']
     known.sort(key=lambda names: -abs(once[names]['difference']))
-    more = f', and {len(known) - MOST_PAIRS} more pairs' if len(known) > MOST_PAIRS else ''
+    more = f', and {plural(len(known) - MOST_PAIRS, "more pair")}' if len(known) > MOST_PAIRS else ''
     words = [_in_words(*names, once[names]) for names in known[:MOST_PAIRS]]
     return [f'Image by image, more than chance: {"; ".join(words)}{more}.']
 

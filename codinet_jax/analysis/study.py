@@ -15,6 +15,7 @@ from codinet_jax.analysis.report import Page, Shown, page_html
 from codinet_jax.analysis.route_map import route_map_html
 from codinet_jax.analysis.run import Run
 from codinet_jax.evaluation import controls
+from codinet_jax.runtime.console import plural
 from codinet_jax.runtime.files import json_bytes
 
 Log = Callable[[str], None]
@@ -133,14 +134,14 @@ def _subtitle(runs: Sequence[Run], num_pooled: int) -> str:
     run = runs[0]
     at = f' at operating point {run.operating_point}' if run.operating_point else ''
     over = '; figures hold the images of all seeds' if num_pooled else ''
-    return f'{run.dataset}, {run.num_images:,} images of {run.split}{at}{over}'
+    return f'{run.dataset}, {plural(run.num_images, "image")} of {run.split}{at}{over}'
 
 
 def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     same_route = found['augmentations']['mean']['same_route']
     reported = ', '.join(f'{method} {share:.1%}' for method, share in paper.SAME_ROUTE.items())
     return [
-        ('top-1', f'{found["top1"]:.2%}', f'of {run.num_images:,} images'),
+        ('top-1', f'{found["top1"]:.2%}', f'of {plural(run.num_images, "image")}'),
         ('blocks run', f'{found["mean_path_length"]:.2f}', f'of {run.num_blocks}, on average (K)'),
         (
             'cost',
@@ -150,7 +151,7 @@ def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]
         (
             'routes',
             f'{found["num_paths"]:,}',
-            f'{found["coverage"]["90%"]:,} of them hold 90% of the images; {found["route_entropy"]:.2f} bits',
+            f'{_holding(found["coverage"]["90%"])} 90% of the images; {found["route_entropy"]:.2f} bits',
         ),
         (
             'same route when augmented',
@@ -167,6 +168,10 @@ def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]
     ]
 
 
+def _holding(routes: int) -> str:
+    return '1 of them holds' if routes == 1 else f'{routes:,} of them hold'
+
+
 def _provenance(run: Run) -> str:
     results, model = run.results, run.setup.record['model']
     if run.cascade:
@@ -174,5 +179,5 @@ def _provenance(run: Run) -> str:
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
     return (
         f'{run.name}: {model["backbone"]} {model["depth"]}, router {model["router"]}, seed {results["seed"]}, trained '
-        f'for {results["num_steps"]:,} steps on {results["num_devices"]} x {results["device"]}; {versions}.'
+        f'for {plural(results["num_steps"], "step")} on {results["num_devices"]} x {results["device"]}; {versions}.'
     )

@@ -6,6 +6,7 @@ import numpy as np
 
 from codinet_jax.evaluation.record import Record, read_routes, read_thumbnails
 from codinet_jax.inference.predictor import NetworkSpec
+from codinet_jax.runtime.console import plural
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -37,7 +38,7 @@ def read_examples(workdir: Workdir, spec: NetworkSpec) -> Examples:
     by = 'by the route that all of them took' if routes == 1 else f'by the {routes} routes that they took'
     if routes > len(found):
         by = f'by the {len(found)} commonest of {routes} routes, which {shown:.0%} of them took'
-    sentence = f'{len(record.labels_N):,} images of the {split} split, evaluated when training ended, {by}.'
+    sentence = f'{plural(len(record.labels_N), "image")} of the {split} split, evaluated when training ended, {by}.'
     if thumbnails_SxhxwxC.shape[1:] != spec.image_shape:
         sentence += ' Only small copies were kept, of which the network may say something else.'
     return Examples(

@@ -8,6 +8,7 @@ from codinet_jax.inference import shipped
 from codinet_jax.inference.operating_points import Point
 from codinet_jax.inference.predictor import Predictor
 from codinet_jax.runtime.command import NamedNetwork
+from codinet_jax.runtime.console import plural
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -61,7 +62,7 @@ def _calibrated_on(run: Workdir) -> str:
     found = run.read_results('cost_curve') or {}
     if 'num_images' not in found or 'split' not in found:
         return 'the images that it was calibrated on'
-    return f'{found["num_images"]:,} images of the {found["split"]} split'
+    return f'{plural(found["num_images"], "image")} of the {found["split"]} split'
 
 
 def _examples(run: Workdir, predictor: Predictor) -> Examples | str:

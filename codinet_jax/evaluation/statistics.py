@@ -14,6 +14,7 @@ from codinet_jax.evaluation import controls
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.models.cost import CostTable
 from codinet_jax.routing import paths
+from codinet_jax.runtime.console import plural
 
 SHARES = (0.5, 0.9, 0.99)
 MOST_ROUTES = 20
@@ -173,8 +174,8 @@ def readable(results: Mapping[str, Any]) -> str:
     """Results, or a summary alone, as a few aligned lines."""
     n = results['num_blocks']
     lines = {
-        'top-1': f'{results["top1"]:.2%} of {results["num_test_images"]} images',
-        'K': f'{results["mean_path_length"]:.2f} of {n} blocks run',
+        'top-1': f'{results["top1"]:.2%} of {plural(results["num_test_images"], "image")}',
+        'K': f'{results["mean_path_length"]:.2f} of {plural(n, "block")} run',
         'routes': f'{results["num_paths"]} distinct, entropy {results["route_entropy"]:.2f} bits',
         'cost': (
             f'{results["mean_macs"] / 1e6:.2f} MMACs an image, '

@@ -14,6 +14,7 @@ import numpy as np
 
 from codinet_jax.inference.inputs import Item
 from codinet_jax.inference.predictor import NetworkSpec, Prediction, Predictor
+from codinet_jax.runtime.console import plural
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.files import printable
 from codinet_jax.runtime.waiting import SECONDS_QUIET, first_reported
@@ -176,15 +177,16 @@ class Tally:
 
     def progress(self) -> str:
         done = self.num_answered + self.num_failed
-        return f'{done:,} of {self.num_items:,} images, {done / self.seconds:,.1f} images/s'
+        return f'{done:,} of {plural(self.num_items, "image")}, {done / self.seconds:,.1f} images/s'
 
     def accuracy(self, split: str) -> str:
         return f'{split}: top-1 {self.num_right / max(self.num_answered, 1):.2%}'
 
     def closing(self, spec: NetworkSpec) -> str:
         cost = f'mean cost {self.macs / self.num_answered / spec.static_macs:.2%} of static, ' if self.macs else ''
+        images = plural(self.num_answered + self.num_failed, 'image')
         return (
-            f'{self.num_answered + self.num_failed} images, {self.num_failed} failed, {cost}{self.seconds:.1f} s, '
+            f'{images}, {self.num_failed} failed, {cost}{self.seconds:.1f} s, '
             f'{self.num_answered / self.seconds:,.1f} images/s'
         )
 

@@ -100,6 +100,12 @@ def find_threshold(measure: Measure, curve: Sequence[Point], target_cost: float,
     return points[shift]
 
 
+COLUMNS = (
+    'to all and to 0.5: points of top-1 gained or lost against every block run, and against threshold 0.5; '
+    'K: blocks run by the mean image.'
+)
+
+
 def readable(curve: Sequence[Point], found: Sequence[Point] = ()) -> str:
     """The curve as a table, from expensive to cheap, with an arrow at every point that was found.
 
@@ -112,7 +118,7 @@ def readable(curve: Sequence[Point], found: Sequence[Point] = ()) -> str:
         against = [_difference(point, by_threshold.get(threshold)) for threshold in (RUN_ALL, 0.5)]
         lines.append(
             f'{"-> " if point in found else "   "}{point.macs_share:7.2%}  {point.top1:7.2%}  {against[0]:>6}  '
-            f'{against[1]:>6}  {point.mean_path_length:5.2f}  {point.threshold:9.6f}'
+            f'{against[1]:>6}  {point.mean_path_length:5.2f}  {_written(point.threshold):>9}'
         )
     return '\n'.join(lines)
 
@@ -135,6 +141,11 @@ def warning(curve: Sequence[Point], found: Mapping[str, Point]) -> str | None:
         f'{best.top1:.2%} at a cost of {best.macs_share:.3f}, while {edge.macs_share:.3f} loses '
         f'{100 * (best.top1 - edge.top1):.1f}; ask for a --target_cost near that, or train for less.'
     )
+
+
+def _written(threshold: float) -> str:
+    """With six decimals, or the power of ten of one that has none."""
+    return f'{threshold:.1e}' if 0 < threshold < 5e-7 else f'{threshold:.6f}'
 
 
 def _difference(point: Point, other: Point | None) -> str:

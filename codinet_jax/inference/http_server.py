@@ -26,13 +26,14 @@ from codinet_jax.data.image_files import read_image
 from codinet_jax.inference import serving, trusted_hosts
 from codinet_jax.inference.serving import Batcher, Overloaded
 from codinet_jax.inference.trusted_hosts import HostCheck, TrustedHosts
+from codinet_jax.runtime.console import plural
 from codinet_jax.runtime.errors import InputError
 
 UPLOAD_SECONDS = 60  # for an image to arrive; whoever is slower would hold a place that others could have
 SHUTDOWN_SECONDS = 60  # for requests in flight to be answered
 RETRY_SECONDS = 1
 
-USAGE = """{name}: a network of {blocks} gated blocks, for images of {size}x{size} pixels and {classes} classes.
+USAGE = """{name}: a network of {blocks}, for images of {size}x{size} pixels and {classes}.
 
 GET  /health    whether it is ready, and what it has done
 POST /predict   an image as the body, or as a file of a multipart form; answered in JSON: label, class, probability,
@@ -105,8 +106,12 @@ class Server:
 
     async def usage(self, request: Request) -> PlainTextResponse:
         spec = self.batcher.predictor.spec
-        about = {'name': self.name, 'size': spec.image_size, 'classes': len(spec.classes), 'megabytes': self._megabytes}
-        more = {'blocks': len(spec.blocks_macs), 'threshold': self.batcher.predictor.threshold}
+        about = {'name': self.name, 'size': spec.image_size, 'megabytes': self._megabytes}
+        more = {
+            'blocks': plural(len(spec.blocks_macs), 'gated block'),
+            'classes': plural(len(spec.classes), 'class', 'classes'),
+            'threshold': self.batcher.predictor.threshold,
+        }
         return PlainTextResponse(USAGE.format(address=str(request.base_url).rstrip('/'), **about, **more))
 
     async def health(self, request: Request) -> JSONResponse:

@@ -197,6 +197,12 @@ def contest(
     return Contest(rows, arrangements, programs)
 
 
+COLUMNS = (
+    "of static: the time, as a share of the static network's in the same batch; of MACs: what that would be if time "
+    'went by the MACs alone.'
+)
+
+
 def readable(rows: Sequence[Row]) -> str:
     """The rows as a table, and a sentence on every one whose skipping loses."""
     lines = ['  batch  strategy     run rate   median ms    images/s  of static   of MACs   kept']

@@ -77,9 +77,9 @@ class NetworkFlags(NamedTuple):
 def define_network() -> NetworkFlags:
     """The flags --workdir, --exported and --pretrained, of which one is to be given."""
     return NetworkFlags(
-        flags.DEFINE_string('workdir', None, 'Where the run is kept.'),
+        flags.DEFINE_string('workdir', None, 'The directory of a finished run, as runs/digits_r14.'),
         flags.DEFINE_string('exported', None, 'In place of a run: what codinet_jax.export or cascade wrote.'),
-        flags.DEFINE_string('pretrained', None, 'In place of a run: a network of the package, cifar10.'),
+        flags.DEFINE_string('pretrained', None, 'In place of a run: the network that comes with the package, cifar10.'),
     )
 
 

@@ -17,6 +17,11 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """'1 image', '1,442 images'; `many` where an s does not do."""
+    return f'{number:,} {one if number == 1 else many or one + "s"}'
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: 45s, 3m07s, 2h05m."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -19,7 +19,7 @@ from codinet_jax.evaluation.evaluate import EVALUATING, evaluate, evaluate_augme
 from codinet_jax.evaluation.record import AugmentedRecord, Record, write_routes, write_thumbnails
 from codinet_jax.evaluation.statistics import summarise
 from codinet_jax.runtime import hosts, provenance, sharding
-from codinet_jax.runtime.console import log
+from codinet_jax.runtime.console import log, plural
 from codinet_jax.runtime.errors import Diverged
 from codinet_jax.runtime.signals import stop_signals
 from codinet_jax.runtime.waiting import first_reported, waiting
@@ -222,7 +222,7 @@ class Run:
         self.writer.write(self.progress.step, 'evaluation', {'stage': self.progress.stage} | summary)
         log(
             f'evaluated at step {self.progress.step}: top-1 {summary["top1"]:.2%}, '
-            f'K {summary["mean_path_length"]:.1f}/{summary["num_blocks"]}, {summary["num_paths"]} routes, '
+            f'K {summary["mean_path_length"]:.1f}/{summary["num_blocks"]}, {plural(summary["num_paths"], "route")}, '
             f'{summary["macs_share"]:.0%} of the static MACs'
         )
         self._evaluation = record, summary
@@ -297,10 +297,10 @@ class Run:
         log(
             f'{self.setup.data.name}: {self.train_set.num_images} images to train on{tested}\n'
             f'{model.architecture.name}, router {model.router or "none"}: '
-            f'{self.costs.num_blocks} blocks, {train_state.num_params(self.state.params):,} parameters, '
+            f'{plural(self.costs.num_blocks, "block")}, {train_state.num_params(self.state.params):,} parameters, '
             f'{self.costs.static_macs / 1e6:.2f} MMACs static\n'
-            f'{recipe.batch_size} images x {recipe.num_views} views a step on {jax.device_count()} '
-            f'{jax.default_backend()} device(s), stages of '
+            f'{plural(recipe.batch_size, "image")} x {plural(recipe.num_views, "view")} a step on '
+            f'{plural(jax.device_count(), jax.default_backend() + " device")}, stages of '
             f'{" and ".join(str(stage.end - stage.start) for stage in self.stages)} steps'
         )
         if resumed:

@@ -11,6 +11,7 @@ from codinet_jax.analysis import layout, style
 from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
 from codinet_jax.evaluation.statistics import most_used_routes
+from codinet_jax.runtime.console import plural
 
 MOST_RIBBONS = 10
 MOST_BLOCKS_NARROW = 12
@@ -48,16 +49,17 @@ def flow(run: Run, theme: style.Theme) -> Picture | None:
     drawn = sum(ribbon.images for ribbon in ribbons)
     _label(axis, ribbons, run, theme)
     _frame(axis, run.num_blocks, lane_height([ribbon.images for ribbon in ribbons]), theme)
-    num_routes, share = len(np.unique(run.record.decisions_Nxn, axis=0)), drawn / run.num_images
+    routes = plural(len(np.unique(run.record.decisions_Nxn, axis=0)), 'route')
+    share, hold = drawn / run.num_images, 'holds' if len(ribbons) == 1 else 'hold'
     most = max(ribbons, key=lambda ribbon: ribbon.images)
     return Picture(
         figure,
         'Most used routes',
         'Images flow from left to right, above where they run a block and below where they skip it; a ribbon is a '
         'route, of its own colour and as thick as its images are many, and a thin one passes over a thick one. The '
-        f'{len(ribbons)} drawn, of {num_routes} routes, hold {share:.0%} of images.',
-        f'Ribbons of the {len(ribbons)} most used routes through {run.num_blocks} blocks; the most used runs '
-        f'{style.blocks(most.blocks)} and holds {most.images / run.num_images:.1%} of images, all drawn {share:.0%}.',
+        f'{len(ribbons)} drawn, of {routes}, {hold} {share:.0%} of images.',
+        f'Ribbons of the {plural(len(ribbons), "most used route")} through {style.blocks(run.num_blocks)}; the most '
+        f'used runs {style.blocks(most.blocks)} and holds {most.images / run.num_images:.1%} of images, all drawn {share:.0%}.',
         is_wide=is_wide,
         data=Data(
             ('route', 'blocks run', 'images', 'share of images'),

@@ -181,11 +181,15 @@ def _draw_lengths(shares: Axes, accuracies: Axes, run: Run, look: style.RunLook,
     return bars[0]
 
 
+def _are_run(blocks: int) -> str:
+    return f'{style.blocks(blocks)} {"is" if blocks == 1 else "are"}'
+
+
 def _lengths_in_words(runs: Sequence[Run]) -> str:
     sentences = []
     for run in runs:
         each = [
-            f'{row["blocks"]} blocks are run by {row["images"] / run.num_images:.0%} of images, {row["top1"]:.1%} right'
+            f'{_are_run(row["blocks"])} run by {row["images"] / run.num_images:.0%} of images, {row["top1"]:.1%} right'
             for row in by_path_length(run.record)
             if row['images'] >= LEAST_SHARE * run.num_images
         ]

@@ -72,4 +72,4 @@ def _show(axis: Axes, run: Run, i: int, theme: style.Theme) -> None:
 def _in_words(run: Run, row: list[int]) -> str:
     classes = sorted({run.class_names[run.record.labels_N[i]] for i in row})
     lengths = sorted({str(run.path_lengths_N[i]) for i in row}, key=int)
-    return f'{style.listed(classes)}, with {style.listed(lengths)} blocks'
+    return f'{style.listed(classes)}, with {style.listed(lengths)} {"block" if lengths == ["1"] else "blocks"}'

@@ -13,6 +13,7 @@ from scipy import spatial
 from codinet_jax.analysis import layout, style
 from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
+from codinet_jax.runtime.console import plural
 
 HOW_TO_READ = (
     'Each point is the relaxed route v of one image, laid out by t-SNE: routes that lie close are alike; '
@@ -43,14 +44,14 @@ def by_class(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: styl
     if num_others:
         dots, labels = [*dots, Line2D([], [], linestyle='', marker='o', color=theme.others)], [*labels, 'others']
     layout.legend_below(figure, dots, labels, theme.sheet)
-    grey = f' The other {num_others} classes are grey.' if num_others else ''
+    grey = f' {_others(num_others)} grey.' if num_others else ''
     return Picture(
         figure,
         'Map of routes, by class',
         f'{HOW_TO_READ} Colours are classes.{grey} {_neighbours_in_words(mapped)} Figs. 6 and 9 of '
         f'the paper.{_left_out(runs, maps)}',
-        f'Scatter plot of the routes of {_counted(mapped)}, coloured by {len(coloured) + num_others} classes. '
-        f'{_neighbours_in_words(mapped)}',
+        f'Scatter plot of the routes of {_counted(mapped)}, coloured by '
+        f'{plural(len(coloured) + num_others, "class", "classes")}. {_neighbours_in_words(mapped)}',
         is_wide=len(mapped) > 1,
         data=_data(mapped),
     )
@@ -154,8 +155,12 @@ def _data(mapped: Sequence[Mapped]) -> Data:
     return Data(('run', 'image', 'x', 'y', 'class', 'predicted', 'blocks expected to run'), rows)
 
 
+def _others(number: int) -> str:
+    return 'The other class is' if number == 1 else f'The other {number} classes are'
+
+
 def _counted(mapped: Sequence[Mapped]) -> str:
-    return style.listed([f'{len(map_Px2)} images of {style.run_label(run)}' for run, map_Px2 in mapped])
+    return style.listed([f'{plural(len(map_Px2), "image")} of {style.run_label(run)}' for run, map_Px2 in mapped])
 
 
 def _left_out(runs: Sequence[Run], maps: Sequence[np.ndarray | None]) -> str:

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from codinet_jax.analysis import layout, style
 from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
+from codinet_jax.runtime.console import plural
 
 # Panels of training: title, key in the rows of training, key in those of evaluation, whether it is a share.
 PANELS = (
@@ -99,4 +100,4 @@ def _legend_of_kinds(theme: style.Theme) -> dict[str, Any]:
 def _end_in_words(run: Run) -> str:
     evaluations = [row for row in run.metrics if row['kind'] == 'evaluation']
     last = f', then {evaluations[-1]["top1"]:.2%} right at the last evaluation' if evaluations else ''
-    return f'{run.metrics[-1]["step"]} steps{last}.'
+    return f'{plural(run.metrics[-1]["step"], "step")}{last}.'

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     images = data.open(split).sample(NUM_IMAGES.value, named.recipe.seed)
     print(f'{images.num_images} images of {data.name} {split}')
     if not data.val_split:
-        print('This run held none out (val_split=0), so it has seen these: new ones cost as much, but fewer are right.')
+        print('This run held none out (val_split=0), so it has seen these: new ones cost as much; fewer may be right.')
     points: list[calibration.Point] = []
 
     def measure(threshold: float) -> calibration.Point:

@@ -59,7 +59,8 @@ def flow(run: Run, theme: style.Theme) -> Picture | None:
         'route, of its own colour and as thick as its images are many, and a thin one passes over a thick one. The '
         f'{len(ribbons)} drawn, of {routes}, {hold} {share:.0%} of images.',
         f'Ribbons of the {plural(len(ribbons), "most used route")} through {style.blocks(run.num_blocks)}; the most '
-        f'used runs {style.blocks(most.blocks)} and holds {most.images / run.num_images:.1%} of images, all drawn {share:.0%}.',
+        f'used runs {style.blocks(most.blocks)} and holds {most.images / run.num_images:.1%} of images, all drawn '
+        f'{share:.0%}.',
         is_wide=is_wide,
         data=Data(
             ('route', 'blocks run', 'images', 'share of images'),

@@ -27,7 +27,7 @@ from codinet_jax.workdir import Workdir, name_of_point
 if TYPE_CHECKING:
     from codinet_jax.analysis.run import Run
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a finished run, as runs/digits_r14.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum(
     'split', None, ['train', 'validation', 'test'], 'Evaluated images; if not given, those that training ended with.'

@@ -23,7 +23,7 @@ from codinet_jax.workdir import Workdir
 if TYPE_CHECKING:
     from codinet_jax.inference.operating_points import Point
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a finished run, as runs/digits_r14.')
 config_flag.define_import()
 TARGET_COST = flags.DEFINE_list(
     'target_cost', None, "Wanted shares of the static network's MACs, as 0.4 or 0.4,0.6; the curve alone if not given."

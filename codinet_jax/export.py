@@ -16,7 +16,7 @@ from codinet_jax.runtime import command
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a finished run, as runs/digits_r14.')
 config_flag.define_import()
 OUTPUT = flags.DEFINE_string('output', None, 'A new directory to export into.')
 OPERATING_POINT, COST = command.define_operating_point()

@@ -96,7 +96,8 @@ def bring(page: Any, kind: str, name: str, content: bytes) -> None:
 def assert_lit(page: Any, route: list[int]) -> None:
     """These blocks come to be lit, to the eye and in words."""
     run, n = [str(k + 1) for k, runs in enumerate(route) if runs], len(route)
-    words = f'runs all {n} blocks' if len(run) == n else f'runs blocks {", ".join(run)} of {n}'
+    blocks = 'block' if len(run) == 1 else 'blocks'
+    words = f'runs all {n} blocks' if len(run) == n else f'runs {blocks} {", ".join(run)} of {n}'
     expect(page.locator('#route')).to_have_attribute('aria-label', words if run else f'runs none of {n} blocks')
     is_lit = "(all) => all.map((each) => Number(each.classList.contains('runs')))"
     assert page.locator('.cell').evaluate_all(is_lit) == route

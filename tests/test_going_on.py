@@ -48,7 +48,7 @@ def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     evaluations, whole = itertools.count(1), loop.evaluate
 
     def evaluate(*arguments: Any) -> Any:
-        *others, before_batch = arguments
+        *others, before_batch, what = arguments
         is_it = others[2].num_images == NUM_TEST_IMAGES and next(evaluations) == number
         batches = itertools.count(1)
 
@@ -57,7 +57,7 @@ def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
                 signal.raise_signal(signal.SIGTERM)
             before_batch()
 
-        return whole(*others, before)
+        return whole(*others, before, what)
 
     monkeypatch.setattr(loop, 'evaluate', evaluate)
 

@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     'nothing held out': (['--workdir={run}', '--split=validation'], ["'validation'", 'val_split']),
 }
 ENVIRONMENTS = {'ascii': {'PYTHONIOENCODING': 'cp1252'}}  # which has the one mark and not the other
-CLOSING = re.compile(r'(\d+) images, (\d+) failed, (mean cost (\S+)% of static, )?\d+\.\d s, [\d,]+\.\d images/s')
+CLOSING = re.compile(r'(\d+) images?, (\d+) failed, (mean cost (\S+)% of static, )?\d+\.\d s, [\d,]+\.\d images/s')
 LEGEND = '█ is a block that runs, · one that is skipped; stages are set apart'
 
 

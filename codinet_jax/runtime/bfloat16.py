@@ -7,9 +7,8 @@ for; XLA reads its flags once, when JAX starts its first device.
 """
 
 import functools
+import importlib.metadata
 import os
-
-import jaxlib.version
 
 from codinet_jax.runtime.errors import InputError
 
@@ -20,7 +19,7 @@ APART = f'{FLAG}=-reduce'
 
 def avoid_fault() -> None:
     """Sets the flag where the fault is; of use only before JAX starts a device, and imports no JAX."""
-    os.environ.update(_variables(jaxlib.version.__version__, os.environ.get('XLA_FLAGS', '')))
+    os.environ.update(_variables(_version(), os.environ.get('XLA_FLAGS', '')))
 
 
 def _variables(version: str, flags: str) -> dict[str, str]:
@@ -37,11 +36,16 @@ def check() -> None:
     Raises:
       InputError: it would come out wrong.
     """
-    if jaxlib.version.__version__ in FAULTY and _is_wrong():
+    if _version() in FAULTY and _is_wrong():
         raise InputError(
-            f'jaxlib {jaxlib.version.__version__} computes NaN in bfloat16 on this CPU: import codinet_jax before the '
+            f'jaxlib {_version()} computes NaN in bfloat16 on this CPU: import codinet_jax before the '
             f'first JAX array is made, or set XLA_FLAGS={APART}, or compute in float32.'
         )
+
+
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version('jaxlib')  # which importing jaxlib for would take longer
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedOutput, RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS, shifted
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.training import stages
+from codinet_jax.training import cost_matching, stages
 from codinet_jax.workdir import Workdir
 from reference_network import Tree, in_order, np_dense, np_relu, np_residual, np_shortcut, np_stem
 from staged import assert_alike, assert_no_tie, in_double
@@ -268,7 +268,10 @@ def test_what_it_cannot_do_is_refused_by_name(
 
 
 @pytest.mark.long
-def test_a_run_trains_all_heads_and_meets_its_cost_by_who_leaves(tmp_path: Path) -> None:
+def test_a_run_trains_all_heads_and_meets_its_cost_by_who_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_matching, 'NUM_IMAGES', 2048)
     workdir = Workdir(tmp_path / 'run')
     results = helpers.train(variant(**{'loss.target_cost': 0.7}), workdir)
     assert results is not None and results['macs_share'] == pytest.approx(0.7, abs=0.01)

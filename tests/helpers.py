@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import forking
+import quick_runs
 from codinet_jax.config import default, setup
 from codinet_jax.config.setup import Setup
 from codinet_jax.data.in_memory import ImageSet
@@ -155,8 +156,7 @@ def random_images(arch: Architecture, count: int) -> jax.Array:
 
 
 # These networks run for milliseconds and compile for seconds: let XLA take it easy.
-QUICK_OPTIONS: dict[str, Any] = {'xla_backend_optimization_level': 0}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK_OPTIONS)
+QUICK_OPTIONS, quick_jit = quick_runs.OPTIONS, quick_runs.quick_jit
 # Three times as slow, and what two programs both compute is the same to the bit, whatever else each of them computes.
 ALIKE_OPTIONS = QUICK_OPTIONS | ({'xla_cpu_use_fusion_emitters': True} if jax.__version_info__ < (0, 11) else {})
 alike_jit = functools.partial(jax.jit, compiler_options=ALIKE_OPTIONS)

@@ -7,6 +7,7 @@ A maximum is not to be differentiated so: computed twice, before and after other
 longer equal to any of what it is the maximum of, and its gradient is 0 / 0.
 """
 
+import functools
 from typing import Any
 from unittest import mock
 
@@ -14,8 +15,8 @@ import jax
 
 from codinet_jax.training import cost_matching, loop, stages
 
-OPTIONS = {'xla_backend_optimization_level': 0}
-jit = jax.jit
+OPTIONS: dict[str, Any] = {'xla_backend_optimization_level': 0}
+quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 
 
 def begin() -> None:
@@ -31,5 +32,5 @@ def end() -> None:
 
 def compiled(step: stages.Step, mesh: jax.sharding.Mesh) -> Any:
     """`stages.compiled` otherwise."""
-    with mock.patch.object(jax, 'jit', lambda *given, **named: jit(*given, compiler_options=OPTIONS, **named)):
+    with mock.patch.object(jax, 'jit', quick_jit):
         return stages.compiled(step, mesh)

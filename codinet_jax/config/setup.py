@@ -79,6 +79,11 @@ class Setup:
                 "init_from the weights.npz of a run of the config's static variant."
             )
 
+    def teaching(self, model: RoutedResNet) -> RoutedResNet:
+        """The static network that teaches `model`: that of `teacher`, or its own blocks."""
+        static = model.static
+        return static.clone(architecture=self.teacher) if self.teacher else static
+
     def training_model(self) -> RoutedResNet:
         """The network with the convolutions that are trained with.
 

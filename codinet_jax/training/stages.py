@@ -12,7 +12,6 @@ from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.config.setup import Setup
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.methods import Method, terms
-from codinet_jax.models.architecture import Architecture
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.runtime import sharding
 from codinet_jax.training import optimizer
@@ -63,7 +62,8 @@ class Stage(NamedTuple):
 def plan(setup: Setup, num_images: int, model: RoutedResNet | None = None) -> list[Stage]:
     """The two stages of a setup, of its network with the convolutions it trains with, or of `model` in its place."""
     model = model or setup.training_model()
-    return planned(setup.method, setup.recipe, setup.data.spec, model, num_images, setup.teacher)
+    teacher = setup.teaching(model) if setup.recipe.distillation_weight else None
+    return planned(setup.method, setup.recipe, setup.data.spec, model, num_images, teacher)
 
 
 def planned(
@@ -72,7 +72,7 @@ def planned(
     spec: DataSpec,
     model: RoutedResNet,
     num_images: int,
-    teacher: Architecture | None = None,
+    teacher: RoutedResNet | None = None,
 ) -> list[Stage]:
     """Epochs become steps here: one pass over the images is `num_images / batch_size`."""
 
@@ -110,9 +110,7 @@ def planned(
             recipe.num_views,
             key,
             controller=None if rules.frozen else method.controller,
-            teacher=model.static.clone(architecture=teacher or model.static.architecture)
-            if recipe.distillation_weight
-            else None,
+            teacher=teacher,
             accumulate_steps=recipe.accumulate_steps,
             label_smoothing=recipe.label_smoothing,
             ema_decay=recipe.ema_decay,

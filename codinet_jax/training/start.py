@@ -89,10 +89,7 @@ def _teacher(setup: Setup, imported: dict[str, Any]) -> dict[str, Any] | None:
     if file is None:
         return pretrained.teacher(setup.model, imported, str(recipe.init_from))
     _check_pixels(setup, file)
-    static = setup.model.static
-    variables = pretrained.teacher(
-        static.clone(architecture=setup.teacher or static.architecture), weights_file.read(file), file
-    )
+    variables = pretrained.teacher(setup.teaching(setup.model), weights_file.read(file), file)
     log(f'taught by {file}')
     return variables
 

@@ -14,7 +14,7 @@ compiled = pytest.mark.skipif(shutil.which('g++') is None, reason='g++ is not he
 
 def by_nvcc(built: Library, directory: Path) -> str:
     """What nvcc says of kernels that it takes: their registers and what is spilled of these."""
-    nvcc = library.find_compiler('CUDA')
+    nvcc = library.find_compiler(library.RECIPES['CUDA'])
     if nvcc is None:
         pytest.skip('nvcc is not here')
     done = subprocess.run(

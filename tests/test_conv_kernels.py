@@ -228,7 +228,7 @@ def test_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, 'find_compiler', lambda platform: None)
+    monkeypatch.setattr(library, 'find_compiler', lambda recipe: None)
     with pytest.raises(InputError, match='convolution kernel is built by nvcc'):
         convolution.LIBRARY.build('CUDA')
 

@@ -156,7 +156,7 @@ def test_weights_of_another_network_are_refused() -> None:
 
 
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, 'find_compiler', lambda platform: None)
+    monkeypatch.setattr(library, 'find_compiler', lambda recipe: None)
     with pytest.raises(InputError, match='built by nvcc'):
         fused.LIBRARY.build('CUDA')
 

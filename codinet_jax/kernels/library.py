@@ -1,6 +1,7 @@
 """A kernel's library: built when it is first asked for, kept in a cache, and made known to JAX.
 
-By nvcc for CUDA devices, and by g++ for tests: the same source, every thread of it on the CPU.
+By nvcc for CUDA devices, and by g++ for tests: the same source, every thread of it on the CPU. Kernels for CPUs are
+built by g++ for the processor at hand.
 """
 
 import ctypes
@@ -8,9 +9,11 @@ import dataclasses
 import functools
 import hashlib
 import os
+import platform as machine
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,12 +28,16 @@ CUDA_COMPILER = Path('/usr/local/cuda/bin/nvcc')  # where it is put, and not alw
 
 
 class Recipe(NamedTuple):
+    """How a library is built; `headers` of SHARED are part of it, and `of_processor` if it runs on one kind alone."""
+
     compiler: str
     source: str
     flags: tuple[str, ...]
+    headers: tuple[str, ...] = ()
+    of_processor: bool = False
 
 
-RECIPES = {
+RECIPES: dict[Platform, Recipe] = {
     'CUDA': Recipe(
         'nvcc',
         'launch.cu',
@@ -42,13 +49,23 @@ RECIPES = {
             '-fPIC',
             *(f'-gencode=arch=compute_{a},code=sm_{a}' for a in (80, 90)),
         ),
+        SHARED_HEADERS,
     ),
     'cpu': Recipe(
         'g++',
         'emulate.cpp',
         # Jumps between stacks are what a fortified longjmp refuses.
         ('-O2', '-std=c++17', '-shared', '-fPIC', '-Wall', '-Wextra', '-U_FORTIFY_SOURCE', '-D_FORTIFY_SOURCE=0'),
+        SHARED_HEADERS,
     ),
+}
+FOR_CPUS: dict[Platform, Recipe] = {
+    'cpu': Recipe(
+        'g++',
+        'call.cpp',
+        ('-O3', '-std=c++17', '-march=native', '-ffp-contract=fast', '-shared', '-fPIC', '-Wall', '-Wextra'),
+        of_processor=True,
+    )
 }
 
 
@@ -62,6 +79,7 @@ class Library:
       sources: the folder of its launch.cu and emulate.cpp.
       headers: of that folder.
       targets: the symbols that are XLA's custom calls.
+      recipes: how it is built, by platform.
     """
 
     name: str
@@ -69,6 +87,7 @@ class Library:
     sources: Path
     headers: tuple[str, ...]
     targets: tuple[str, ...]
+    recipes: Mapping[Platform, Recipe] = dataclasses.field(default_factory=lambda: RECIPES, hash=False)
 
     def register(self, platform: Platform) -> None:
         """Makes its targets known to JAX on a platform's devices.
@@ -92,11 +111,11 @@ class Library:
         Raises:
           InputError: its compiler is not here or does not build the kernel, or the cache cannot be written.
         """
-        recipe, built = RECIPES[platform], self._built(platform)
+        recipe, built = self.recipes[platform], self._built(platform)
         directory = built.parent
         if built.exists():
             return built
-        compiler = find_compiler(platform)
+        compiler = find_compiler(recipe)
         if compiler is None:
             raise InputError(f'The {self.title} is built by {recipe.compiler}: install it, or put it on the PATH.')
         try:
@@ -120,14 +139,15 @@ class Library:
 
     def is_available(self, platform: Platform) -> bool:
         """Whether the library is in the cache, or its compiler is here."""
-        return self._built(platform).exists() or find_compiler(platform) is not None
+        return self._built(platform).exists() or find_compiler(self.recipes[platform]) is not None
 
     def _built(self, platform: Platform) -> Path:
-        recipe = RECIPES[platform]
-        digest = hashlib.sha256(repr((recipe, jax.__version__)).encode())
+        recipe = self.recipes[platform]
+        processor = _processor() if recipe.of_processor else ''
+        digest = hashlib.sha256(repr((recipe, jax.__version__, processor)).encode())
         for path in (
             *(self.sources / name for name in (recipe.source, *self.headers)),
-            *(SHARED / name for name in SHARED_HEADERS),
+            *(SHARED / name for name in recipe.headers),
         ):
             digest.update(path.read_bytes())
         directory = Path(os.environ.get('CODINET_JAX_CACHE') or Path.home() / '.cache' / 'codinet_jax')
@@ -151,6 +171,16 @@ def includes() -> list[str]:
     return ['-I', str(SHARED), '-isystem', jax.ffi.include_dir()]
 
 
-def find_compiler(platform: Platform) -> str | None:
-    found = shutil.which(RECIPES[platform].compiler)
-    return found or (str(CUDA_COMPILER) if platform == 'CUDA' and CUDA_COMPILER.exists() else None)
+def find_compiler(recipe: Recipe) -> str | None:
+    found = shutil.which(recipe.compiler)
+    return found or (str(CUDA_COMPILER) if recipe.compiler == CUDA_COMPILER.name and CUDA_COMPILER.exists() else None)
+
+
+@functools.cache
+def _processor() -> str:
+    """What tells processors apart that do not run each other's instructions, for a cache may be of several machines."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return f'{machine.machine()} {machine.processor()}'
+    return next((line for line in lines if line.startswith(('flags', 'Features'))), machine.machine())

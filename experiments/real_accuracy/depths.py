@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from codinet_jax.kernels import cpu_convolution
 from codinet_jax.models import execution
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedResNet
@@ -64,7 +63,7 @@ def is_own(path: Path) -> bool:
 
 def answer(deep: networks.Start, depth: int) -> training.Answer:
     """Both networks, as what trains them asks them: an image's first view goes to the deep one, its second not."""
-    convolution = cpu_convolution.conv_general_dilated if jax.default_backend() == 'cpu' else None
+    convolution = networks.convolution()
 
     def applied(network: networks.Start, views: jax.Array) -> tuple[jax.Array, Any]:
         model = RoutedResNet(network.architecture, None, networks.train_dtype(), convolution=convolution)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from codinet_jax.kernels import cpu_convolution
 from codinet_jax.models import pretrained, weights_file
 from codinet_jax.models.architecture import Architecture, cifar_resnet
 from codinet_jax.models.cost import CostTable, cost_table
@@ -65,6 +66,13 @@ def compact(variables: Any) -> dict[str, Any]:
 
 def costs(start: Start, has_routers: bool) -> CostTable:
     return cost_table(start.architecture, ROUTERS['linear'].macs if has_routers else None)
+
+
+def convolution() -> Any:
+    """What convolves where all is float32: on a CPU our own, where a compiler is here."""
+    if jax.default_backend() != 'cpu':
+        return None
+    return cpu_convolution.by_kernels() if cpu_convolution.is_built() else cpu_convolution.conv_general_dilated
 
 
 def train_dtype() -> Any:

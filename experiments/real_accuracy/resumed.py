@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codinet_jax.kernels import cpu_convolution
 from codinet_jax.models import execution, joining
 from codinet_jax.models.architecture import Architecture, resumed
 from codinet_jax.models.network import RoutedResNet
@@ -36,9 +35,9 @@ def begin(shallow: networks.Start, deep: networks.Start, some: images.Images) ->
 
 def answer(model: RoutedResNet) -> training.Answer:
     """Both answers to every view, first those of the shallow network, as what trains them asks them."""
-    model = model.clone(dtype=networks.train_dtype(), unroll=model.architecture.num_blocks)
-    if jax.default_backend() == 'cpu':
-        model = model.clone(convolution=cpu_convolution.conv_general_dilated)
+    model = model.clone(
+        dtype=networks.train_dtype(), unroll=model.architecture.num_blocks, convolution=networks.convolution()
+    )
 
     def answered(
         params: Any, batch_stats: Any, views: jax.Array, knobs: gates.Knobs, key: jax.Array

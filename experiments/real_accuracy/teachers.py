@@ -36,7 +36,8 @@ def soft_targets(
     total_KxNxY = np.zeros((pool, num_images, 10), np.float32)
     for teacher in teachers:
         start = networks.read(teacher)
-        forward = _forward(networks.static(start, networks.train_dtype()), batch, cut)
+        model = networks.static(start, networks.train_dtype()).clone(convolution=networks.convolution())
+        forward = _forward(model, batch, cut)
         for k in range(pool):
             parts = [
                 forward(start.variables, images_NxHxWxC, draws_KxNx5, jnp.int32(k), jnp.int32(i))

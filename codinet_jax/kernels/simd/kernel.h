@@ -1,0 +1,167 @@
+// Convolutions of float32 images [B, H, W, C] by kernels [h, w, C, O], and the gradients of those kernels, image by image.
+//
+// A vector holds neighbouring output channels, and a tile of sums stays in registers while all that it adds up is read
+// once. By the vector extensions of GCC and Clang, which become the instructions of the processor compiled for.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace simd {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kRegisters = 32;
+#elif defined(__AVX__)
+constexpr int kLanes = 8, kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kRegisters = 32;
+#else
+constexpr int kLanes = 4, kRegisters = 16;
+#endif
+constexpr int kChannels = 16;  // what O is a multiple of, on every processor
+constexpr int kTile = kRegisters / 2;  // sums of a tile; the other registers hold what is multiplied
+
+typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline void store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
+
+struct Shape {
+  int64_t batch, height, width, in;               // of x
+  int64_t kernel_height, kernel_width;            //
+  int64_t stride, top, left;                      // zeros above and to the left of x
+  int64_t out_height, out_width, out;             // of y
+  int64_t padded_height() const { return (out_height - 1) * stride + kernel_height; }
+  int64_t padded_width() const { return (out_width - 1) * stride + kernel_width; }
+  int64_t padded_row() const { return padded_width() * in; }
+  int64_t padded_size() const { return padded_height() * padded_row(); }
+  int64_t kernel_row() const { return kernel_width * in; }
+  int64_t kernel_size() const { return kernel_height * kernel_row() * out; }
+};
+
+// An image among the zeros that windows at its border read; what no window reads is left out.
+inline void pad(const Shape& s, const float* x, float* padded) {
+  const int64_t columns = std::min(s.width, s.padded_width() - s.left) * s.in;
+  float* row = padded;
+  for (int64_t i = -s.top; i < s.padded_height() - s.top; ++i, row += s.padded_row()) {
+    float* end = row + s.padded_row();
+    if (i < 0 || i >= s.height) {
+      std::fill(row, end, 0.0f);
+      continue;
+    }
+    float* begin = row + s.left * s.in;
+    std::fill(row, begin, 0.0f);
+    std::memcpy(begin, x + i * s.width * s.in, sizeof(float) * columns);
+    std::fill(begin + columns, end, 0.0f);
+  }
+}
+
+// y of PIXELS neighbours in a row and OUT vectors of channels.
+template <int PIXELS, int OUT>
+void output_tile(const Shape& s, const float* padded, const float* w, float* y) {
+  Vector sums[PIXELS][OUT] = {};
+  const int64_t step = s.stride * s.in;
+  for (int64_t i = 0; i < s.kernel_height; ++i, padded += s.padded_row()) {
+    for (int64_t j = 0; j < s.kernel_row(); ++j, w += s.out) {
+      Vector weights[OUT];
+#pragma GCC unroll 32
+      for (int o = 0; o < OUT; ++o) weights[o] = load(w + o * kLanes);
+#pragma GCC unroll 32
+      for (int p = 0; p < PIXELS; ++p) {
+        const float pixel = padded[j + p * step];
+#pragma GCC unroll 32
+        for (int o = 0; o < OUT; ++o) sums[p][o] += pixel * weights[o];
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int p = 0; p < PIXELS; ++p) {
+#pragma GCC unroll 32
+    for (int o = 0; o < OUT; ++o) store(y + p * s.out + o * kLanes, sums[p][o]);
+  }
+}
+
+template <int PIXELS, int OUT>
+void output_tiles(const Shape& s, const float* padded, const float* w, float* y) {
+  for (int64_t i = 0; i < s.out_height; ++i) {
+    const float* from = padded + i * s.stride * s.padded_row();
+    float* to = y + i * s.out_width * s.out;
+    int64_t j = 0;
+    const auto at = [&](auto tile, int pixels) {
+      for (; j + pixels <= s.out_width; j += pixels) tile(s, from + j * s.stride * s.in, w, to + j * s.out);
+    };
+    at(output_tile<PIXELS, OUT>, PIXELS);
+    at(output_tile<1, OUT>, 1);
+  }
+}
+
+// One image [H', W', O]; `scratch` has room for `padded_size` numbers.
+inline void convolve(const Shape& s, const float* x, const float* w, float* y, float* scratch) {
+  pad(s, x, scratch);
+  int64_t o = 0;
+  for (; o + 2 * kLanes <= s.out; o += 2 * kLanes) output_tiles<kTile / 2, 2>(s, scratch, w + o, y + o);
+  for (; o < s.out; o += kLanes) output_tiles<kTile, 1>(s, scratch, w + o, y + o);
+}
+
+// To dw of one row of windows' rows, IN neighbours of it and OUT vectors of channels, what some rows of y add.
+template <int IN, int OUT>
+void gradient_tile(const Shape& s, int64_t rows, const float* padded, const float* dy, float* dw) {
+  Vector sums[IN][OUT];
+#pragma GCC unroll 32
+  for (int c = 0; c < IN; ++c) {
+#pragma GCC unroll 32
+    for (int o = 0; o < OUT; ++o) sums[c][o] = load(dw + c * s.out + o * kLanes);
+  }
+  const int64_t step = s.stride * s.in;
+  for (int64_t i = 0; i < rows; ++i, padded += s.stride * s.padded_row()) {
+    const float* from = padded;
+    for (int64_t j = 0; j < s.out_width; ++j, from += step, dy += s.out) {
+      Vector outputs[OUT];
+#pragma GCC unroll 32
+      for (int o = 0; o < OUT; ++o) outputs[o] = load(dy + o * kLanes);
+#pragma GCC unroll 32
+      for (int c = 0; c < IN; ++c) {
+        const float input = from[c];
+#pragma GCC unroll 32
+        for (int o = 0; o < OUT; ++o) sums[c][o] += input * outputs[o];
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int c = 0; c < IN; ++c) {
+#pragma GCC unroll 32
+    for (int o = 0; o < OUT; ++o) store(dw + c * s.out + o * kLanes, sums[c][o]);
+  }
+}
+
+// All of dw; columns and channels of a window's row lie side by side, so they are counted as one.
+template <int IN, int OUT>
+void gradient_tiles(const Shape& s, int64_t rows, const float* padded, const float* dy, float* dw, int64_t outputs) {
+  for (int64_t i = 0; i < s.kernel_height; ++i, padded += s.padded_row()) {
+    int64_t c = 0;
+    const auto at = [&](auto tile, int in) {
+      for (; c + in <= s.kernel_row(); c += in, dw += in * s.out) {
+        for (int64_t o = 0; o < outputs; o += OUT * kLanes) tile(s, rows, padded + c, dy + o, dw + o);
+      }
+    };
+    at(gradient_tile<IN, OUT>, IN);
+    at(gradient_tile<1, OUT>, 1);
+  }
+}
+
+// Adds what one image adds to dw.
+inline void add_gradient(const Shape& s, const float* x, const float* dy, float* dw, float* scratch) {
+  constexpr int64_t kRows = 4;  // of y at a time: what the windows of 32 pixels by 16 channels read stays in a first cache
+  pad(s, x, scratch);
+  const int64_t in_pairs = s.out / (2 * kLanes) * (2 * kLanes);
+  for (int64_t i = 0; i < s.out_height; i += kRows) {
+    const int64_t rows = std::min(kRows, s.out_height - i);
+    const float* from = scratch + i * s.stride * s.padded_row();
+    const float* d = dy + i * s.out_width * s.out;
+    if (in_pairs) gradient_tiles<kTile / 2, 2>(s, rows, from, d, dw, in_pairs);
+    if (in_pairs < s.out) gradient_tiles<kTile, 1>(s, rows, from, d + in_pairs, dw + in_pairs, s.out - in_pairs);
+  }
+}
+
+}  // namespace simd

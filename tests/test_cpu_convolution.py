@@ -149,6 +149,7 @@ def test_a_cpu_trains_by_them_where_images_are_not_tiny(
     monkeypatch: pytest.MonkeyPatch, config: Any, backend: str, is_own: bool
 ) -> None:
     named = setup.read(config.get_config())
+    monkeypatch.setattr(cpu_convolution, 'is_built', lambda: False)
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     trained = named.training_model()
     assert trained == (named.model.clone(convolution=OWN.convolution) if is_own else named.model)

@@ -62,7 +62,9 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
     config.model.batch_norm = 'global'  # statistics of the whole batch; device: of as many groups as there are devices
     config.model.norm_groups = placeholder(int)  # those; unset: of the devices that a run begins on, and recorded
-    config.model.convolution = 'xla'  # cuda: kernels of our own for 3x3 convolutions, on one GPU and in bfloat16
+    # Of training: xla; simd, kernels of our own for CPUs, made by g++; cuda, on one GPU and in bfloat16. Unset: what a
+    # run begins with, and recorded; simd on CPUs with g++.
+    config.model.convolution = placeholder(str)
     config.model.remat = False  # blocks computed again in the backward pass, to need less memory
     config.model.unroll = placeholder(int)  # equal blocks unrolled at a time; unset: one on TPU, all elsewhere
 

@@ -1,8 +1,9 @@
 """What a config leaves open: a run that was begun with it recorded that, and a new one finds it.
 
 Open may be the normalisation, which is at first that of the weights to start from, or measured; the groups of batch
-norm, at first as many as there are devices; how deep the networks are whose weights it names beside those that it
-starts from; and of a set that is found where it lies its classes and its images' size, channels and views.
+norm, at first as many as there are devices; what computes convolutions in training; how deep the networks are whose
+weights it names beside those that it starts from; and of a set that is found where it lies its classes and its images'
+size, channels and views.
 """
 
 import copy
@@ -34,7 +35,13 @@ def found(config: ConfigDict, begun: ConfigDict | None) -> dict[str, Any]:
     named.recipe.check_devices(jax.device_count())
     mean, std = _normalisation(known, begun, named)
     num_groups = _norm_groups(config, begun, named)
-    return {**named.data.settings, 'mean': mean, 'std': std, 'model.norm_groups': num_groups} | depths
+    return {
+        **named.data.settings,
+        'mean': mean,
+        'std': std,
+        'model.norm_groups': num_groups,
+        'model.convolution': _convolution(config, begun, named),
+    } | depths
 
 
 def filled(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
@@ -44,6 +51,11 @@ def filled(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
         section, _, field = name.rpartition('.')
         (changed[section] if section else changed)[field] = tuple(value) if isinstance(value, list) else value
     return changed
+
+
+def _convolution(config: ConfigDict, begun: ConfigDict | None, named: Setup) -> str:
+    """A run that goes on rounds as before, with a compiler at hand or without."""
+    return config.model.convolution or (begun and begun.model.convolution) or named.fastest_convolution()
 
 
 def _depth(config: ConfigDict, begun: ConfigDict | None, setting: str) -> int | None:

@@ -30,8 +30,8 @@ _OF_METHOD = ('loss', 'routing')  # sections of a config
 class Setup:
     """Everything a config names.
 
-    `convolution` is 'xla' or 'cuda', what is trained with; `record` is the config as it is kept in a workdir. `teacher`
-    is the network of `recipe.teacher`.
+    `convolution` is what is trained with, of CONVOLUTIONS, or None for what suits the devices; `record` is the config
+    as it is kept in a workdir. `teacher` is the network of `recipe.teacher`.
     """
 
     data: DataSource
@@ -39,7 +39,7 @@ class Setup:
     method: Method
     recipe: Recipe
     record: dict[str, Any]
-    convolution: str = 'xla'
+    convolution: str | None = None
     teacher: Architecture | None = None
 
     def __post_init__(self) -> None:
@@ -90,18 +90,41 @@ class Setup:
         Raises:
           InputError: they are the kernels, and cannot be had here.
         """
-        if self.convolution == 'xla':
-            if jax.default_backend() != 'cpu' or self.model.architecture.image_size < cpu_convolution.LEAST_SIZE:
-                return self.model
-            return self.model.clone(convolution=cpu_convolution.conv_general_dilated)
-        if jax.default_backend() != 'gpu':
-            raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it at xla.')
-        if jax.device_count() > 1:
-            raise InputError(
-                f'model.convolution=cuda computes on one device, and there are {jax.device_count()}: leave it at xla, '
-                'or set CUDA_VISIBLE_DEVICES=0.'
-            )
-        return self.model.clone(convolution=convolution.conv_general_dilated())
+        return self.model.clone(convolution=CONVOLUTIONS[self.convolution or self.fastest_convolution()](self.model))
+
+    def fastest_convolution(self) -> str:
+        """The convolutions that train fastest here, of those that change nothing but rounding."""
+        return 'simd' if _is_for_cpu(self.model) and cpu_convolution.is_built() else 'xla'
+
+
+def _is_for_cpu(model: RoutedResNet) -> bool:
+    return jax.default_backend() == 'cpu' and model.architecture.image_size >= cpu_convolution.LEAST_SIZE
+
+
+def _xla(model: RoutedResNet) -> Any:
+    return cpu_convolution.conv_general_dilated if _is_for_cpu(model) else None
+
+
+def _simd(model: RoutedResNet) -> Any:
+    del model
+    if jax.default_backend() != 'cpu':
+        raise InputError('model.convolution=simd is for CPUs, and JAX has other devices: leave it out.')
+    return cpu_convolution.by_kernels()
+
+
+def _cuda(model: RoutedResNet) -> Any:
+    del model
+    if jax.default_backend() != 'gpu':
+        raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it out.')
+    if jax.device_count() > 1:
+        raise InputError(
+            f'model.convolution=cuda computes on one device, and there are {jax.device_count()}: leave it out, '
+            'or set CUDA_VISIBLE_DEVICES=0.'
+        )
+    return convolution.conv_general_dilated()
+
+
+CONVOLUTIONS = {'xla': _xla, 'simd': _simd, 'cuda': _cuda}
 
 
 def read(config: ConfigDict) -> Setup:
@@ -117,7 +140,8 @@ def read(config: ConfigDict) -> Setup:
     model = _network(config, data, method)
     recipe = _recipe(config)
     record = json.loads(config.to_json())
-    checks.one_of('model.convolution', config.model.convolution, ('xla', 'cuda'))
+    if config.model.convolution is not None:
+        checks.one_of('model.convolution', config.model.convolution, CONVOLUTIONS)
     if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':
         raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
     return Setup(data, model, method, recipe, record, config.model.convolution, _teacher(config, data))

@@ -16,6 +16,7 @@ from absl import app, flags
 from codinet_jax.models.execution import masked
 from codinet_jax.models.network import RoutedResNet
 from experiments.real_accuracy import images, networks
+from experiments.real_accuracy.progress import log
 
 
 def path(cache: pathlib.Path, teachers: Sequence[str], pool: int, cut: int, num_images: int) -> pathlib.Path:
@@ -36,7 +37,11 @@ def soft_targets(
     total_KxNxY = np.zeros((pool, num_images, 10), np.float32)
     for teacher in teachers:
         start = networks.read(teacher)
-        model = networks.static(start, networks.train_dtype()).clone(convolution=networks.convolution())
+        model = networks.static(start, networks.train_dtype()).clone(
+            convolution=networks.convolution(),
+            # XLA:CPU computes what is in a loop on one thread.
+            unroll=start.architecture.num_blocks if jax.default_backend() == 'cpu' else 1,
+        )
         forward = _forward(model, batch, cut)
         for k in range(pool):
             parts = [
@@ -44,6 +49,7 @@ def soft_targets(
                 for i in range(0, num_images, batch)
             ]
             total_KxNxY[k] += np.concatenate(jax.device_get(parts)) / len(teachers)
+            log(f'{start.name} has answered view {k + 1} of {pool}')
     soft_KxNxY = total_KxNxY.astype(np.float16)
     images.save(file, soft_KxNxY)
     return soft_KxNxY

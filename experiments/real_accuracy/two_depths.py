@@ -3,8 +3,8 @@ unsure of go on to the deep one.
 
 `python -m experiments.real_accuracy.two_depths --start=resnet56.npz --depth=20 --epochs=3 --seed=0 \
 --teachers=resnet56.npz --pool=4 --data_dir=DIR --output=DIR`: the shallow network lies in the deep one (depths.py).
-With `--shallow=resnet20.npz` in place of `--depth`, it is that one, and the deep one's later blocks go on with what it
-has computed (resumed.py).
+With `--shallow=resnet20.npz`, it is that one, or the first blocks of its stages if there is a `--depth`, and the deep
+one's later blocks go on with what it has computed (resumed.py).
 
 Writes NAME.json (accuracies, and what going on is worth, at the costs of `cascade.TARGETS`), NAME_shallow_routes.npz
 and NAME_deep_routes.npz (logits, as `cascade` reads them), and the weights: NAME_shallow.npz and NAME_deep.npz, as
@@ -39,10 +39,10 @@ from experiments.real_accuracy.progress import log
 del settings  # imported for its flags
 FLAGS = flags.FLAGS
 flags.DEFINE_string('start', None, 'The deep static network to start from, as import_weights writes it.', required=True)
-flags.DEFINE_integer('depth', 20, 'Of the shallow network within it: 6n+2.')
-flags.DEFINE_string(
-    'shallow', None, 'A shallow static network instead, which the later blocks of the deep one go on from.'
+flags.DEFINE_integer(
+    'depth', None, 'Of the shallow network, 6n+2: the first blocks of each stage of --shallow, or else of --start, there 20.'
 )
+flags.DEFINE_string('shallow', None, 'A static network that the later blocks of the deep one go on from.')
 flags.DEFINE_integer('joined_on', 500, 'Training images, from the first, that such blocks are joined to it on.')
 flags.DEFINE_float('epochs', 3, 'Passes over the images, two views of each.')
 flags.DEFINE_integer('seed', 0, 'Of order and views.')
@@ -73,7 +73,8 @@ class Pair(NamedTuple):
 
 def name() -> str:
     deep, shallow = pathlib.Path(FLAGS.start).stem, FLAGS.shallow and pathlib.Path(FLAGS.shallow).stem
-    kind = f'after_{shallow}' if shallow else f'with_{FLAGS.depth}'
+    first = f'_first{FLAGS.depth}' if FLAGS.depth else ''
+    kind = f'after_{shallow}{first}' if shallow else f'with_{_depth()}'
     return f'{deep}_{kind}_{FLAGS.epochs:g}epochs_s{FLAGS.seed}'
 
 
@@ -94,9 +95,8 @@ def main(argv: Sequence[str]) -> None:
         'name': name(),
         'commit': provenance.commit(),
         'seed': FLAGS.seed,
-        'settings': {
-            key: FLAGS[key].value for key in (*SETTINGS, *(('shallow', 'joined_on') if FLAGS.shallow else ('depth',)))
-        },
+        'settings': {key: FLAGS[key].value for key in (*SETTINGS, *(('shallow', 'joined_on') if FLAGS.shallow else ()))}
+        | {'depth': FLAGS.depth if FLAGS.shallow else _depth()},
         'num_steps': trained.num_steps,
         'ms_per_step': trained.ms_per_step,
         'history': [
@@ -129,16 +129,22 @@ def _within(prefix: pathlib.Path) -> Pair:
 
     def ask(variables: Any, test: images.Images, calibration: images.Images) -> list[dict[str, Any]]:
         answers = []
-        for kind, network in zip(KINDS, depths.both(variables, deep, FLAGS.depth), strict=True):
+        for kind, network in zip(KINDS, depths.both(variables, deep, _depth()), strict=True):
             _write(f'{prefix}_{kind}.npz', network.variables)
             answers.append(cascade.ask_static(network, test, calibration, FLAGS.cut, FLAGS.eval_batch))
         return answers
 
-    return Pair(depths.begin(deep, FLAGS.depth), depths.answer(deep, FLAGS.depth), ask)
+    return Pair(depths.begin(deep, _depth()), depths.answer(deep, _depth()), ask)
+
+
+def _depth() -> int:
+    return FLAGS.depth or 20
 
 
 def _resumed(train: images.Images, prefix: pathlib.Path) -> Pair:
     shallow, deep = networks.read(FLAGS.shallow), networks.read(FLAGS.start)
+    if FLAGS.depth:
+        shallow = depths.shallow(shallow, FLAGS.depth)
     model = resumed.network(shallow.architecture, deep.architecture)
     costs, first_n = model.costs, resuming.first_pass_n(model.architecture)
     first_macs = costs.mean_macs(np.array(first_n))

@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> None:
     command.start_devices()
 
     from codinet_jax.config import setup
-    from codinet_jax.inference import load, program, timing
+    from codinet_jax.inference import load, timing
+    from codinet_jax.models.network import drawn
     from codinet_jax.runtime import provenance
 
     threshold, images = 0.5, None
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
             images = named.data.open('test').sample(MOST_IMAGES, named.recipe.seed).images_NxHxWxC
     else:
         named = setup.read(config_flag.read(CONFIG, 'what to time: --workdir=DIRECTORY, or '))
-        variables, run_rates = program.untrained(named.model, named.recipe.seed), run_rates or [0.25, 0.5, 1.0]
+        variables, run_rates = drawn(named.model, named.recipe.seed), run_rates or [0.25, 0.5, 1.0]
     model, seed = named.model, named.recipe.seed
     contests = []
     for batch_size in batch_sizes:

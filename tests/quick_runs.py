@@ -1,7 +1,8 @@
 """Training in less time, in this process and in commands that are forks of one.
 
 Steps are compiled with little care: nets as small as those of tests train as fast, and compile in two fifths of the
-time. What evaluates runs four times as long if it is compiled so, and keeps its level. Cost is matched on few images.
+time. So is what draws fresh weights. What evaluates runs four times as long if it is compiled so, and keeps its level.
+Cost is matched on few images.
 
 A maximum is not to be differentiated so: computed twice, before and after other operations are fused with it, it is no
 longer equal to any of what it is the maximum of, and its gradient is 0 / 0.
@@ -13,6 +14,7 @@ from unittest import mock
 
 import jax
 
+from codinet_jax.models import network
 from codinet_jax.training import cost_matching, loop, stages
 
 OPTIONS: dict[str, Any] = {'xla_backend_optimization_level': 0}
@@ -23,6 +25,7 @@ def begin() -> None:
     """From now on, of every training loop of this process."""
     loop.compiled = compiled
     cost_matching.NUM_IMAGES = 256
+    network.DRAWING_ON_CPU |= OPTIONS
 
 
 def end() -> None:

@@ -13,7 +13,7 @@ import pytest
 import codinet_jax
 import helpers
 from codinet_jax.data.spec import DataSpec
-from codinet_jax.inference import program
+from codinet_jax.models.network import drawn
 from codinet_jax.runtime import bfloat16
 from codinet_jax.runtime.errors import InputError
 
@@ -84,7 +84,7 @@ def test_with_jax_started_before_what_would_be_wrong_is_refused() -> None:
 
 def test_a_network_that_would_be_computed_wrong_is_refused(wrong_here: None) -> None:
     float32 = helpers.tiny_network(None)
-    variables = program.untrained(float32, 0)
+    variables = drawn(float32, 0)
     codinet_jax.predictor(float32, SPEC, variables)(IMAGES)
     with pytest.raises(InputError, match=r'NaN in bfloat16 on this CPU: import codinet_jax before'):
         codinet_jax.predictor(float32.clone(dtype=jnp.bfloat16), SPEC, variables)(IMAGES)
@@ -92,7 +92,7 @@ def test_a_network_that_would_be_computed_wrong_is_refused(wrong_here: None) -> 
 
 def test_so_is_an_exported_one(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     float32 = helpers.tiny_network(None)
-    variables = program.untrained(float32, 0)
+    variables = drawn(float32, 0)
     for name, dtype in (('float32', jnp.float32), ('bfloat16', jnp.bfloat16)):
         codinet_jax.predictor(float32.clone(dtype=dtype), SPEC, variables).export(tmp_path / name)
     exact, rounded = (codinet_jax.load_exported(tmp_path / name)(IMAGES) for name in ('float32', 'bfloat16'))

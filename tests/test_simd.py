@@ -1,5 +1,5 @@
-"""The kernels for CPUs: convolutions and both gradients against XLA's, as a compiler makes them for several processors,
-with one thread and with more, on one device and on several; and that training goes by them where there is a compiler."""
+"""The kernels for CPUs: convolutions and both gradients against XLA's, as made for several processors, with one thread
+and with more, on one device and on several; and that training goes by them where there is a compiler."""
 
 import dataclasses
 import os
@@ -206,7 +206,9 @@ def test_without_a_compiler_a_run_says_what_it_misses(monkeypatch: pytest.Monkey
         cpu_convolution.by_kernels.cache_clear()
 
 
-@pytest.mark.parametrize(('asked', 'begun', 'found'), [(None, 'xla', 'xla'), (None, None, 'simd'), ('xla', 'simd', 'xla')])
+@pytest.mark.parametrize(
+    ('asked', 'begun', 'found'), [(None, 'xla', 'xla'), (None, None, 'simd'), ('xla', 'simd', 'xla')]
+)
 def test_a_run_goes_on_with_what_it_began_with(asked: str | None, begun: str | None, found: str) -> None:
     config, before = cifar10_r20.get_config(), cifar10_r20.get_config()
     config.model.convolution, before.model.convolution = asked, begun

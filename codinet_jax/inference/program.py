@@ -15,7 +15,7 @@ from codinet_jax.inference.predictor import Forward, NetworkSpec, Program
 from codinet_jax.kernels import pixel_pairs
 from codinet_jax.models import execution
 from codinet_jax.models.execution import Execution
-from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
 
@@ -101,11 +101,6 @@ def _fused(model: RoutedResNet, spec: DataSpec, variables: Mapping[str, Any]) ->
     if backend != 'gpu':
         raise InputError('Strategy fused needs a CUDA device or a TPU, and there is none here: take compacted.')
     return fused.program(model), fused.pack(model, spec, fold(variables))
-
-
-def untrained(model: RoutedResNet, seed: int) -> dict[str, Any]:
-    """Variables of a network that has learnt nothing, for timing."""
-    return jax.jit(lambda: fresh_variables(model, seed))()
 
 
 def on_devices(model: RoutedResNet, spec: DataSpec, variables: Mapping[str, Any], strategy: str | None) -> Forward:

@@ -47,7 +47,7 @@ def is_built() -> bool:
     try:
         by_kernels()
     except InputError as error:
-        logging.log_first_n(logging.WARNING, "%s Until then XLA's convolutions train, in about twice the time.", 1, error)
+        logging.log_first_n(logging.WARNING, "%s Until then XLA's convolutions train, and take longer.", 1, error)
         return False
     return True
 

@@ -21,6 +21,8 @@ from codinet_jax.runtime import bfloat16
 from codinet_jax.runtime.errors import InputError
 
 EPSILON = 1e-5  # of batch norm
+# To draw numbers takes no time. Compiling the program that does takes seconds, and a third of that at this level.
+DRAWING_ON_CPU: dict[str, Any] = {'xla_backend_optimization_level': 1}
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
@@ -300,6 +302,13 @@ def fresh_variables(model: RoutedResNet, seed: int) -> dict[str, Any]:
         shift = margin - router_kind(model.router).initial_margin
         if abs(shift) > 1e-9:  # more than the rounding of logarithms
             variables['params'] = shifted(variables['params'], model.router, shift)
+    return variables
+
+
+def drawn(model: RoutedResNet, seed: int) -> dict[str, Any]:
+    """`fresh_variables`, by a program of its own: in one with what follows XLA might round otherwise."""
+    options = DRAWING_ON_CPU if jax.default_backend() == 'cpu' else {}
+    variables: dict[str, Any] = jax.jit(lambda: fresh_variables(model, seed), compiler_options=options)()
     return variables
 
 

@@ -12,7 +12,7 @@ from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.config.setup import Setup
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.methods import Method, terms
-from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.network import RoutedResNet, drawn, fresh_variables
 from codinet_jax.runtime import sharding
 from codinet_jax.training import optimizer
 from codinet_jax.training import state as train_state
@@ -46,9 +46,8 @@ class Stage(NamedTuple):
         self, mesh: Mesh, variables: Mapping[str, Any] | None = None, teacher: Mapping[str, Any] | None = None
     ) -> TrainState:
         """`first_state` on every device of a mesh."""
-        # Drawn by a program of its own: in one with what follows XLA might round otherwise.
         if variables is None:
-            variables = jax.device_get(jax.jit(lambda: fresh_variables(self.step.model, self.seed))())
+            variables = jax.device_get(drawn(self.step.model, self.seed))
         return jax.jit(self.first_state, out_shardings=sharding.replicated(mesh))(variables, teacher)
 
     def begun_from(self, state: TrainState, mesh: Mesh) -> TrainState:

@@ -10,7 +10,7 @@ from codinet_jax.config.setup import Setup
 from codinet_jax.data import augment
 from codinet_jax.data.split import Split
 from codinet_jax.models import joining, pretrained, weights_file
-from codinet_jax.models.network import fresh_variables
+from codinet_jax.models.network import drawn
 from codinet_jax.models.routers import is_of_routing
 from codinet_jax.models.weights_file import WeightsInput
 from codinet_jax.runtime import hosts
@@ -68,7 +68,7 @@ def given_variables(setup: Setup, train_set: Split) -> tuple[dict[str, Any] | No
         return None, _teacher(setup, {})
     imported = weights_file.read(file)
     with waiting('making the weights'):
-        fresh = jax.device_get(jax.jit(lambda: fresh_variables(setup.model, setup.recipe.seed))())
+        fresh = jax.device_get(drawn(setup.model, setup.recipe.seed))
     _check_resuming(setup, imported)
     if setup.recipe.resumes is None:
         variables = pretrained.into(fresh, imported, file)

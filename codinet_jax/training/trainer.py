@@ -13,7 +13,7 @@ from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.methods import Method
 from codinet_jax.models import pretrained
-from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.network import RoutedResNet, drawn
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training.loop import Run
 from codinet_jax.training.state import TrainState
@@ -93,8 +93,8 @@ class Trainer:
                 raise InputError('distillation_weight is set: give fit the variables that teach.')
             teacher = pretrained.teacher(self.network, variables, 'The given variables')
         if variables is not None:
-            fresh = jax.jit(lambda: fresh_variables(self.network, setup.recipe.seed))()
-            variables = pretrained.into(jax.device_get(fresh), variables, 'The given variables')
+            fresh = jax.device_get(drawn(self.network, setup.recipe.seed))
+            variables = pretrained.into(fresh, variables, 'The given variables')
         with contextlib.ExitStack() as open_files:
             run = Run(setup, train, tests[0] if tests else None, None, open_files, variables, teacher)
             run.both_stages()

@@ -8,7 +8,7 @@ import numpy as np
 
 from codinet_jax.models import weights_file
 from codinet_jax.models.architecture import cifar_resnet
-from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.network import RoutedResNet, drawn
 from experiments.real_accuracy import images
 
 NUM_IMAGES = 32
@@ -20,7 +20,7 @@ def main(work: pathlib.Path) -> None:
         (work / folder).mkdir(parents=True, exist_ok=True)
     for depth in (8, 14):
         network = RoutedResNet(cifar_resnet(depth), None)
-        variables = jax.device_get(jax.jit(lambda network=network: fresh_variables(network, 0))())
+        variables = jax.device_get(drawn(network, 0))
         weights_file.write(work / 'weights' / f'resnet{depth}.npz', variables)
     rng = np.random.default_rng(0)
     for split in ('train', 'test'):

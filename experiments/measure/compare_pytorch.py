@@ -90,15 +90,16 @@ def compare_in_turns(config: ConfigDict, output: pathlib.Path | None) -> None:
     import torch
 
     from codinet_jax.config import setup
-    from codinet_jax.inference import program, timing
+    from codinet_jax.inference import timing
     from codinet_jax.inference.folding import fold
+    from codinet_jax.models.network import drawn
     from codinet_jax.runtime import provenance
     from experiments.measure import torch_measure
     from experiments.measure.torch_opponent import Opponent
 
     named = setup.read(config)
     model, seed = named.model, named.recipe.seed
-    device, variables, found = torch_measure.start(), program.untrained(model, seed), []
+    device, variables, found = torch_measure.start(), drawn(model, seed), []
     for batch_size in sizes:
         draws = timing.random_draws(model, batch_size, RUN_RATE.value, min(REPEATS.value, MAX_DRAWS), seed)
         ours = timing.contest(model, named.data.spec, variables, [draws], repeats=3, report=_log)
@@ -169,7 +170,7 @@ def refer(config: ConfigDict) -> None:
     from codinet_jax.config import setup
     from codinet_jax.inference import program, timing
     from codinet_jax.inference.folding import fold
-    from codinet_jax.models.network import RoutedResNet
+    from codinet_jax.models.network import RoutedResNet, drawn
     from codinet_jax.runtime import provenance
     from experiments.measure.torch_opponent import relative_error
 
@@ -177,7 +178,7 @@ def refer(config: ConfigDict) -> None:
     model, seed = named.model, named.recipe.seed
     whole, static = model.clone(dtype=jax.numpy.float32), model.static
     with jax.default_matmul_precision('highest'):
-        weights = fold(program.untrained(whole, seed))
+        weights = fold(drawn(whole, seed))
         draws = timing.random_draws(model, CHECKED, RUN_RATE.value, 1, seed)
 
         def logits(of: RoutedResNet, strategy: str) -> np.ndarray:
@@ -200,12 +201,13 @@ def time_ours(config: ConfigDict) -> None:
     command.start_devices()
 
     from codinet_jax.config import setup
-    from codinet_jax.inference import program, timing
+    from codinet_jax.inference import timing
+    from codinet_jax.models.network import drawn
     from codinet_jax.runtime import provenance
 
     named = setup.read(config)
     model, spec, seed = named.model, named.data.spec, named.recipe.seed
-    variables, contests = program.untrained(model, seed), []
+    variables, contests = drawn(model, seed), []
     for batch_size in batch_sizes('1,32,256,1024'):
         draws = timing.random_draws(model, batch_size, RUN_RATE.value, min(REPEATS.value, MAX_DRAWS), seed)
         contests.append(timing.contest(model, spec, variables, [draws], repeats=REPEATS.value, report=_log))

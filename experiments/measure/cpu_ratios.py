@@ -4,7 +4,8 @@
     python -m experiments.measure.cpu_ratios --parts=training --repeats=30 --output=FILE.json
 
 Inference is of a folded ResNet-110 with linear routers, untrained, on random pixels: 128 images over all devices at one
-half and at all of the blocks, and one image. Training is stage 1's step of a ResNet-32, 64 views, routed and static.
+half and at all of the blocks, and one image. Training is stage 1's step of a ResNet-32, 64 views, routed and static, by
+the convolutions that a run takes here, and by XLA's.
 Every turn calls each of what is compared; a ratio is of medians, with that of the fastest turns beside it, which other
 work on the machine sways less. On a machine that is busy, --seconds=cpu counts the process's own seconds; give one
 device then, for threads that wait for one another count as well.
@@ -12,6 +13,7 @@ device then, for threads that wait for one another count as well.
 PyTorch is not a requirement of the package: pip install torch.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +40,12 @@ GOALS: dict[str, dict[tuple[str, str], float | None]] = {
         ('compacted 1', 'static'): 1.04,
     },
     'one': {('conditional 0.5', 'static'): 0.55, ('static', 'PyTorch static'): None},
-    'training': {('routed', 'PyTorch routed'): 1.2, ('static', 'PyTorch static'): 1.2},
+    'training': {
+        ('routed', 'PyTorch routed'): 1.2,
+        ('static', 'PyTorch static'): 1.2,
+        ('routed', 'routed by XLA'): None,
+        ('static', 'static by XLA'): None,
+    },
 }
 
 
@@ -106,8 +113,13 @@ def of_training() -> dict[str, Callable[[int], Any]]:
     static = default.with_variant(config.copy_and_resolve_references(), 'static')
     calls: dict[str, Callable[[int], Any]] = {}
     for name, each in (('routed', setup.read(config)), ('static', setup.read(static))):
-        ours, theirs = Stepper(each), Trainer(each, _device())
-        calls |= {name: _ignoring_turns(ours.step), f'PyTorch {name}': _ignoring_turns(theirs.step)}
+        by_xla = Stepper(dataclasses.replace(each, convolution='xla'))
+        steppers: dict[str, Any] = {
+            name: Stepper(each),
+            f'{name} by XLA': by_xla,
+            f'PyTorch {name}': Trainer(each, _device()),
+        }
+        calls |= {whose: _ignoring_turns(stepper.step) for whose, stepper in steppers.items()}
     return calls
 
 
@@ -146,12 +158,13 @@ def _inference(batch_size: int) -> Any:
     from codinet_jax.config import setup
     from codinet_jax.inference import program, timing
     from codinet_jax.inference.folding import fold
+    from codinet_jax.models.network import drawn
     from configs import cifar10_r110
     from experiments.measure.torch_opponent import Opponent
 
     named = setup.read(cifar10_r110.get_config())
     model, spec = named.model, named.data.spec
-    variables = program.untrained(model, 0)
+    variables = drawn(model, 0)
     spread_over = max(d for d in range(1, jax.device_count() + 1) if batch_size % d == 0)
 
     def contestant(of: Any, strategy: str, draws: Any) -> Any:

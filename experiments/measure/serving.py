@@ -79,14 +79,14 @@ def main(argv: Sequence[str]) -> None:
 def _exported(directory: pathlib.Path, images: np.ndarray) -> dict[str, float]:
     """Writes both networks; by name what they spend on these images, as a share of the static MACs."""
     from codinet_jax.data.spec import DataSpec
-    from codinet_jax.inference import load, program
+    from codinet_jax.inference import load
     from codinet_jax.models.architecture import imagenet_resnet
-    from codinet_jax.models.network import RoutedResNet
+    from codinet_jax.models.network import RoutedResNet, drawn
 
     architecture = imagenet_resnet(18, image_size=IMAGE_SIZE.value, num_classes=10)
     spec = DataSpec(classes=10, mean=0.5, std=0.25)
     network = RoutedResNet(architecture)
-    variables = program.untrained(network, SEED)
+    variables = drawn(network, SEED)
     load.from_network(network.static, spec, variables).export(directory / 'static')
 
     routed = load.from_network(network, spec, variables)

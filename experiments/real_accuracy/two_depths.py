@@ -40,7 +40,9 @@ del settings  # imported for its flags
 FLAGS = flags.FLAGS
 flags.DEFINE_string('start', None, 'The deep static network to start from, as import_weights writes it.', required=True)
 flags.DEFINE_integer(
-    'depth', None, 'Of the shallow network, 6n+2: the first blocks of each stage of --shallow, or else of --start, there 20.'
+    'depth',
+    None,
+    'Of the shallow network, 6n+2: the first blocks of each stage of --shallow, or else of --start, there 20.',
 )
 flags.DEFINE_string('shallow', None, 'A static network that the later blocks of the deep one go on from.')
 flags.DEFINE_integer('joined_on', 500, 'Training images, from the first, that such blocks are joined to it on.')

@@ -10,7 +10,7 @@ import numpy as np
 from codinet_jax.config.setup import Setup
 from codinet_jax.data import augment
 from codinet_jax.models import execution, pretrained, weights_file
-from codinet_jax.models.network import fresh_variables
+from codinet_jax.models.network import drawn
 from experiments.real_accuracy import allocation, gates, ordering
 
 SURE = 30.0  # a logit margin that leaves nothing open
@@ -27,7 +27,7 @@ def write(start: pathlib.Path, setup: Setup, target_cost: float, output: pathlib
       output: the file.
     """
     model, imported = setup.model, weights_file.read(start)
-    variables = pretrained.into(jax.jit(lambda: fresh_variables(model, 0))(), imported, str(start))
+    variables = pretrained.into(drawn(model, 0), imported, str(start))
     split = setup.data.open('train').sample(NUM_IMAGES, 0)
     images_BxHxWxC = augment.normalise(jnp.asarray(split.images_NxHxWxC), *setup.data.spec.normalisation)
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int | None:
     if DISTRIBUTED.value or any(value is not None for value in cluster):
         with hosts.joined(*cluster):
             return _train(config, workdir)
-    command.start_devices(config.batch_size // max(1, config.accumulate_steps))
+    command.start_devices(config.batch_size // max(1, config.accumulate_steps), trains=True)
     return _train(config, workdir)
 
 

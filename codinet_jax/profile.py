@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     output, trace = command.output_file(OUTPUT), files.expanded(TRACE.value) if TRACE.value else None
     if trace and trace.exists() and not trace.is_dir():
         raise InputError(f'{trace} is a file: give --trace a directory.')
-    command.start_devices(config.batch_size // max(1, config.accumulate_steps))
+    command.start_devices(config.batch_size // max(1, config.accumulate_steps), trains=True)
 
     from codinet_jax.config import setup
     from codinet_jax.runtime import provenance

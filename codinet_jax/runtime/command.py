@@ -19,18 +19,18 @@ from typing import NamedTuple, NoReturn
 import jax
 from absl import app, flags, logging
 
-from codinet_jax.runtime import files
+from codinet_jax.runtime import files, memory
 from codinet_jax.runtime.errors import InputError
 
 flags.disclaim_key_flags()  # flags defined here are those of the command that asks for them
 
 
-def start_devices(batch_size: int = 0) -> None:
+def start_devices(batch_size: int = 0, *, trains: bool = False) -> None:
     """Readies the devices of a process alone; to be called before anything touches one.
 
     A machine without an accelerator gets one host device per core, as many as divide the batch if there is one size of
     it, because XLA:CPU runs elementwise work inside loops on a single thread. JAX_NUM_CPU_DEVICES asks for another
-    number.
+    number. Where it `trains`, the process keeps its memory (`memory.keep`).
     """
     if 'JAX_NUM_CPU_DEVICES' not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -40,6 +40,15 @@ def start_devices(batch_size: int = 0) -> None:
             raise InputError(
                 'A module of --import made a JAX array while it was imported: let it make arrays inside functions.'
             ) from error
+    if trains and not _may_have_accelerator():
+        memory.keep()
+
+
+def _may_have_accelerator() -> bool:
+    """What can be known before anything touches a device, by what is installed."""
+    if jax.config.jax_platforms:
+        return str(jax.config.jax_platforms) != 'cpu'
+    return any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
 
 
 class NamedNetwork(NamedTuple):

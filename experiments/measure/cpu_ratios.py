@@ -5,7 +5,8 @@
 
 Inference is of a folded ResNet-110 with linear routers, untrained, on random pixels: 128 images over all devices at one
 half and at all of the blocks, and one image. Training is stage 1's step of a ResNet-32, 64 views, routed and static, by
-the convolutions that a run takes here, and by XLA's.
+the convolutions that a run takes here, and by XLA's. With --parts=training the process keeps its memory, as one that
+trains does; PyTorch then has it too.
 Every turn calls each of what is compared; a ratio is of medians, with that of the fastest turns beside it, which other
 work on the machine sways less. On a machine that is busy, --seconds=cpu counts the process's own seconds; give one
 device then, for threads that wait for one another count as well.
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     if unknown := [part for part in PARTS.value if part not in GOALS]:
         raise InputError(f'There is no part {unknown[0]!r}: --parts takes some of {", ".join(GOALS)}.')
     output = command.output_file(OUTPUT)
-    command.start_devices()
+    command.start_devices(trains=PARTS.value == ['training'])
     from codinet_jax.runtime import provenance
     from experiments.measure import report, torch_measure
 

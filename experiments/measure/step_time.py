@@ -21,7 +21,7 @@ REPEATS = flags.DEFINE_integer('repeats', 20, 'Steps of each network that are ti
 def main(argv: Sequence[str]) -> None:
     del argv
     config = config_flag.read(CONFIG)
-    command.start_devices(config.batch_size)
+    command.start_devices(config.batch_size, trains=True)
 
     from codinet_jax.config import default, setup
     from codinet_jax.runtime import provenance

@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from codinet_jax.models import execution, resuming, weights_file
-from codinet_jax.runtime import files, provenance, sharding
+from codinet_jax.runtime import command, files, provenance, sharding
 from experiments.real_accuracy import (
     cascade,
     depths,
@@ -82,6 +82,7 @@ def name() -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    command.start_devices(FLAGS.batch, trains=True)
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))

@@ -17,7 +17,8 @@ def test_each_fault_can_still_be_made_and_is_code() -> None:
     for mutant in MUTANTS:
         whole = (helpers.REPOSITORY / mutant.path).read_text()
         faulty = mutant.applied(whole)
-        assert ast.dump(ast.parse(faulty)) != ast.dump(ast.parse(whole)), mutant.fault
+        if mutant.path.suffix == '.py':
+            assert ast.dump(ast.parse(faulty)) != ast.dump(ast.parse(whole)), mutant.fault
 
 
 def test_the_tests_that_should_notice_are_there() -> None:

@@ -2,8 +2,9 @@
 
 from experiments.mutants.data import DATA
 from experiments.mutants.inference import INFERENCE
+from experiments.mutants.kernels import KERNELS
 from experiments.mutants.models import MODELS
 from experiments.mutants.routing import ROUTING
 from experiments.mutants.training import TRAINING
 
-MUTANTS = (*ROUTING, *MODELS, *TRAINING, *INFERENCE, *DATA)
+MUTANTS = (*ROUTING, *MODELS, *KERNELS, *TRAINING, *INFERENCE, *DATA)

@@ -3,6 +3,7 @@
 from experiments.mutants.mutant import Mutant
 
 EXECUTION, NETWORK, BLOCKS = 'models/execution.py', 'models/network.py', 'models/blocks.py'
+RESUMING, JOINING = 'models/resuming.py', 'models/joining.py'
 NORMS, COST, ROUTER, ROUTERS = 'models/norms.py', 'models/cost.py', 'models/router.py', 'models/routers.py'
 BY_A_LOOP = 'network::masked_is_a_loop_over_images_that_really_runs_or_skips_each_block'
 
@@ -230,5 +231,61 @@ MODELS = (
         'before = 0 if backbone.architecture.stages[stage - 1].transition is None else 1',
         'before = 0',
         ('import_weights::every_tensor_of_a_cifar_resnet_goes_to_the_leaf_and_the_block_that_it_is_of',),
+    ),
+    Mutant(
+        'a join reads the other pixels of the stage before',
+        RESUMING,
+        'jnp.tensordot(x[:, ::2, ::2], down',
+        'jnp.tensordot(x[:, 1::2, 1::2], down',
+        ('joining::where_the_joins_can_be_exact_the_last_answer_is_the_deep_networks',),
+    ),
+    Mutant(
+        'stages are resumed from the last to the first',
+        RESUMING,
+        'ends = (*ends, a_BxHxWxC)',
+        'ends = (a_BxHxWxC, *ends)',
+        ('resuming::who_is_unsure_goes_on_from_the_ends_of_the_first_stages',),
+    ),
+    Mutant(
+        'the bias of who goes on counts the other way',
+        RESUMING,
+        "margin = exits.margin_B(logits_BxY) + shared['bias']",
+        "margin = exits.margin_B(logits_BxY) - shared['bias']",
+        ('resuming::who_is_unsure_goes_on_from_the_ends_of_the_first_stages',),
+    ),
+    Mutant(
+        'what is joined keeps its negative part',
+        RESUMING,
+        'return nn.relu(joined)',
+        'return joined',
+        ('resuming::who_is_unsure_goes_on_from_the_ends_of_the_first_stages',),
+    ),
+    Mutant(
+        'a first join is charged for a stage before it',
+        RESUMING,
+        'before = is_later * channels',
+        'before = channels',
+        ('resuming::it_costs_the_deep_network_and_the_joins_counted_by_hand',),
+    ),
+    Mutant(
+        'joins are fitted on the last batch alone',
+        JOINING,
+        'square_CxC + known_PxC.T @ known_PxC, cross_CxD + known_PxC.T @ wanted_PxD',
+        'known_PxC.T @ known_PxC, known_PxC.T @ wanted_PxD',
+        ('joining::a_join_is_fitted_by_least_squares_whatever_the_batches',),
+    ),
+    Mutant(
+        "the first answer is by the deep network's head",
+        JOINING,
+        "_end']['head'] = shallow['params']['head']",
+        "_end']['head'] = deep['params']['head']",
+        ('joining::it_begins_with_the_shallow_networks_answers_and_goes_on_where_it_is_unsure',),
+    ),
+    Mutant(
+        'later blocks are the first ones again',
+        JOINING,
+        'slice(stage.repeats, None)',
+        'slice(deep_stage.repeats - stage.repeats)',
+        ('joining::where_the_joins_can_be_exact_the_last_answer_is_the_deep_networks',),
     ),
 )

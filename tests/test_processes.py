@@ -3,8 +3,11 @@
 All of them train one tiny network on two devices, and share a compilation cache.
 """
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,6 +192,33 @@ def test_what_is_wrong_for_one_host_is_said_by_both(
         _, stderr = ended(process, 2, SECONDS_TO_MISS_A_HOST)
         assert stderr.startswith('error: ') and stderr.count('\n') == 1 and sentence in stderr
     assert not (processes.root / names[-1] / 'checkpoints').exists()
+
+
+OF_TWO = """
+import sys
+import jax
+import numpy as np
+from codinet_jax.runtime import hosts
+jax.config.update('jax_platforms', 'cpu')
+with hosts.joined(sys.argv[1], 2, int(sys.argv[2])):
+    own = np.full((2, 3), 0.1 + jax.process_index(), np.float32)
+    found, nothing = hosts.arrays_of_first(({'w': own}, None))
+    print(found['w'].tolist() == [[np.float32(0.1)] * 3] * 2, nothing)
+"""
+
+
+def test_every_host_begins_with_the_weights_of_the_first() -> None:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        coordinator = f'127.0.0.1:{free.getsockname()[1]}'
+    pair = [
+        subprocess.Popen(
+            [sys.executable, '-c', OF_TWO, coordinator, str(index)], stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=SECONDS_TO_MISS_A_HOST)[0].splitlines() for process in pair]
+    assert [lines[-1] for lines in said] == ['True None'] * 2  # Gloo says something before
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,13 @@ def sent_by_first(value: Any) -> Any:
     return json.loads(_from_all_hosts(json.dumps(value))[0])
 
 
+def arrays_of_first(tree: Any) -> Any:
+    """The arrays that the first host has, as NumPy's, on every host: what is drawn or fitted on processors of several
+    kinds may differ in its last bits.
+    """
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
 def _from_all_hosts(text: str) -> list[str]:
     encoded = text.encode(errors='backslashreplace')
     longest = max(1, int(np.max(multihost_utils.process_allgather(np.int32(len(encoded))))))

@@ -13,7 +13,7 @@ from codinet_jax.config.setup import Setup
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.methods import Method, terms
 from codinet_jax.models.network import RoutedResNet, drawn, fresh_variables
-from codinet_jax.runtime import sharding
+from codinet_jax.runtime import hosts, sharding
 from codinet_jax.training import optimizer
 from codinet_jax.training import state as train_state
 from codinet_jax.training.objective import distilled
@@ -48,6 +48,7 @@ class Stage(NamedTuple):
         """`first_state` on every device of a mesh."""
         if variables is None:
             variables = jax.device_get(drawn(self.step.model, self.seed))
+        variables, teacher = hosts.arrays_of_first((variables, teacher))
         return jax.jit(self.first_state, out_shardings=sharding.replicated(mesh))(variables, teacher)
 
     def begun_from(self, state: TrainState, mesh: Mesh) -> TrainState:

@@ -21,7 +21,7 @@ from codinet_jax.evaluation import controls
 from codinet_jax.kernels import convolution as convolutions
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
-from codinet_jax.runtime import files
+from codinet_jax.runtime import command, files
 from experiments.real_accuracy import (
     allocation,
     cascade,
@@ -102,6 +102,7 @@ def name() -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    command.start_devices(1, trains=True)
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
@@ -150,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _steps(model: RoutedResNet, data: training.Data) -> fine_tuning.Steps:
     per_call = FLAGS.steps_per_call or (1 if jax.default_backend() == 'cpu' else 20)
-    convolution = convolutions.conv_general_dilated() if FLAGS.convolution == 'cuda' else None
+    convolution = convolutions.conv_general_dilated() if FLAGS.convolution == 'cuda' else networks.convolution()
     answer = training.routed(model.clone(convolution=convolution), FLAGS.views)
     call = training.make_call(answer, FLAGS.views, FLAGS.cut, per_call)
     return fine_tuning.Steps(call, data, FLAGS.batch, FLAGS.views, FLAGS.pool, per_call, FLAGS.seed)

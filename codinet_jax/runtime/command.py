@@ -46,8 +46,8 @@ def start_devices(batch_size: int = 0, *, trains: bool = False) -> None:
 
 def _may_have_accelerator() -> bool:
     """What can be known before anything touches a device, by what is installed."""
-    if jax.config.jax_platforms:
-        return str(jax.config.jax_platforms) != 'cpu'
+    if platforms := jax.config.values['jax_platforms']:
+        return str(platforms) != 'cpu'
     return any(importlib.util.find_spec(name) for name in ('jax_plugins', 'libtpu'))
 
 

@@ -53,9 +53,12 @@ def filled(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
     return changed
 
 
-def _convolution(config: ConfigDict, begun: ConfigDict | None, named: Setup) -> str:
+def _convolution(config: ConfigDict, begun: ConfigDict | None, named: Setup) -> str | None:
     """A run that goes on rounds as before, with a compiler at hand or without."""
-    return config.model.convolution or (begun and begun.model.convolution) or named.fastest_convolution()
+    if config.model.convolution is not None or begun is None:
+        return config.model.convolution or named.fastest_convolution()
+    recorded: str | None = begun.model.convolution  # None of one that was begun from Python
+    return recorded
 
 
 def _depth(config: ConfigDict, begun: ConfigDict | None, setting: str) -> int | None:

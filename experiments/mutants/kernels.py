@@ -65,8 +65,8 @@ KERNELS = (
     Mutant(
         'a run that goes on takes what convolves fastest now',
         'config/left_open.py',
-        '(begun and begun.model.convolution) or named',
-        'named',
+        'if config.model.convolution is not None or begun is None:',
+        'if True:',
         ('simd::a_run_goes_on_with_what_it_began_with',),
     ),
     Mutant(

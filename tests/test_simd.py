@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging
 from jax import lax
 
 from codinet_jax.config import left_open, setup
@@ -193,17 +192,21 @@ def test_a_network_trains_by_them_where_a_compiler_is_here(monkeypatch: pytest.M
     assert named.training_model().convolution is cpu_convolution.conv_general_dilated
 
 
-def test_without_a_compiler_a_run_says_what_it_misses(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_without_a_compiler_a_run_says_what_it_misses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(library, 'find_compiler', lambda recipe: None)
     monkeypatch.setattr(simd, 'LIBRARY', dataclasses.replace(simd.LIBRARY, name='never_built'))
     cpu_convolution.by_kernels.cache_clear()
-    logging.use_absl_handler()
+    cpu_convolution.is_built.cache_clear()
     try:
-        assert not cpu_convolution.is_built()
+        assert not cpu_convolution.is_built() and not cpu_convolution.is_built()
+        assert capsys.readouterr().out.count('install it') == 1
         with pytest.raises(InputError, match=r'built by g\+\+: install it'):
             cpu_convolution.by_kernels()
     finally:
         cpu_convolution.by_kernels.cache_clear()
+        cpu_convolution.is_built.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from codinet_jax.config import checks, default, plugins
+from codinet_jax.config import checks, convolutions, default, plugins
 from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.data import datasets
 from codinet_jax.data.datasets import DataSource
-from codinet_jax.kernels import convolution, cpu_convolution
 from codinet_jax.methods import METHODS, Method
 from codinet_jax.models.architecture import Architecture, cifar_resnet, first_third, imagenet_resnet, resumed
 from codinet_jax.models.cost import CostTable
@@ -30,8 +29,8 @@ _OF_METHOD = ('loss', 'routing')  # sections of a config
 class Setup:
     """Everything a config names.
 
-    `convolution` is what is trained with, of CONVOLUTIONS, or None for what suits the devices; `record` is the config
-    as it is kept in a workdir. `teacher` is the network of `recipe.teacher`.
+    `convolution` is what is trained with, one of `convolutions.CONVOLUTIONS`, or None for what suits the devices;
+    `record` is the config as it is kept in a workdir. `teacher` is the network of `recipe.teacher`.
     """
 
     data: DataSource
@@ -90,41 +89,13 @@ class Setup:
         Raises:
           InputError: they are the kernels, and cannot be had here.
         """
-        return self.model.clone(convolution=CONVOLUTIONS[self.convolution or self.fastest_convolution()](self.model))
+        return self.model.clone(
+            convolution=convolutions.of_name(self.convolution or self.fastest_convolution(), self.model)
+        )
 
     def fastest_convolution(self) -> str:
         """The convolutions that train fastest here, of those that change nothing but rounding."""
-        return 'simd' if _is_for_cpu(self.model) and cpu_convolution.is_built() else 'xla'
-
-
-def _is_for_cpu(model: RoutedResNet) -> bool:
-    return jax.default_backend() == 'cpu' and model.architecture.image_size >= cpu_convolution.LEAST_SIZE
-
-
-def _xla(model: RoutedResNet) -> Any:
-    return cpu_convolution.conv_general_dilated if _is_for_cpu(model) else None
-
-
-def _simd(model: RoutedResNet) -> Any:
-    del model
-    if jax.default_backend() != 'cpu':
-        raise InputError('model.convolution=simd is for CPUs, and JAX has other devices: leave it out.')
-    return cpu_convolution.by_kernels()
-
-
-def _cuda(model: RoutedResNet) -> Any:
-    del model
-    if jax.default_backend() != 'gpu':
-        raise InputError('model.convolution=cuda needs a CUDA device, and JAX finds none: leave it out.')
-    if jax.device_count() > 1:
-        raise InputError(
-            f'model.convolution=cuda computes on one device, and there are {jax.device_count()}: leave it out, '
-            'or set CUDA_VISIBLE_DEVICES=0.'
-        )
-    return convolution.conv_general_dilated()
-
-
-CONVOLUTIONS = {'xla': _xla, 'simd': _simd, 'cuda': _cuda}
+        return convolutions.fastest(self.model)
 
 
 def read(config: ConfigDict) -> Setup:
@@ -141,7 +112,7 @@ def read(config: ConfigDict) -> Setup:
     recipe = _recipe(config)
     record = json.loads(config.to_json())
     if config.model.convolution is not None:
-        checks.one_of('model.convolution', config.model.convolution, CONVOLUTIONS)
+        checks.one_of('model.convolution', config.model.convolution, convolutions.CONVOLUTIONS)
     if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':
         raise InputError('model.convolution=cuda computes in bfloat16: set model.dtype=bfloat16 as well.')
     return Setup(data, model, method, recipe, record, config.model.convolution, _teacher(config, data))

@@ -15,10 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from jax import lax
 
 from codinet_jax.kernels import pixel_pairs, plain, simd
+from codinet_jax.runtime.console import log
 from codinet_jax.runtime.errors import InputError
 
 LEAST_SIZE = 16  # pixels a side of a network's images; of smaller ones there is little to gain
@@ -42,12 +42,13 @@ def by_kernels() -> Callable[..., jax.Array]:
     return _by_kernels
 
 
+@functools.cache
 def is_built() -> bool:
-    """Whether `by_kernels` can be had; if not, why is logged once."""
+    """Whether `by_kernels` can be had; if not, why is said once."""
     try:
         by_kernels()
     except InputError as error:
-        logging.log_first_n(logging.WARNING, "%s Until then XLA's convolutions train, and take longer.", 1, error)
+        log(f"{error} Until then XLA's convolutions train, and take longer.")
         return False
     return True
 

@@ -9,7 +9,7 @@ import pytest
 
 import cifar_networks
 from cifar_networks import Network
-from codinet_jax.inference import fused
+from codinet_jax.inference.fused import cuda
 from codinet_jax.inference.program import program
 from codinet_jax.kernels import library
 from codinet_jax.runtime.errors import InputError
@@ -29,7 +29,7 @@ def network_of(depth: int, router: str | None = 'linear', config: Any = cifar10_
 def answers(network: Network, images: np.ndarray, noise: np.ndarray | None, seed: int = 0) -> tuple[Any, Any, Any]:
     """Of the kernel, of its twin and of the network in bfloat16; the former two with pooled means."""
     folded, inputs = fused_check.random_folded(network.model, seed), (images, THRESHOLD, noise)
-    ours = jax.jit(fused.program(network.model, means=True, platform='cpu'))(fused.pack(*network, folded), *inputs)
+    ours = jax.jit(cuda.program(*network, means=True, platform='cpu'))(cuda.pack(*network, folded), *inputs)
     twin = quick_jit(lambda *each: fused_check.twin(*network, *each))(folded, *inputs)
     return ours, twin, quick_jit(program(*network, 'masked'))(folded, *inputs)
 
@@ -76,7 +76,7 @@ def test_of_what_is_not_rounded_the_numbers_are_float32s() -> None:
     folded = fused_check.random_folded(network.model)
     images, _ = fused_check.random_inputs(network.model, 2, None, seed=5)
     inputs = (images, np.float32(2), None)
-    ours = jax.jit(fused.program(network.model, platform='cpu'))(fused.pack(*network, folded), *inputs)
+    ours = jax.jit(cuda.program(*network, platform='cpu'))(cuda.pack(*network, folded), *inputs)
     twin = quick_jit(lambda *each: fused_check.twin(*network, *each))(folded, *inputs)
     assert np.std(twin[1]) > 0.01
     np.testing.assert_allclose(ours[1], twin[1], rtol=0, atol=1e-6)
@@ -88,8 +88,8 @@ def test_a_tie_runs_and_the_threshold_counts() -> None:
     network = network_of(8)
     folded = fused_check.random_folded(network.model)
     images, _ = fused_check.random_inputs(network.model, 1, None, seed=6)
-    forward = jax.jit(fused.program(network.model, means=True, platform='cpu'))
-    packed = fused.pack(*network, folded)
+    forward = jax.jit(cuda.program(*network, means=True, platform='cpu'))
+    packed = cuda.pack(*network, folded)
     v_n = np.asarray(forward(packed, images, np.float32(0), None)[1])[0]
     at_first, above_first = (forward(packed, images, t, None) for t in (v_n[0], np.nextafter(v_n[0], np.float32(2))))
     assert not np.array_equal(at_first[2][:, 1, :16], at_first[2][:, 0, :16])
@@ -103,15 +103,15 @@ def test_a_tie_runs_and_the_threshold_counts() -> None:
 def test_no_warp_depends_on_how_far_another_has_come() -> None:
     """Between two barriers warps may go in any order; what they leave behind must not tell in which."""
     network = network_of(14)
-    packed = fused.pack(*network, fused_check.random_folded(network.model))
+    packed = cuda.pack(*network, fused_check.random_folded(network.model))
     images, noise = fused_check.random_inputs(network.model, 3, 0.6, seed=7)
-    forward = jax.jit(fused.program(network.model, means=True, platform='cpu'))
+    forward = jax.jit(cuda.program(*network, means=True, platform='cpu'))
     forth = [np.asarray(x) for x in forward(packed, images, THRESHOLD, noise)]
     try:
-        fused.LIBRARY.load('cpu').codinet_fused_go(-1)
+        cuda.LIBRARY.load('cpu').codinet_fused_go(-1)
         back = [np.asarray(x) for x in forward(packed, images, THRESHOLD, noise)]
     finally:
-        fused.LIBRARY.load('cpu').codinet_fused_go(1)
+        cuda.LIBRARY.load('cpu').codinet_fused_go(1)
     assert np.isfinite(forth[0]).all() and np.isfinite(forth[1]).all()
     for a, b in zip(forth[:2], back[:2], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -120,9 +120,9 @@ def test_no_warp_depends_on_how_far_another_has_come() -> None:
 @compiled
 def test_an_image_gets_the_same_answer_in_any_batch() -> None:
     network = network_of(8)
-    packed = fused.pack(*network, fused_check.random_folded(network.model))
+    packed = cuda.pack(*network, fused_check.random_folded(network.model))
     images, _ = fused_check.random_inputs(network.model, 3, None, seed=8)
-    forward = jax.jit(fused.program(network.model, platform='cpu'))
+    forward = jax.jit(cuda.program(*network, platform='cpu'))
     together, alone = forward(packed, images, THRESHOLD), forward(packed, images[2:], THRESHOLD)
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_array_equal(a[2:], b)
@@ -141,24 +141,24 @@ def test_an_image_gets_the_same_answer_in_any_batch() -> None:
     ],
 )
 def test_a_network_it_does_not_compute_is_refused_in_a_sentence(network: Network, word: str) -> None:
-    why_not = fused.supports(network.model)
+    why_not = cuda.supports(network.model)
     assert why_not is not None and word in why_not and why_not.endswith('.')
     with pytest.raises(InputError, match=word):
-        fused.program(network.model)
+        cuda.program(*network)
 
 
 @compiled
 def test_weights_of_another_network_are_refused() -> None:
-    packed = fused.pack(*network_of(8), fused_check.random_folded(network_of(8).model))
+    packed = cuda.pack(*network_of(8), fused_check.random_folded(network_of(8).model))
     images, _ = fused_check.random_inputs(network_of(8).model, 1, None, seed=9)
     with pytest.raises(Exception, match='weights are of another network'):
-        jax.block_until_ready(jax.jit(fused.program(network_of(14).model, platform='cpu'))(packed, images, THRESHOLD))
+        jax.block_until_ready(jax.jit(cuda.program(*network_of(14), platform='cpu'))(packed, images, THRESHOLD))
 
 
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, 'find_compiler', lambda recipe: None)
     with pytest.raises(InputError, match='built by nvcc'):
-        fused.LIBRARY.build('CUDA')
+        cuda.LIBRARY.build('CUDA')
 
 
 @compiled
@@ -166,9 +166,9 @@ def test_what_does_not_compile_is_told_of_in_a_sentence(monkeypatch: pytest.Monk
     recipe = library.RECIPES['cpu']
     monkeypatch.setitem(library.RECIPES, 'cpu', recipe._replace(flags=(*recipe.flags, '-std=c++03')))
     with pytest.raises(InputError, match=r'does not build the fused kernel: .*error'):
-        fused.LIBRARY.build('cpu')
+        cuda.LIBRARY.build('cpu')
 
 
 def test_nvcc_takes_the_kernel(tmp_path: Any) -> None:
-    said = by_nvcc(fused.LIBRARY, tmp_path)
+    said = by_nvcc(cuda.LIBRARY, tmp_path)
     assert '0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads' in said, said

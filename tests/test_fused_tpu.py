@@ -27,7 +27,7 @@ THRESHOLD = np.float32(0.5)
 def answers(network: Network, images: np.ndarray, noises: list[Any], threshold: float = 0.5) -> list[tuple[Any, Any]]:
     """Of the kernel and of the masked network, for each noise."""
     folded = fused_check.random_folded(network.model)
-    packed = tpu.pack(network.model, folded)
+    packed = tpu.pack(*network, folded)
     ours = quick_jit(tpu.program(*network, interpret=True))
     masked = quick_jit(program.program(*network, 'masked'))
     inputs = [(images, np.float32(threshold), *([] if noise is None else [noise])) for noise in noises]
@@ -157,7 +157,7 @@ def test_what_no_image_runs_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_it_becomes_a_kernel_of_a_tpu() -> None:
     """One for each stage's stack, as Mosaic takes it; what libtpu makes of it is `test_compiling`'s."""
     network = network_of(14, **{'model.dtype': 'bfloat16'})
-    packed = tpu.pack(network.model, fused_check.random_folded(network.model))
+    packed = tpu.pack(*network, fused_check.random_folded(network.model))
     images, _ = fused_check.random_inputs(network.model, 40, None, seed=4)
     v5e = AbstractDevice(device_kind='TPU v5 lite', num_cores=1, platform='tpu')
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=v5e)):
@@ -175,12 +175,6 @@ def test_it_is_never_the_default_on_a_tpu_and_is_had_for_the_asking(monkeypatch:
     assert asked == ['conditional', 'compacted']
     assert set(program.on_devices(*network, variables, FUSED)) == {'rest', 'stacks'}
     assert tpu.is_possible(network.model)
-
-
-def test_elsewhere_it_is_refused_in_a_sentence() -> None:
-    network = network_of(8)
-    with pytest.raises(InputError, match='needs a CUDA device or a TPU, and there is none here: take compacted'):
-        program.on_devices(*network, random_variables(network.model, 0), FUSED)
 
 
 @pytest.mark.parametrize(

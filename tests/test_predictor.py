@@ -19,7 +19,7 @@ from codinet_jax.config import default
 from codinet_jax.config.setup import Setup
 from codinet_jax.data import augment, datasets
 from codinet_jax.evaluation import evaluate
-from codinet_jax.inference import calibration, exported, load, program
+from codinet_jax.inference import calibration, exported, fused, load, program
 from codinet_jax.inference.predictor import NetworkSpec, Prediction, Predictor, pixels
 from codinet_jax.models import execution
 from codinet_jax.runtime import sharding
@@ -306,7 +306,7 @@ def test_an_operating_point_is_a_threshold(workdir: Workdir, operating_point: st
     assert_answers(predictor(helpers.noise_images(NUM_IMAGES).images_NxHxWxC), threshold)
 
 
-def test_one_image_runs_conditionally_on_one_device_and_more_compacted_on_all(
+def test_without_a_kernel_one_image_runs_conditionally_on_one_device_and_more_compacted_on_all(
     workdir: Workdir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[tuple[str, int]] = []
@@ -321,6 +321,7 @@ def test_one_image_runs_conditionally_on_one_device_and_more_compacted_on_all(
 
         return forward
 
+    monkeypatch.setattr(fused, 'is_default', lambda model: False)
     monkeypatch.setattr(program, 'program', lambda model, spec, strategy: strategy)
     monkeypatch.setattr(sharding, 'spread', spread)
     images = helpers.noise_images(NUM_IMAGES).images_NxHxWxC

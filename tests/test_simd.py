@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import compilers
 from codinet_jax.config import left_open, setup
 from codinet_jax.kernels import cpu_convolution, library, plain, simd
 from codinet_jax.runtime.errors import InputError
@@ -62,22 +63,10 @@ def all_three(convolve: Any, case: str) -> list[np.ndarray]:
     return [np.asarray(part) for part in jax.jit(run)(x, w)]
 
 
-@pytest.fixture(params=['native', 'x86-64-v3', 'x86-64'])
+@pytest.fixture(params=compilers.PROCESSORS)
 def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The kernels as they are made for this processor, for one with AVX2, and for one with neither."""
-    if request.param == 'native':
-        simd.LIBRARY.register('cpu')
-        return 'native'
-    if os.uname().machine != 'x86_64':
-        pytest.skip('this processor is of another kind')
-    recipe = library.FOR_CPUS['cpu']
-    flags = tuple(f'-march={request.param}' if flag == '-march=native' else flag for flag in recipe.flags)
-    built = dataclasses.replace(simd.LIBRARY, recipes={'cpu': recipe._replace(flags=flags)})
-    for name in ('TARGET', 'GRADIENT_TARGET'):
-        target = getattr(simd, name)
-        named = f'{target}_{request.param}'
-        jax.ffi.register_ffi_target(named, jax.ffi.pycapsule(getattr(built.load('cpu'), target)), platform='cpu')
-        monkeypatch.setattr(simd, name, named)
+    """The kernels as they are made for one."""
+    compilers.register_for(request.param, simd, ('TARGET', 'GRADIENT_TARGET'), monkeypatch)
     return str(request.param)
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from codinet_jax.runtime.errors import InputError
 from reference_network import Tree
 
 STRATEGIES = ['masked', 'conditional', 'compacted']
+TIMED = [*STRATEGIES, *(['fused'] if shutil.which('g++') else [])]  # by the command, which has what is here
 BATCH_SIZE = 4
 SEED = 404  # of weights under which images part ways, and no gate is near THRESHOLD
 THRESHOLD = 0.35
@@ -267,6 +269,7 @@ def held() -> Held:
     clock = Clock(ARRANGEMENTS | {'1 device(s), blocks unrolled': 5.0})
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(timing, 'interleaved', clock)
+        monkeypatch.setattr(timing.fused, 'is_possible', lambda model: False)
         contest = timing.contest(model(), named().data.spec, variables(), draws, repeats=9, report=reports.append)
     return Held(contest, clock, draws, reports)
 
@@ -363,6 +366,7 @@ def test_static_is_the_fastest_of_its_arrangements(
 ) -> None:
     clock = Clock(ARRANGEMENTS | {fastest: 5.0})
     monkeypatch.setattr(timing, 'interleaved', clock)
+    monkeypatch.setattr(timing.fused, 'is_possible', lambda model: False)
     monkeypatch.setattr(timing, 'Contestant', Uncompiled)
     monkeypatch.setattr(timing, 'ready', asked_for)
     draws = [random_draws(BATCH_SIZE, 1.0, 1)] * 2
@@ -379,16 +383,16 @@ def test_static_is_the_fastest_of_its_arrangements(
     assert model().router == 'linear', 'the network is left as it was'
 
 
-def test_where_the_fused_kernel_is_at_home_it_is_timed_and_may_be_the_fastest_static(
+def test_where_a_fused_kernel_is_possible_it_is_timed_and_may_be_the_fastest_static(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def twice_as_fast(calls: Mapping[Any, timing.Call], repeats: int) -> dict[Any, float]:
         return {name: 1.0 if 'fused' in str(name) else 2.0 for name in calls}
 
     monkeypatch.setattr(timing, 'interleaved', twice_as_fast)
+    monkeypatch.setattr(timing.fused, 'is_possible', lambda model: True)
     monkeypatch.setattr(timing, 'Contestant', Uncompiled)
     monkeypatch.setattr(timing, 'ready', asked_for)
-    monkeypatch.setattr(timing.fused, 'is_at_home', lambda model: True)
     draws = [random_draws(BATCH_SIZE, 1.0, 1)]
     contest = timing.contest(model(), named().data.spec, variables(), draws, repeats=1)
     asked: dict[str, Any] = {name: each.forward for name, each in contest.programs.items()}  # type: ignore[attr-defined]
@@ -408,6 +412,7 @@ def test_a_batch_is_spread_over_as_many_devices_as_divide_it(
         return dict.fromkeys(calls, 1.0)
 
     monkeypatch.setattr(timing, 'interleaved', interleaved)
+    monkeypatch.setattr(timing.fused, 'is_possible', lambda model: False)
     monkeypatch.setattr(timing, 'Contestant', Uncompiled)
     contest = timing.contest(
         model(), named().data.spec, variables(), [random_draws(batch_size, 1.0, 1)], repeats=1, report=tried.append
@@ -567,7 +572,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 def assert_rows_add_up(numbers: dict[str, Any], batch_size: int, run_rate: float, ideal_ratio: float) -> None:
     rows = [row for row in numbers['rows'] if row['batch_size'] == batch_size]
-    assert [row['strategy'] for row in rows] == ['static', *STRATEGIES]
+    assert [row['strategy'] for row in rows] == ['static', *TIMED]
     static = rows[0]
     assert (static['run_rate'], static['ratio_to_static'], static['ideal_ratio']) == (1, 1, 1)
     for row in rows:
@@ -586,13 +591,14 @@ def test_an_untrained_network_is_timed(commands: Commands) -> None:
         run_rate, ideal_ratio = by_hand(dictated(draws).reshape(-1, 3))
         assert run_rate == pytest.approx(2 / 3), 'the nearest that three blocks allow'
         assert_rows_add_up(numbers, batch_size, run_rate, ideal_ratio)
-    assert [row['batch_size'] for row in numbers['rows']] == [1] * 4 + [4] * 4
+    assert [row['batch_size'] for row in numbers['rows']] == [1] * (1 + len(TIMED)) + [4] * (1 + len(TIMED))
     assert (numbers['machine']['num_devices'], numbers['machine']['platform'], numbers['repeats']) == (2, 'cpu', 2)
     assert numbers['machine']['versions']['jax'] == jax.__version__
-    assert [len(numbers['static_seconds'][batch_size]) for batch_size in '14'] == [2, 4]
+    num_fused = len(TIMED) - len(STRATEGIES)
+    assert [len(numbers['static_seconds'][batch_size]) for batch_size in '14'] == [2 + num_fused, 4 + 2 * num_fused]
     assert all(each['peak_bytes'] > 0 for each in numbers['programs'])
     rows = [Row(**row) for row in numbers['rows']]
-    for part in (rows[:4], rows[4:]):
+    for part in (rows[: 1 + len(TIMED)], rows[1 + len(TIMED) :]):
         assert timing.readable(part) in said.stdout
     assert f'\n{timing.recommendation(rows)}\n' in said.stdout
     assert said.stdout.rstrip().splitlines()[-1].startswith(f'written to {commands.root}/untrained.json')
@@ -605,7 +611,7 @@ def test_a_run_is_timed_as_its_routers_decide_on_its_test_images(commands: Comma
     decisions_Nxn = decisions_of(drawn, THRESHOLD)
     assert len(np.unique(decisions_Nxn, axis=0)) > 1 and (decisions_Nxn != decisions_of(drawn, 0.5)).any()
     assert numbers['network'] == {'dataset': 'digits', **helpers.tiny_config().model.to_dict()}
-    assert len(numbers['rows']) == 4
+    assert len(numbers['rows']) == 1 + len(TIMED)
     assert_rows_add_up(numbers, 7, *by_hand(decisions_Nxn))
 
 

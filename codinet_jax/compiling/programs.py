@@ -80,7 +80,7 @@ def inference(
     if strategy == program.FUSED:
         if mesh.devices.flat[0].platform != 'tpu':
             raise InputError('Strategy fused is compiled here for TPUs alone: a CUDA device has its kernel from nvcc.')
-        forward, weights = tpu.program(model, spec), tpu.pack(model, weights)
+        forward, weights = tpu.program(model, spec), tpu.pack(model, spec, weights)
     else:
         forward = program.program(model, spec, strategy, **({'tile': tile} if tile else {}))
     images = jax.ShapeDtypeStruct((batch_size, *program.network_spec(model, spec).image_shape), jnp.uint8)

@@ -10,7 +10,6 @@ from codinet_jax.data import augment
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import fused
 from codinet_jax.inference.folding import cast, fold
-from codinet_jax.inference.fused import tpu
 from codinet_jax.inference.predictor import Forward, NetworkSpec, Program
 from codinet_jax.kernels import pixel_pairs
 from codinet_jax.models import execution
@@ -37,7 +36,7 @@ def network_spec(model: RoutedResNet, spec: DataSpec) -> NetworkSpec:
         image_size=arch.image_size,
         num_channels=arch.image_channels,
         center_crop=spec.center_crop,
-        blocks_per_stage=fused.blocks_per_stage(arch),
+        blocks_per_stage=tuple(stage.num_blocks for stage in arch.stages),
         blocks_macs=costs.blocks_n,
         fixed_macs=costs.fixed_macs,
         static_macs=costs.static_macs,
@@ -90,27 +89,18 @@ def ready(
       InputError: there is no such strategy, or not for this network.
     """
     if strategy == FUSED:
-        return _fused(model, spec, variables)
+        return fused.ready(model, spec, fold(variables))
     return program(model, spec, strategy, **options), cast(fold(variables), model.dtype)
 
 
-def _fused(model: RoutedResNet, spec: DataSpec, variables: Mapping[str, Any]) -> tuple[Program, Any]:
-    backend = jax.default_backend()
-    if backend == 'tpu':
-        return tpu.program(model, spec), tpu.pack(model, fold(variables))
-    if backend != 'gpu':
-        raise InputError('Strategy fused needs a CUDA device or a TPU, and there is none here: take compacted.')
-    return fused.program(model), fused.pack(model, spec, fold(variables))
-
-
 def on_devices(model: RoutedResNet, spec: DataSpec, variables: Mapping[str, Any], strategy: str | None) -> Forward:
-    """The network on all devices: unless told otherwise fused where that is at home, else 'conditional' for one image
-    and 'compacted' for more.
+    """The network on all devices: unless told otherwise 'fused' where that is the default, else 'conditional' for one
+    image and 'compacted' for more.
 
     Raises:
       InputError: there is no such strategy, or not for this network.
     """
-    if strategy is None and fused.is_at_home(model):
+    if strategy is None and fused.is_default(model):
         strategy = FUSED
     (single, weights), (several, _) = (
         ready(model, spec, strategy or default, variables) for default in ('conditional', 'compacted')

@@ -15,7 +15,6 @@ import numpy as np
 
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import fused
-from codinet_jax.inference.fused import tpu
 from codinet_jax.inference.predictor import Program
 from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, network_spec, ready
 from codinet_jax.models import execution, resuming
@@ -162,10 +161,10 @@ def contest(
         name: compiled(f'static, {name}', ready(without_routers, spec, 'masked', in_order, unroll=unroll), num_devices)
         for name, (num_devices, unroll) in static.items()
     }
-    is_fused = fused.is_at_home(model) or tpu.is_possible(model)
-    if is_fused:
-        name = f'{spread_over} device(s), fused'
-        candidates[name] = compiled(f'static, {name}', ready(without_routers, spec, FUSED, in_order), spread_over)
+    is_fused = fused.is_possible(model)
+    for num_devices in sorted({1, spread_over}) if is_fused else []:
+        name = f'{num_devices} device(s), fused'
+        candidates[name] = compiled(f'static, {name}', ready(without_routers, spec, FUSED, in_order), num_devices)
     arrangements = interleaved({name: each.on(draws[0]) for name, each in candidates.items()}, NUM_TRIALS)
     programs = {'static': candidates[min(arrangements, key=arrangements.__getitem__)]}
     strategies = [strategy for strategy in STRATEGIES if can_run(strategy, batch_size)] + ([FUSED] if is_fused else [])

@@ -141,6 +141,10 @@ class Library:
         """Whether the library is in the cache, or its compiler is here."""
         return self._built(platform).exists() or find_compiler(self.recipes[platform]) is not None
 
+    def can_be_built(self, platform: Platform) -> bool:
+        """Whether it is here or its compiler builds it, which is tried."""
+        return _can_be_built(self, platform)
+
     def _built(self, platform: Platform) -> Path:
         recipe = self.recipes[platform]
         processor = _processor() if recipe.of_processor else ''
@@ -164,6 +168,15 @@ def _register(library: Library, platform: Platform) -> None:
 @functools.cache
 def _load(library: Library, platform: Platform) -> ctypes.CDLL:
     return ctypes.CDLL(str(library.build(platform)))
+
+
+@functools.cache
+def _can_be_built(library: Library, platform: Platform) -> bool:
+    try:
+        library.build(platform)
+    except InputError:
+        return False
+    return True
 
 
 def includes() -> list[str]:

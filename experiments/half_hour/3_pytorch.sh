@@ -24,7 +24,7 @@ theirs() {
 
 if [[ -z $SMALL ]]; then # compile everything at once; kept by name of file, so that timing finds it compiled
     barrier step_r50_all step_r50_loop step_r50_all_static
-    "$PY" -c "from codinet_jax.inference import fused; fused.LIBRARY.build('CUDA')" > "$OUT/build.log" 2>&1 &
+    "$PY" -c "from codinet_jax.inference.fused import cuda; cuda.LIBRARY.build('CUDA')" > "$OUT/build.log" 2>&1 &
     for name in all loop all_static; do
         config=$R50 flags=()
         [[ $name != all* ]] || flags=(--config.model.unroll=16)

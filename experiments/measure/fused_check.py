@@ -1,4 +1,5 @@
-"""What the fused kernel is checked against: networks of random folded weights, and its arithmetic in plain JAX."""
+"""What the fused kernels are checked against: networks of random folded weights, and the arithmetic of that for CUDA
+devices in plain JAX."""
 
 from functools import partial
 from typing import Any
@@ -42,10 +43,11 @@ def random_folded(model: RoutedResNet, seed: int = 0) -> dict[str, Any]:
 def random_inputs(
     model: RoutedResNet, count: int, run_rate: float | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """uint8 images [count, 32, 32, 3], each of its own brightness and contrast, and noise [count, n, 2], if any."""
-    rng, n = np.random.default_rng(seed), model.architecture.num_blocks
-    centres = rng.uniform(20, 235, (count, 1, 1, 3))
-    images = centres + rng.uniform(5, 90, (count, 1, 1, 1)) * rng.normal(size=(count, 32, 32, 3))
+    """uint8 images [count, H, W, C], each of its own brightness and contrast, and noise [count, n, 2], if any."""
+    rng, arch = np.random.default_rng(seed), model.architecture
+    n, size, channels = arch.num_blocks, arch.image_size, arch.image_channels
+    centres = rng.uniform(20, 235, (count, 1, 1, channels))
+    images = centres + rng.uniform(5, 90, (count, 1, 1, 1)) * rng.normal(size=(count, size, size, channels))
     noise = None if run_rate is None else np.asarray(execution.dictated(rng.random((count, n)) < run_rate))
     return np.clip(images, 0, 255).astype(np.uint8), noise
 

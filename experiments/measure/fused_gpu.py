@@ -21,8 +21,8 @@ from absl import flags
 from codinet_jax.config import flags as config_flag
 from codinet_jax.config import setup
 from codinet_jax.data.spec import DataSpec
-from codinet_jax.inference import fused
 from codinet_jax.inference.folding import cast
+from codinet_jax.inference.fused import cuda
 from codinet_jax.inference.program import program
 from codinet_jax.inference.timing import random_draws
 from codinet_jax.models.architecture import Architecture
@@ -61,13 +61,13 @@ def main(argv: Sequence[str]) -> int:
         raise InputError('Write numbers, as in --batch_sizes=1,32 and --run_rate=0.25,1.') from error
     named = setup.read(config)
     model, spec = named.model, named.data.spec
-    if why_not := fused.supports(model):
+    if why_not := cuda.supports(model):
         raise InputError(why_not)
     log(f'{jax.devices()[0].device_kind}, JAX {jax.__version__}')
     started = time.perf_counter()
-    fused.LIBRARY.register(platform())
+    cuda.LIBRARY.register(platform())
     is_rehearsed = platform() == 'cpu'
-    resident = 1 if is_rehearsed else fused.LIBRARY.load('CUDA').codinet_fused_blocks_per_multiprocessor()
+    resident = 1 if is_rehearsed else cuda.LIBRARY.load('CUDA').codinet_fused_blocks_per_multiprocessor()
     build_seconds = time.perf_counter() - started
     log(f'library in {build_seconds:.1f} s; {resident} blocks a multiprocessor')
     if resident < 1:
@@ -107,8 +107,8 @@ class Compared:
     def __init__(self, name: str, model: RoutedResNet, spec: DataSpec):
         self.name, self.arch, self.model = name, model.architecture, model
         folded = fused_check.random_folded(model)
-        self.packed, self.weights = jax.device_put(fused.pack(model, spec, folded)), jax.device_put(folded)
-        self.ours = jax.jit(fused.program(model, means=True, platform=platform()))
+        self.packed, self.weights = jax.device_put(cuda.pack(model, spec, folded)), jax.device_put(folded)
+        self.ours = jax.jit(cuda.program(model, spec, means=True, platform=platform()))
         self.twin = jax.jit(lambda *inputs: fused_check.twin(model, spec, *inputs))
         self.masked_bfloat16 = jax.jit(program(model, spec, 'masked'))
         self.masked_float32 = jax.jit(program(model.clone(dtype=jnp.float32), spec, 'masked'))
@@ -207,7 +207,7 @@ def _compiled(
     folded, folded_static = (fused_check.random_folded(each) for each in (model, static))
     routed_weights, static_weights = (jax.device_put(cast(each, model.dtype)) for each in (folded, folded_static))
     packed, packed_static = (
-        jax.device_put(fused.pack(each, spec, weights)) for each, weights in ((model, folded), (static, folded_static))
+        jax.device_put(cuda.pack(each, spec, weights)) for each, weights in ((model, folded), (static, folded_static))
     )
     draws = {rate: random_draws(model, batch_size, rate, 4, seed=0) for rate in run_rates}
     by_rate = {
@@ -230,8 +230,8 @@ def _compiled(
             calls[name + suffix] = lambda i, each=each: compiled(first, *each[i % len(each)])  # type: ignore[misc]
 
     n, tile = model.architecture.num_blocks, TILE.value or min(batch_size, max(256, batch_size // 2))
-    add('fused static', fused.program(static, platform=platform()), packed_static, plain)
-    add('fused routed', fused.program(model, platform=platform()), packed, by_rate)
+    add('fused static', cuda.program(static, spec, platform=platform()), packed_static, plain)
+    add('fused routed', cuda.program(model, spec, platform=platform()), packed, by_rate)
     add('XLA static, loop', program(static, spec, 'masked', unroll=1), static_weights, plain)
     if UNROLLED.value:
         add('XLA static, unrolled', program(static, spec, 'masked', unroll=n), static_weights, plain)

@@ -1,6 +1,6 @@
 """A routed CIFAR ResNet on a TPU: each stage's equal blocks as one Pallas kernel, `kernels.tpu_blocks`.
 
-    weights = jax.device_put(tpu.pack(model, fold(variables)))  # once
+    weights = jax.device_put(tpu.pack(model, spec, fold(variables)))  # once
     logits_BxY, v_Bxn = jax.jit(tpu.program(model, spec))(weights, images_BxHxWxC, threshold)
 
 It computes what `masked` does, in the network's dtype; sums are float32. XLA has the rest: the stem, the two blocks
@@ -41,16 +41,22 @@ def supports(model: RoutedResNet) -> str | None:
 
 
 def is_possible(model: RoutedResNet) -> bool:
-    """Whether the kernel can run a network here, on a TPU. Whether it should no measurement has said yet."""
-    return jax.default_backend() == 'tpu' and supports(model) is None
+    return supports(model) is None
 
 
-def pack(model: RoutedResNet, folded: Mapping[str, Any]) -> dict[str, Any]:
+def is_default(model: RoutedResNet) -> bool:
+    """It is not: whether it should be no measurement has said yet."""
+    del model
+    return False
+
+
+def pack(model: RoutedResNet, spec: DataSpec, folded: Mapping[str, Any]) -> dict[str, Any]:
     """The weights of a folded network as `program` reads them.
 
     Raises:
       InputError: the kernel does not compute this network.
     """
+    del spec  # `program` normalises
     _check(model)
     rest, stacks = dict(folded['params']), {}
     for name, stage in _stacks(model).items():

@@ -22,7 +22,7 @@ LIBRARY = Library(
     'codinet_simd',
     'convolution for CPUs',
     Path(__file__).parent,
-    ('kernel.h',),
+    ('kernel.h', 'tasks.h'),
     (TARGET, GRADIENT_TARGET),
     FOR_CPUS,
 )

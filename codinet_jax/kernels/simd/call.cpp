@@ -1,67 +1,18 @@
-// The kernels as custom calls of XLA on a CPU: arguments, the checks of their shapes, and the threads.
-#include <atomic>
-#include <condition_variable>
-#include <functional>
-#include <memory>
-#include <mutex>
+// The kernels as custom calls of XLA on a CPU: arguments, the checks of their shapes, and who computes them.
 #include <string>
-#include <vector>
 
 #include "kernel.h"
+#include "tasks.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace {
 
 namespace ffi = xla::ffi;
-using simd::Shape;
+using simd::in_parallel, simd::scratch, simd::Shape;
 
 constexpr int64_t kImages = 8;  // whose gradients are added up by one thread: so a sum is the same with any number of them
 
 ffi::Error wrong(const std::string& what) { return ffi::Error::InvalidArgument("codinet_simd: " + what); }
-
-// Work of several tasks, which whoever comes takes one by one.
-class Shared {
- public:
-  Shared(int64_t tasks, std::function<void(int64_t)> run) : tasks_(tasks), run_(std::move(run)) {}
-
-  void take() {
-    for (int64_t task; (task = next_++) < tasks_;) {
-      run_(task);
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (++done_ == tasks_) all_done_.notify_all();
-    }
-  }
-
-  void wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    all_done_.wait(lock, [this] { return done_ == tasks_; });
-  }
-
- private:
-  const int64_t tasks_;
-  const std::function<void(int64_t)> run_;
-  std::atomic<int64_t> next_{0};
-  int64_t done_ = 0;
-  std::mutex mutex_;
-  std::condition_variable all_done_;
-};
-
-// Runs the tasks here and on idle threads of the pool. It waits for none that has not begun one: all may be in calls like
-// this one.
-void in_parallel(ffi::ThreadPool& pool, int64_t tasks, std::function<void(int64_t)> run) {
-  const auto shared = std::make_shared<Shared>(tasks, std::move(run));
-  for (int64_t helper = 1; helper < std::min(tasks, pool.num_threads()); ++helper) {
-    pool.Schedule([shared] { shared->take(); });
-  }
-  shared->take();
-  shared->wait();
-}
-
-float* scratch(int64_t size) {
-  thread_local std::vector<float> numbers;
-  if (static_cast<int64_t>(numbers.size()) < size) numbers.resize(size);
-  return numbers.data();
-}
 
 using Images = ffi::Buffer<ffi::F32, 4>;
 using Rows = ffi::Buffer<ffi::F32, 2>;

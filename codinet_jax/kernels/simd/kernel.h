@@ -57,42 +57,60 @@ inline void pad(const Shape& s, const float* x, float* padded) {
   }
 }
 
-// y of PIXELS neighbours in a row and OUT vectors of channels.
-template <int PIXELS, int OUT>
-void output_tile(const Shape& s, const float* padded, const float* w, float* y) {
+// How a window of x lies in memory, and its weights.
+struct Window {
+  int64_t rows, row, pitch;      // rows of so many numbers each, and from one to the next in x
+  int64_t step;                  // from a window to its right neighbour
+  int64_t weights, next_vector;  // from one number's weights to the next one's, and to the next output channels'
+};
+
+// y of PIXELS neighbours in a row and OUT vectors of channels: finish(pixel, vector, sum) does what is to be done with it.
+template <int PIXELS, int OUT, class Finish>
+void output_tile(const Window& window, const float* x, const float* w, Finish finish) {
   Vector sums[PIXELS][OUT] = {};
-  const int64_t step = s.stride * s.in;
-  for (int64_t i = 0; i < s.kernel_height; ++i, padded += s.padded_row()) {
-    for (int64_t j = 0; j < s.kernel_row(); ++j, w += s.out) {
+  for (int64_t i = 0; i < window.rows; ++i, x += window.pitch) {
+    for (int64_t j = 0; j < window.row; ++j, w += window.weights) {
       Vector weights[OUT];
 #pragma GCC unroll 32
-      for (int o = 0; o < OUT; ++o) weights[o] = load(w + o * kLanes);
+      for (int o = 0; o < OUT; ++o) weights[o] = load(w + o * window.next_vector);
 #pragma GCC unroll 32
       for (int p = 0; p < PIXELS; ++p) {
-        const float pixel = padded[j + p * step];
+        const float number = x[j + p * window.step];
 #pragma GCC unroll 32
-        for (int o = 0; o < OUT; ++o) sums[p][o] += pixel * weights[o];
+        for (int o = 0; o < OUT; ++o) sums[p][o] += number * weights[o];
       }
     }
   }
 #pragma GCC unroll 32
   for (int p = 0; p < PIXELS; ++p) {
 #pragma GCC unroll 32
-    for (int o = 0; o < OUT; ++o) store(y + p * s.out + o * kLanes, sums[p][o]);
+    for (int o = 0; o < OUT; ++o) finish(p, o, sums[p][o]);
+  }
+}
+
+// A row of so many pixels; finish(pixel, vector, sum).
+template <int PIXELS, int OUT, class Finish>
+void output_row(const Window& window, int64_t pixels, const float* x, const float* w, Finish finish) {
+  int64_t j = 0;
+  for (; j + PIXELS <= pixels; j += PIXELS) {
+    output_tile<PIXELS, OUT>(window, x + j * window.step, w,
+                             [&, j](int64_t p, int o, Vector sum) { finish(j + p, o, sum); });
+  }
+  if constexpr (PIXELS > 1) {
+    if (j < pixels) {
+      output_row<PIXELS / 2, OUT>(window, pixels - j, x + j * window.step, w,
+                                  [&, j](int64_t p, int o, Vector sum) { finish(j + p, o, sum); });
+    }
   }
 }
 
 template <int PIXELS, int OUT>
 void output_tiles(const Shape& s, const float* padded, const float* w, float* y) {
+  const Window window = {s.kernel_height, s.kernel_row(), s.padded_row(), s.stride * s.in, s.out, kLanes};
   for (int64_t i = 0; i < s.out_height; ++i) {
-    const float* from = padded + i * s.stride * s.padded_row();
     float* to = y + i * s.out_width * s.out;
-    int64_t j = 0;
-    const auto at = [&](auto tile, int pixels) {
-      for (; j + pixels <= s.out_width; j += pixels) tile(s, from + j * s.stride * s.in, w, to + j * s.out);
-    };
-    at(output_tile<PIXELS, OUT>, PIXELS);
-    at(output_tile<1, OUT>, 1);
+    output_row<PIXELS, OUT>(window, s.out_width, padded + i * s.stride * s.padded_row(), w,
+                            [&](int64_t p, int o, Vector sum) { store(to + p * s.out + o * kLanes, sum); });
   }
 }
 

@@ -21,11 +21,11 @@ from flax import traverse_util
 from codinet_jax.config import setup
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.data.split import Split
-from codinet_jax.inference import exported, load
+from codinet_jax.inference import exported, fused, load
 from codinet_jax.inference.folding import cast, fold
 from codinet_jax.inference.operating_points import OperatingPoints, Point
 from codinet_jax.inference.predictor import NetworkSpec, Predictor, Program
-from codinet_jax.inference.program import STRATEGIES, program
+from codinet_jax.inference.program import FUSED, STRATEGIES, program, ready
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
@@ -62,12 +62,21 @@ def from_networks(
       InputError: they cannot be one cascade.
     """
     spec, known = network_spec(members), operating_points or OperatingPoints()
-    weights = tuple(cast(fold(member.variables), member.model.dtype) for member in members)
-    forward = sharding.on_devices(_forward(members, 'conditional'), _forward(members, 'compacted'), weights)
-    networks = [member.model.architecture.name for member in members]
+    networks, weights = zip(
+        *(
+            ready(
+                member.model, member.data_spec, FUSED if fused.is_default(member.model) else 'masked', member.variables
+            )
+            for member in members
+        ),
+        strict=True,
+    )
+    forward = sharding.on_devices(_forward(networks, 'conditional'), _forward(networks, 'compacted'), weights)
+    names = [member.model.architecture.name for member in members]
 
     def write(directory: str | os.PathLike[str], threshold: float) -> None:
-        compacted = _forward(members, 'compacted')
+        by_xla = [program(member.model, member.data_spec, 'masked') for member in members]
+        compacted = _forward(by_xla, 'compacted')
         numbered = {str(k): fold(member.variables) for k, member in enumerate(members)}
 
         def of_flat(flat: Mapping[str, jax.Array], *inputs: Any) -> Any:
@@ -82,7 +91,7 @@ def from_networks(
             spec,
             threshold,
             preprocessing={'normalisation': '(pixels / 255 - mean) / std, by network', 'mean': means, 'std': stds},
-            network=about or {'name': ' > '.join(networks)},
+            network=about or {'name': ' > '.join(names)},
             operating_points=known,
         )
 
@@ -198,9 +207,9 @@ def _takes(member: Member) -> tuple[Any, ...]:
     return arch.image_size, arch.image_channels, spec.class_names, spec.center_crop
 
 
-def _forward(members: Sequence[Member], strategy: str) -> Program:
-    """The pure function of a cascade: of each network's folded variables, uint8 images and a threshold."""
-    first, *others = (program(member.model, member.data_spec, 'masked') for member in members)
+def _forward(networks: Sequence[Program], strategy: str) -> Program:
+    """The pure function of a cascade: of each network's weights, uint8 images and a threshold."""
+    first, *others = networks
 
     def forward(weights: Sequence[Any], images_BxHxWxC: jax.Array, threshold: jax.Array) -> tuple[jax.Array, jax.Array]:
         execution = STRATEGIES[strategy](threshold)

@@ -181,7 +181,7 @@ class Pass {
       const Block& block = net_.blocks[k];
       if (net_.deciding == Deciding::kRouters) margin_ = margin_of(block);
       v[k] = gate(k);
-      compute(block, v[k] >= threshold);
+      compute(block, net_.deciding == Deciding::kNobody || v[k] >= threshold);
       if (end != net_.ends.end() && end->after == k + 1) {
         finish(*end);
         if (end->joins) join(*end, gate(k + 1) >= threshold);

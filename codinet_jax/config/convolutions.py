@@ -9,9 +9,9 @@ from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime.errors import InputError
 
 
-def fastest(model: RoutedResNet) -> str:
+def fastest() -> str:
     """Of those that change nothing but rounding."""
-    return 'simd' if _is_for_cpu(model) and cpu_convolution.is_built() else 'xla'
+    return 'simd' if jax.default_backend() == 'cpu' and cpu_convolution.is_built() else 'xla'
 
 
 def of_name(name: str, model: RoutedResNet) -> Any:
@@ -23,12 +23,9 @@ def of_name(name: str, model: RoutedResNet) -> Any:
     return CONVOLUTIONS[name](model)
 
 
-def _is_for_cpu(model: RoutedResNet) -> bool:
-    return jax.default_backend() == 'cpu' and model.architecture.image_size >= cpu_convolution.LEAST_SIZE
-
-
 def _xla(model: RoutedResNet) -> Any:
-    return cpu_convolution.conv_general_dilated if _is_for_cpu(model) else None
+    is_large = model.architecture.image_size >= cpu_convolution.LEAST_SIZE
+    return cpu_convolution.conv_general_dilated if jax.default_backend() == 'cpu' and is_large else None
 
 
 def _simd(model: RoutedResNet) -> Any:

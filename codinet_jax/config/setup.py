@@ -95,7 +95,7 @@ class Setup:
 
     def fastest_convolution(self) -> str:
         """The convolutions that train fastest here, of those that change nothing but rounding."""
-        return convolutions.fastest(self.model)
+        return convolutions.fastest()
 
 
 def read(config: ConfigDict) -> Setup:

@@ -21,7 +21,7 @@ from codinet_jax.kernels import pixel_pairs, plain, simd
 from codinet_jax.runtime.console import log
 from codinet_jax.runtime.errors import InputError
 
-LEAST_SIZE = 16  # pixels a side of a network's images; of smaller ones there is little to gain
+LEAST_SIZE = 16  # pixels a side of a network's images: of smaller ones there is little to gain without a compiler
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 

@@ -23,8 +23,8 @@ KERNELS = (
     Mutant(
         'pixels that fill no tile are not computed',
         KERNEL,
-        'at(output_tile<1, OUT>, 1);',
-        '',
+        'if (j < pixels) {',
+        'if (j < 0) {',
         (AS_XLA,),
     ),
     Mutant(

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,19 +197,21 @@ def test_a_failed_run_stops_none_but_those_that_need_it(tmp_path: pathlib.Path) 
     assert tried == [f'cifar10_r110_{name}' for name in ('codinet', 'random', 'equal_macs')]
 
 
-def work(directory: pathlib.Path, name: str) -> None:
+def work(directory: pathlib.Path, name: str, all_are_here: Any) -> None:
     def train(job: queue.Job) -> bool:
         with open(directory / 'trained', 'a') as file:
             file.write(f'{job.run} {name}\n')
         time.sleep(0.05)
         return finish(job)
 
+    all_are_here.wait(120)
     assert queue.work_off(queue.planned(['table6'], directory, ['0']), train) == []
 
 
 def test_several_runners_share_the_work_and_do_none_of_it_twice(tmp_path: pathlib.Path) -> None:
     context = multiprocessing.get_context('spawn')
-    runners = [context.Process(target=work, args=(tmp_path, name)) for name in 'abc']
+    all_are_here = context.Barrier(3)
+    runners = [context.Process(target=work, args=(tmp_path, name, all_are_here)) for name in 'abc']
     for runner in runners:
         runner.start()
     for runner in runners:

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'{workdir} holds a static network, which has no routes to shuffle: leave out --shuffles.')
     split, recipe = named.data.open(SPLIT.value), named.recipe
     record, augmented, summary = evaluate_weights(
-        named.model,
+        named.evaluation_model(),
         named.data.spec,
         variables,
         split,
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     print(readable(summary))
     if SHUFFLES.value:
         shuffled = shuffle_routes(
-            named.model,
+            named.evaluation_model(),
             named.data.spec,
             variables,
             split,

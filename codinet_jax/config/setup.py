@@ -93,8 +93,12 @@ class Setup:
             convolution=convolutions.of_name(self.convolution or self.fastest_convolution(), self.model)
         )
 
+    def evaluation_model(self) -> RoutedResNet:
+        """The network with the convolutions that are fastest here, whatever it was trained with."""
+        return self.model.clone(convolution=convolutions.of_name(self.fastest_convolution(), self.model))
+
     def fastest_convolution(self) -> str:
-        """The convolutions that train fastest here, of those that change nothing but rounding."""
+        """Those that are fastest here, of all that change nothing but rounding."""
         return convolutions.fastest()
 
 

@@ -107,7 +107,7 @@ class Run:
         self.mesh, self.train_set, self.test_set = sharding.data_mesh(), train_set, test_set
         self.stages = plan(setup, train_set.num_images)
         self.forward = make_forward(
-            setup.model, setup.data.spec, self.mesh, is_sampled=setup.method.samples_in_evaluation
+            setup.evaluation_model(), setup.data.spec, self.mesh, is_sampled=setup.method.samples_in_evaluation
         )
         self.checkpoints = open_files.enter_context(Checkpoints(workdir.checkpoints if workdir else None))
         saved = self.checkpoints.newest(self._abstract)

@@ -15,7 +15,16 @@ from codinet_jax.inference import fused, load
 from codinet_jax.inference.fused import cpu
 from codinet_jax.inference.program import FUSED, on_devices, program
 from codinet_jax.kernels import library
-from codinet_jax.models.architecture import Architecture, cifar_resnet, first_third, imagenet_resnet, resumed
+from codinet_jax.models.architecture import (
+    Architecture,
+    Block,
+    Conv,
+    Stage,
+    cifar_resnet,
+    first_third,
+    imagenet_resnet,
+    resumed,
+)
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
@@ -41,6 +50,13 @@ NETWORKS: dict[str, Architecture] = {
     'bottlenecks that stride first': shortened(imagenet_resnet(50, num_classes=7, image_size=33, stride_on='1x1')),
     'bottlenecks that stride later': shortened(imagenet_resnet(50, num_classes=7, image_size=40)),
 }
+
+
+WHOLE = cifar_resnet(20, num_classes=7, image_size=12)
+
+
+def of_one_block(*convs: Conv) -> Architecture:
+    return dataclasses.replace(WHOLE, stages=(Stage(None, Block(12, 16, convs, 'identity'), 1),))
 
 
 def answers(network: Network, images: np.ndarray, threshold: Any, noise: np.ndarray | None, seed: int = 0) -> Any:
@@ -102,9 +118,6 @@ def test_it_computes_the_same_as_made_for_another_processor(processor: str, monk
 
 def resuming() -> Network:
     return Network(RoutedResNet(resumed(first_third(WHOLE), WHOLE), 'resuming'), SPEC)
-
-
-WHOLE = cifar_resnet(20, num_classes=7, image_size=12)
 
 
 def test_who_is_unsure_goes_on() -> None:
@@ -230,6 +243,8 @@ def test_a_predictor_answers_by_it_as_by_any_other() -> None:
     [
         (RoutedResNet(WHOLE, 'recurrent'), 'recurrent'),
         (RoutedResNet(dataclasses.replace(WHOLE, stem_channels=24)), 'by 16, and CIFAR ResNet-20 has 24'),
+        (RoutedResNet(of_one_block(Conv(3, 16))), 'two or more convolutions'),
+        (RoutedResNet(of_one_block(Conv(3, 16), Conv(5, 16))), '1x1 or 3x3; CIFAR ResNet-20 has others'),
     ],
 )
 def test_a_network_it_does_not_compute_is_refused_in_a_sentence(model: RoutedResNet, word: str) -> None:

@@ -46,6 +46,8 @@ def supports(model: RoutedResNet) -> str | None:
     widths = {arch.stem_channels} | {conv.features for _, conv in _convs(arch)}
     if odd := sorted(width for width in widths if width % CHANNELS):
         return f'The fused kernel for CPUs computes channels by {CHANNELS}, and {arch.name} has {odd[0]}.'
+    if any(len(block.convs) < 2 for block in arch.blocks) or any(conv.kernel not in (1, 3) for _, conv in _convs(arch)):
+        return f'The fused kernel for CPUs has blocks of two or more convolutions, 1x1 or 3x3; {arch.name} has others.'
     return None
 
 

@@ -81,7 +81,13 @@ FUSED_CPU = (
         'the next stage is joined of its kept end alone', NETWORK, 'if (end.goes_down) {', 'if (false) {', (GOES_ON,)
     ),
     Mutant('all stages resume the first end', NETWORK, 'images_[kImages + end.kept]', 'images_[kImages]', (GOES_ON,)),
-    Mutant('later blocks do not stride', PLAN, 'size_ = strided(size_, conv.stride);', 'size_ = size_;', (STATIC,)),
+    Mutant(
+        'a bottleneck is as large inside as what it reads',
+        NETWORK,
+        'strided(from->size, block.convs[i].stride)',
+        'from->size',
+        (STATIC,),
+    ),
     Mutant(
         'weights of another network are taken',
         PLAN,

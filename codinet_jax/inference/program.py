@@ -102,7 +102,6 @@ def on_devices(model: RoutedResNet, spec: DataSpec, variables: Mapping[str, Any]
     """
     if strategy is None and fused.is_default(model):
         strategy = FUSED
-    (single, weights), (several, _) = (
-        ready(model, spec, strategy or default, variables) for default in ('conditional', 'compacted')
-    )
+    single, weights = ready(model, spec, strategy or 'conditional', variables)
+    several = single if strategy else ready(model, spec, 'compacted', variables)[0]
     return sharding.on_devices(single, several, weights)

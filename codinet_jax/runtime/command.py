@@ -40,7 +40,7 @@ def start_devices(batch_size: int = 0, *, trains: bool = False) -> None:
             raise InputError(
                 'A module of --import made a JAX array while it was imported: let it make arrays inside functions.'
             ) from error
-    # A callback's address, or what trains on a CPU would be compiled anew in spite of JAX_COMPILATION_CACHE_DIR.
+    # Left in the key, the address of a callback has what trains on a CPU compiled anew in spite of a compilation cache.
     jax.config.update('jax_remove_custom_partitioning_ptr_from_cache_key', True)
     if trains and not _may_have_accelerator():
         memory.keep()

@@ -153,7 +153,7 @@ inline float unsureness(const float* logits, int64_t num_classes) {
 
 constexpr float kForcedMargin = 30;  // `models.router.FORCED_MARGIN`
 
-// Images' way through a network, one after another, in memory of a thread: `scratch`, at the beginning of a cache line, has room for
+// An image's way through a network, in memory of a thread: `scratch`, at the beginning of a cache line, has room for
 // `numbers(net)`.
 class Pass {
  public:

@@ -112,14 +112,14 @@ def scattered_state(stage: stages.Stage, mesh: Mesh, gamma: float = 0.0) -> Trai
 
     variables = jax.tree_util.tree_map_with_path(drawn, shapes(model))
     params = variables['params']
-    state = TrainState(
-        jnp.int32(0), params, variables['batch_stats'], stage.step.optimizer.init(params), controller.at_rest(gamma)
-    )
+    begun = quick_jit(stage.step.optimizer.init)(params)
+    state = TrainState(jnp.int32(0), params, variables['batch_stats'], begun, controller.at_rest(gamma))
     return jax.device_put(state, sharding.replicated(mesh))
 
 
+@functools.cache
 def shapes(net: RoutedResNet) -> Tree:
-    """Shapes and types of all variables, at no cost."""
+    """Shapes and types of all variables; nobody may change what is found."""
     arch = net.architecture
     image = jax.ShapeDtypeStruct((1, arch.image_size, arch.image_size, arch.image_channels), jnp.float32)
     return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, execution.masked(), train=False), image)
@@ -138,7 +138,7 @@ def random_variables(net: RoutedResNet, seed: int = 0) -> Tree:
             values = rng.normal(size=shape.shape) * (4 if names[-2] == 'decide' else 1.4) / np.sqrt(fan_in)
         else:
             values = 0.3 * rng.normal(size=shape.shape)
-        return jnp.asarray(values, shape.dtype)
+        return jnp.asarray(values.astype(shape.dtype))
 
     return jax.tree_util.tree_map_with_path(draw, shapes(net))
 

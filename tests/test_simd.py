@@ -17,6 +17,7 @@ from jax import lax
 import compilers
 from codinet_jax.config import left_open, setup
 from codinet_jax.kernels import cpu_convolution, library, plain, simd
+from codinet_jax.runtime import waiting
 from codinet_jax.runtime.errors import InputError
 from compilers import compiled
 from configs import cifar10_r20, digits_r14
@@ -215,6 +216,20 @@ def test_a_processor_has_a_library_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     here = simd.LIBRARY.build('cpu')
     monkeypatch.setattr(library, '_processor', lambda: 'flags: fewer')
     assert simd.LIBRARY._built('cpu') != here
+
+
+def test_who_waits_for_a_library_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, for stdout may be answers."""
+    monkeypatch.setenv('CODINET_JAX_CACHE', str(tmp_path))
+    monkeypatch.setattr(waiting, 'SECONDS_QUIET', 0.01)
+    (tmp_path / 'call.cpp').write_text('#include <regex>')
+    slow = dataclasses.replace(simd.LIBRARY, title='test kernel', sources=tmp_path, headers=(), targets=())
+    assert slow.build('cpu').exists()
+    said = capsys.readouterr()
+    assert said.out == '' and said.err.startswith('g++ builds the test kernel, once for this machine ...')
+    assert slow.build('cpu').exists() and capsys.readouterr().err == ''
 
 
 def test_they_are_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:

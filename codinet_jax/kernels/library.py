@@ -12,6 +12,7 @@ import os
 import platform as machine
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Literal, NamedTuple
 import jax
 
 from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.waiting import waiting
 
 Platform = Literal['CUDA', 'cpu']
 SHARED = Path(__file__).parent
@@ -123,11 +125,9 @@ class Library:
             # Under another name first: a process beside this one must not load half a library.
             with tempfile.TemporaryDirectory(dir=directory) as scratch:
                 fresh = Path(scratch) / built.name
-                done = subprocess.run(
-                    [compiler, *recipe.flags, *includes(), str(self.sources / recipe.source), '-o', str(fresh)],
-                    capture_output=True,
-                    text=True,
-                )
+                command = [compiler, *recipe.flags, *includes(), str(self.sources / recipe.source), '-o', str(fresh)]
+                with waiting(f'{recipe.compiler} builds the {self.title}, once for this machine', file=sys.stderr):
+                    done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     errors = [line for line in (done.stdout + done.stderr).splitlines() if 'error' in line.lower()]
                     what = '; '.join(errors[:3]) or f'exit status {done.returncode}'

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codinet_jax.runtime import files
+from codinet_jax.runtime.waiting import waiting
 from experiments.real_accuracy import allocation, gates, images, networks
 
 
@@ -94,13 +95,15 @@ def greedy(
     order: list[int] = []
     harm: list[float] = []
     alone: dict[int, float] = {}
-    while left and not is_enough(route_n):
-        routes_Fxn = np.repeat(route_n[None], len(left), axis=0)
-        routes_Fxn[np.arange(len(left)), left] = 0
-        found = np.mean(np.sum(np.exp(whole_BxY) * (whole_BxY - answers(routes_Fxn)), axis=-1), axis=-1)
-        alone = alone or {k: float(h) for k, h in zip(left, found, strict=True)}
-        best = int(np.argmin(found))
-        order.append(left.pop(best))
-        harm.append(float(found[best]))
-        route_n[order[-1]] = 0
+    with waiting('ordering blocks', len(left), 'blocks') as report:
+        while left and not is_enough(route_n):
+            routes_Fxn = np.repeat(route_n[None], len(left), axis=0)
+            routes_Fxn[np.arange(len(left)), left] = 0
+            found = np.mean(np.sum(np.exp(whole_BxY) * (whole_BxY - answers(routes_Fxn)), axis=-1), axis=-1)
+            alone = alone or {k: float(h) for k, h in zip(left, found, strict=True)}
+            best = int(np.argmin(found))
+            order.append(left.pop(best))
+            harm.append(float(found[best]))
+            route_n[order[-1]] = 0
+            report(len(order))
     return {'order': order, 'divergence': harm, 'divergence_alone': alone}

@@ -70,6 +70,14 @@ def test_blocks_that_decide_nothing_are_named(rates: tuple[float, ...], sentence
     assert routing_warning(routed(*rates)) == sentence
 
 
+def test_of_blocks_that_have_no_choice_nothing_is_said() -> None:
+    """As of the first answer's blocks in a network that resumes."""
+    assert routing_warning(routed(1.0, 0.5, 0.5), (True, False, False)) is None
+    assert routing_warning(routed(1.0, 0.5, 1.0), (True, False, False)) == (
+        'part of the routing is fixed: block 3 always runs.'
+    )
+
+
 def test_routing_that_is_alive_and_networks_that_have_none_are_not_warned_of() -> None:
     assert routing_warning(routed(0.01, 0.5, 0.99)) is None
     assert routing_warning(STATIC) is None

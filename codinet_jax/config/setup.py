@@ -329,10 +329,9 @@ def _check_price(method: Method, model: RoutedResNet) -> None:
             raise InputError('loss.target_cost is set, but a static network always costs the same: leave it out.')
         return
     if target is not None:
-        always_n = router_kind(model.router).always_run_n(model.architecture)
-        floor = model.costs.mean_macs(np.array(always_n)) / model.costs.static_macs
+        floor = model.costs.mean_macs(np.array(model.always_run_n)) / model.costs.static_macs
         if target < floor:
-            skipped = 'all that it can' if any(always_n) else 'every block'
+            skipped = 'all that it can' if any(model.always_run_n) else 'every block'
             raise InputError(f'loss.target_cost is {target}, but an image that skips {skipped} costs {floor:.3f}.')
     if router_kind(model.router).bias is None:
         for name, value, unset in (

@@ -143,11 +143,15 @@ def most_used_routes(decisions_Nxn: np.ndarray, most: int = MOST_ROUTES) -> list
     return [(routes_Rxn[r], np.flatnonzero(route_of_N.ravel() == r)) for r in order_R]
 
 
-def fixed_in_words(run_rates_n: Sequence[float]) -> str:
-    """Which blocks every image runs, and which none: 'block 1 always runs and blocks 4 to 6 never run'; '' for none."""
+def fixed_in_words(run_rates_n: Sequence[float], always_run_n: Sequence[bool] = ()) -> str:
+    """Which blocks every image runs, and which none: 'block 1 always runs and blocks 4 to 6 never run'; '' for none.
+
+    Of those that have no choice, `always_run_n`, nothing is said.
+    """
     parts = []
+    forced = np.flatnonzero(always_run_n)
     for rate, verb in ((0, 'never run'), (1, 'always run')):
-        fixed = [k for k, each in enumerate(run_rates_n, start=1) if each == rate]
+        fixed = [k + 1 for k, each in enumerate(run_rates_n) if each == rate and k not in forced]
         if fixed:
             parts.append(f'block {fixed[0]} {verb}s' if len(fixed) == 1 else f'blocks {_ranges(fixed)} {verb}')
     return ' and '.join(parts)

@@ -10,7 +10,6 @@ from codinet_jax.evaluation.cost_search import MISSED, TOLERANCE, nearest_shift
 from codinet_jax.inference.operating_points import Point, shift_of, threshold_of
 from codinet_jax.inference.predictor import Predictor
 from codinet_jax.models.network import RoutedResNet
-from codinet_jax.models.routers import router_kind
 from codinet_jax.runtime.errors import InputError
 
 NUM_HALVINGS = 24  # of the interval around each crossing
@@ -40,7 +39,7 @@ def fewest_run(model: RoutedResNet) -> float:
 
 def num_forced(model: RoutedResNet) -> int:
     """The blocks that every image runs, at any threshold up to `fewest_run`'s."""
-    return sum(router_kind(model.router).always_run_n(model.architecture)) if model.router else 0
+    return sum(model.always_run_n) if model.router else 0
 
 
 def trace_curve(measure: Measure, num_points: int, last: float = RUN_NONE) -> list[Point]:

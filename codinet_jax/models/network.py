@@ -128,6 +128,17 @@ class RoutedResNet(nn.Module):
         return self.clone(router=None, architecture=self.architecture.in_order)
 
     @property
+    def always_run_n(self) -> tuple[bool, ...]:
+        """The blocks that every image runs, whatever it is; of a static network all.
+
+        Raises:
+          InputError: there is no such router.
+        """
+        if self.router is None:
+            return (True,) * self.architecture.num_blocks
+        return router_kind(self.router).always_run_n(self.architecture)
+
+    @property
     def costs(self) -> CostTable:
         """The MACs of every part, of one image.
 

@@ -41,7 +41,8 @@ class Progress:
 class StepReader:
     """Reads the metrics of steps, a few at a time, and counts, times, checks and reports them.
 
-    `newest_checkpoint` gives the step of one, or None; `before_log` is called before a window of means is written.
+    `newest_checkpoint` gives the step of one, or None; `before_log` is called before a window of means is written;
+    blocks of `always_run_n` have nothing to decide.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class StepReader:
         recipe: Recipe,
         newest_checkpoint: Callable[[], int | None],
         before_log: Callable[[], None],
+        always_run_n: Sequence[bool],
     ):
         self.progress, self.writer, self.recipe = progress, writer, recipe
         self.window = RunningMeans(**progress.window)
         self._newest_checkpoint, self._before_log = newest_checkpoint, before_log
+        self._always_run_n = always_run_n
         self._unread: list[Metrics] = []
         self._read_at = 0.0
         self._last_read: float | None = None
@@ -125,7 +128,7 @@ class StepReader:
         rate = {'images_per_second': self._lines.images_per_second}
         self.writer.write(self.progress.step, 'train', {'stage': self._stage} | means | rate)
         self.window = RunningMeans()
-        warning = routing_warning(means)
+        warning = routing_warning(means, self._always_run_n)
         if warning and warning != self._last_warning:
             log(f'warning: {warning}')
         self._last_warning = warning
@@ -228,8 +231,11 @@ def _short(name: str) -> str:
     return name if len(name) <= 4 else name[:3]
 
 
-def routing_warning(means: Mapping[str, Any]) -> str | None:
-    """One sentence when a window's routing has collapsed, wholly or in some blocks; None when it is alive."""
+def routing_warning(means: Mapping[str, Any], always_run_n: Sequence[bool] = ()) -> str | None:
+    """One sentence when a window's routing has collapsed, wholly or in some blocks; None when it is alive.
+
+    Blocks of `always_run_n` have nothing to decide.
+    """
     if 'num_paths' not in means:
         return None
     if means['num_paths'] <= 1:
@@ -237,5 +243,5 @@ def routing_warning(means: Mapping[str, Any]) -> str | None:
             'routing has collapsed: every image takes one route, so this is a static sub-network; a larger weight or '
             'margin of diversity keeps routes apart (loss.beta, loss.diversity_margin).'
         )
-    fixed = fixed_in_words(means['run_rates_n'])
+    fixed = fixed_in_words(means['run_rates_n'], always_run_n)
     return f'part of the routing is fixed: {fixed}.' if fixed else None

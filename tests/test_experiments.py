@@ -272,7 +272,7 @@ def test_the_readmes_tables_are_written_from_the_kept_numbers(tmp_path: pathlib.
     filled = readme.filled(text, tmp_path)
     assert filled.startswith('before\n<!-- results table9_cpu -->\n| | Acc. (%) | #Path |\n|---|---:|---:|\n')
     assert '| ours | 93.50 ± 0.71 (94.47) | 20 ± 0 |\n| other | missing | missing |\n' in filled
-    assert 'Scale cpu: small. Seeds 0, 1; commit abc1234; AMD EPYC, 2 device(s); jax 0.10.2.\n<!-- end' in filled
+    assert 'Scale cpu: small. Seeds 0, 1; commit abc1234; AMD EPYC, 2 devices; jax 0.10.2.\n<!-- end' in filled
     assert filled.endswith('-->\nafter\n') and readme.filled(filled, tmp_path) == filled
 
 

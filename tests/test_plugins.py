@@ -224,12 +224,12 @@ def test_what_the_readme_adds_is_trained_and_evaluated_as_it_stands_there(tmp_pa
     readme = (helpers.REPOSITORY / 'codinet_jax' / 'README.md').read_text()
     section = readme.partition('\n## Add a router, a loss, a data set, a method\n')[2]
     files = {name: text for text, name in re.findall(r'```python\n(# (\w+\.py): .*?)```', section, re.DOTALL)}
-    assert list(files) == ['target_rates.py', 'peak.py', 'held.py']
+    assert list(files) == ['target_rates.py', 'peak.py', 'matched.py']
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     (command,) = re.findall(r'```bash\npython -m codinet_jax\.main (.*?)```', section, re.DOTALL)
     told = shlex.split(command.replace('\\\n', ' '))
-    for name in ('peak', 'held'):
+    for name in ('peak', 'matched'):
         (flags,) = re.findall(rf'`(--import={name}\.py [^`]*)`', ' '.join(section.split()))
         told += shlex.split(flags)
     imports = [flag for flag in told if flag.startswith('--import=')]
@@ -239,8 +239,8 @@ def test_what_the_readme_adds_is_trained_and_evaluated_as_it_stands_there(tmp_pa
     rows = [json.loads(line) for line in (tmp_path / 'mine' / 'metrics.jsonl').read_text().splitlines()]
     rows = [row for row in rows if row['kind'] == 'train' and row['stage'] == 1]
     for row in rows:
-        parts = row['cross_entropy'] + 10 * row['held'] + 2 * row['target_rates']
-        assert row['loss'] == pytest.approx(parts, rel=1e-5) and row['held'] > 0
+        parts = row['cross_entropy'] + 10 * row['matched'] + 2 * row['target_rates']
+        assert row['loss'] == pytest.approx(parts, rel=1e-5) and row['matched'] > 0
     assert rows and json.loads((tmp_path / 'mine' / 'config.json').read_text())['model']['router'] == 'peak'
     evaluated = run(tmp_path, 'evaluate', '--workdir=mine', *imports)
     assert (evaluated.returncode, evaluated.stderr) == (0, ''), evaluated.stderr

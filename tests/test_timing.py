@@ -250,7 +250,7 @@ class Clock:
 
 
 ARRANGEMENTS = {
-    f'{num_devices} device(s), blocks {how}': 10.0 for num_devices in (1, 4) for how in ('in a loop', 'unrolled')
+    f'{devices}, blocks {how}': 10.0 for devices in ('1 device', '4 devices') for how in ('in a loop', 'unrolled')
 }
 
 
@@ -266,7 +266,7 @@ class Held(NamedTuple):
 @pytest.fixture(scope='module')
 def held() -> Held:
     draws, reports = [random_draws(BATCH_SIZE, rate, 3) for rate in (0.4, 1.0)], list[str]()
-    clock = Clock(ARRANGEMENTS | {'1 device(s), blocks unrolled': 5.0})
+    clock = Clock(ARRANGEMENTS | {'1 device, blocks unrolled': 5.0})
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(timing, 'interleaved', clock)
         monkeypatch.setattr(timing.fused, 'is_possible', lambda model: False)

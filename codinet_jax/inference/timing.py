@@ -20,6 +20,7 @@ from codinet_jax.inference.program import FUSED, STRATEGIES, can_run, network_sp
 from codinet_jax.models import execution, resuming
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
+from codinet_jax.runtime.console import plural
 
 Call = Callable[[int], Any]  # answers a batch for the i-th time; what it returns can be waited for
 NUM_TRIALS = 3  # of each static arrangement, to find the fastest
@@ -153,7 +154,7 @@ def contest(
 
     without_routers, in_order = model.static, resuming.in_order(model.architecture, variables)
     static = {
-        f'{num_devices} device(s), blocks {"in a loop" if unroll == 1 else "unrolled"}': (num_devices, unroll)
+        f'{plural(num_devices, "device")}, blocks {"in a loop" if unroll == 1 else "unrolled"}': (num_devices, unroll)
         for num_devices in sorted({1, spread_over})
         for unroll in (1, len(about.blocks_macs))
     }
@@ -163,7 +164,7 @@ def contest(
     }
     is_fused = fused.is_possible(model)
     for num_devices in sorted({1, spread_over}) if is_fused else []:
-        name = f'{num_devices} device(s), fused'
+        name = f'{plural(num_devices, "device")}, fused'
         candidates[name] = compiled(f'static, {name}', ready(without_routers, spec, FUSED, in_order), num_devices)
     arrangements = interleaved({name: each.on(draws[0]) for name, each in candidates.items()}, NUM_TRIALS)
     programs = {'static': candidates[min(arrangements, key=arrangements.__getitem__)]}

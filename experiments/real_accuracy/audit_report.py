@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from codinet_jax.analysis import style
 from codinet_jax.runtime import files
+from codinet_jax.runtime.console import plural
 
 WHO = {'full': 'the full network', 'cheap': 'the cheap one', 'rung': "the full one's blocks of that cost"}
 
@@ -29,9 +30,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines = [
         f'# {found["full"]} before any gate is trained, beside {found["cheap"]}',
         '',
-        f'Nothing was trained. Seed {found["seed"]}; {found["device"]}, {found["num_devices"]} device(s); commit '
-        f'{found["commit"]}; jax {versions["jax"]}. The first {settings["test_images"]:,} test images where nothing '
-        'else is said. The given weights were trained on all training images.',
+        f'Nothing was trained. Seed {found["seed"]}; {found["device"]}, {plural(found["num_devices"], "device")}; '
+        f'commit {found["commit"]}; jax {versions["jax"]}. The first {settings["test_images"]:,} test images where '
+        'nothing else is said. The given weights were trained on all training images.',
     ]
     sections = {
         'cascades': _cascades,

@@ -45,9 +45,10 @@ def compact(summary: dict[str, Any]) -> str:
     seeds = {tuple(run['seed'] for run in row['seeds']) for row in summary['rows'] if row['seeds']}
     numbers = ', '.join(str(seed) for seed in max(seeds, key=len))
     how = {key: _listed(run['how'][key] for run in runs) for key in ('commit', 'device', 'num_devices')}
+    devices = 'device' if how['num_devices'] == '1' else 'devices'
     made = (
         f'Seeds {numbers}{"" if len(seeds) == 1 else " at most"}; commit {how["commit"]}; {how["device"]}, '
-        f'{how["num_devices"]} device(s); jax {_listed(run["how"]["versions"]["jax"] for run in runs)}.'
+        f'{how["num_devices"]} {devices}; jax {_listed(run["how"]["versions"]["jax"] for run in runs)}.'
     )
     return '\n'.join(lines) + f'\n\n{summary["says"]} {made}\n'
 

@@ -42,6 +42,14 @@ def main(argv: Sequence[str]) -> None:
     batch_sizes = _numbers('batch_sizes', BATCH_SIZES.value, int, 1, 1_000_000)
     run_rates = _numbers('run_rate', RUN_RATE.value or [], float, 0.0, 1.0)
     output = command.output_file(OUTPUT)
+    if WORKDIR.value is not None and CONFIG.value is not None:
+        raise InputError('--workdir and --config are two networks to time: give one.')
+    of_run = {'operating_point': OPERATING_POINT.value, 'cost': COST.value, 'data_dir': DATA_DIR.value}
+    given = next((name for name, value in of_run.items() if value is not None), None)
+    if given and WORKDIR.value is None:
+        raise InputError(f'--{given} is of a run, and none is given: give its --workdir, or leave it out.')
+    if given and run_rates:
+        raise InputError(f'--run_rate draws decisions at random, and --{given} is of decisions of its own: give one.')
     command.start_devices()
 
     from codinet_jax.config import setup

@@ -46,7 +46,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             '--batch_size, --strategy and --tile are of --program=predict: training takes --config.batch_size.'
         )
-    command.start_devices(config.batch_size if is_train else BATCH_SIZE.value or 128)
+    batch = config.batch_size // max(1, config.accumulate_steps) if is_train else BATCH_SIZE.value or 128
+    command.start_devices(batch)
 
     from codinet_jax.compiling import programs, report, summary, targets
     from codinet_jax.config import setup

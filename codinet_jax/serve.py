@@ -11,6 +11,7 @@ Asked by another name than localhost or its address, it answers only if --allowe
 """
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 from absl import flags
@@ -38,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
     network = NETWORK.given('what to serve')
     if THRESHOLD.value is not None and (OPERATING_POINT.value, COST.value) != (None, None):
         raise InputError('--operating_point and --cost are thresholds by themselves: give one alone, or --threshold.')
+    if THRESHOLD.value is not None and not math.isfinite(THRESHOLD.value):
+        raise InputError(f'--threshold is {THRESHOLD.value}: give a number.')
 
     from codinet_jax.inference import http_server, source, trusted_hosts
     from codinet_jax.inference.serving import Batcher

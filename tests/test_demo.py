@@ -221,6 +221,7 @@ def test_test_images_are_grouped_by_their_routes(client: httpx.Client, run: Demo
         assert told_pixels(told).tolist() == run.images_NxHxWxC[i].tolist()
     for number in (NUM_PICTURES, 'x', '-1'):
         assert client.post(f'/look?number={number}').status_code == 404
+    assert client.get(f'/picture/{"9" * 5000}').status_code == 404
     assert client.get(f'/picture/{NUM_PICTURES}').json() == {'error': f'No picture is kept of image {NUM_PICTURES}.'}
 
 

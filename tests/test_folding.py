@@ -12,6 +12,7 @@ from codinet_jax.inference.folding import cast, fold
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.execution import masked
 from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime.errors import InputError
 from helpers import by_path, quick_jit, random_images, random_variables, shapes
 from reference_network import Tree, np_conv, np_norm
 from test_execution import BASIC, BOTTLENECKS, answers, assert_alike, assert_no_decision_hangs_on_rounding
@@ -119,3 +120,18 @@ def test_cast_leaves_routers_and_head_in_float32() -> None:
     exact = {path for path in types if 'router' in path or 'head' in path}
     assert exact and {types[path] for path in exact} == {np.dtype('float32')}
     assert {types[path] for path in types.keys() - exact} == {np.dtype(jnp.bfloat16)}
+
+
+def test_a_norm_that_keeps_no_statistics_stays() -> None:
+    """As a router of one's own may have: LayerNorm."""
+    params = {'router/norm1/scale': np.ones(3), 'router/norm1/bias': np.zeros(3)}
+    assert set(traverse_util.flatten_dict(fold({'params': nested(params), 'batch_stats': {}})['params'], sep='/')) == {
+        *params
+    }
+
+
+def test_a_norm_that_follows_no_convolution_is_refused_by_name() -> None:
+    params = {f'router/mine/{name}': np.ones(3) for name in ('scale', 'bias')}
+    statistics = {f'router/mine/{name}': np.ones(3) for name in ('mean', 'var')}
+    with pytest.raises(InputError, match=r'^Batch norm router/mine cannot be folded: call it norm1'):
+        fold({'params': nested(params), 'batch_stats': nested(statistics)})

@@ -190,6 +190,7 @@ def asked_for(network: Network, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return None, None
 
     monkeypatch.setattr('codinet_jax.inference.program.ready', ready)
+    monkeypatch.setattr('codinet_jax.inference.program.program', lambda *named: asked.append(named[-1]))
     on_devices(*network, {}, None)
     return asked
 
@@ -212,12 +213,20 @@ def test_it_is_the_default_for_small_networks_in_float32(
     assert asked_for(network, monkeypatch) == ([FUSED] if is_default else ['conditional', 'compacted'])
 
 
-@pytest.mark.parametrize('lacks', ['compiler', 'cache'])
+def refuse(path: Any) -> bool:
+    raise PermissionError(13, 'Permission denied', str(path))
+
+
+@pytest.mark.parametrize('lacks', ['compiler', 'cache', 'home', 'permission'])
 def test_where_it_cannot_be_built_others_answer(lacks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / 'file').touch()
     monkeypatch.setenv('CODINET_JAX_CACHE', str(tmp_path / 'file' if lacks == 'cache' else tmp_path))
     if lacks == 'compiler':
         monkeypatch.setattr(library, 'find_compiler', lambda recipe: None)
+    elif lacks == 'home':
+        monkeypatch.setenv('CODINET_JAX_CACHE', '~nobody_of_this_name/cache')
+    elif lacks == 'permission':  # which root is not refused
+        monkeypatch.setattr(library.Path, 'exists', refuse)
     library._can_be_built.cache_clear()
     try:
         assert asked_for(network_of(8), monkeypatch) == ['conditional', 'compacted']

@@ -328,6 +328,7 @@ WRONG = {
     'no_such_module': r'no_such_module cannot be imported: ModuleNotFoundError: No module named',
     'no_such_file.py': r'no_such_file\.py cannot be imported: .*/no_such_file\.py is no file\.',
     'my-router.py': r"'my-router\.py' cannot be imported: give a module",
+    'router.v2.py': r"'router\.v2\.py' cannot be imported: give a module",
     '': r"'' cannot be imported: give a module",
     'raises.py': r'raises\.py cannot be imported: KeyError: .* \(.*/raises\.py, line 2\)\.',
     'exits.py': r'exits\.py cannot be imported: SystemExit: 3 \(.*/exits\.py, line 1\)\.',

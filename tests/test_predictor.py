@@ -398,7 +398,12 @@ def test_a_static_network_runs_every_block_and_pays_no_router(tmp_path: Path) ->
     workdir = helpers.write_workdir(tmp_path / 'run', default.with_variant(helpers.tiny_config(), 'static'))
     predictor = load.from_workdir(workdir.path)
     images = helpers.noise_images(3).images_NxHxWxC
-    for answers in (predictor(images), predictor.in_batches(images, 1)):
+    predictor.export(tmp_path / 'exported')
+    elsewhere = exported.load(tmp_path / 'exported')
+    for answers in (
+        *(predictor(images), predictor.in_batches(images, 1)),
+        *(each(images, calibration.RUN_NONE) for each in (predictor, elsewhere)),
+    ):
         np.testing.assert_array_equal(answers.run_probability_Bxn, np.ones((3, 3)))
         assert answers.decisions_Bxn.all()
         assert answers.macs_B.tolist() == [predictor.spec.static_macs] * 3

@@ -268,3 +268,17 @@ def test_blocks_are_unrolled_but_on_tpus_unless_told_otherwise(monkeypatch: pyte
 def test_what_would_be_trained_under_a_false_name_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         setup.read(changed(**changes))
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'loss__wrong_penalties': ('x', 'y')},
+        {'method': 'rates', 'loss__block_rates': ('x',)},
+        {'mean': ('a',), 'std': (1.0,)},
+        {'stage1__decay_epochs': (True,)},
+    ],
+)
+def test_tuples_of_numbers_take_no_text(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r'is \(.*\); it must be of numbers'):
+        setup.read(changed(**changes))

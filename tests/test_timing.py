@@ -517,6 +517,9 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     'output below nothing': (['--output={tmp}/nowhere/timing.json'], ['{tmp}/nowhere/timing.json', '--output']),
     'output that is a directory': (['--output={tmp}'], ['{tmp}', '--output']),
     'no run': (['--workdir={tmp}/nowhere'], ['holds no run', 'codinet_jax.main']),
+    'a cost of no run': (['--cost=0.5'], ['--cost is of a run']),
+    'a cost of no decision': (['--workdir={tmp}/run', '--run_rate=0.5', '--cost=0.5'], ['draws decisions at random']),
+    'two networks': (['--workdir={tmp}/run', *UNTRAINED], ['--workdir and --config are two']),
     'no such point': (['--workdir={tmp}/run', '--operating_point=half'], ["no operating point 'half'", 'less']),
 }
 
@@ -636,8 +639,9 @@ def test_it_asks_what_to_time(commands: Commands) -> None:
 
 
 def test_off_the_cpu_conditional_takes_few_rows_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     most = program.MOST_CONDITIONAL
+    assert program.can_run('conditional', most, 'gpu') and not program.can_run('conditional', most + 1, 'gpu')
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     assert [program.can_run('conditional', size) for size in (1, most, most + 1)] == [True, True, False]
     assert program.can_run('compacted', 4096)
     forward = program.program(model(), named().data.spec, 'conditional')

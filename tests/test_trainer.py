@@ -56,6 +56,11 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         trainer(router='exits')
     with pytest.raises(InputError, match=r"^ACT does not train router 'linear': give the network halting, or take"):
         trainer(cj.methods.ACT())
+    for name in ('init_from', 'resumes', 'teacher'):
+        with pytest.raises(
+            InputError, match=f'^A Trainer reads no files, and {name} names one: give fit the variables'
+        ):
+            cj.Trainer(helpers.tiny_network(), SPEC, cj.methods.CoDiNet(), **{name: 'weights.npz'})
     with pytest.raises(InputError, match=r'^The network has 10 classes and the data 3'):
         cj.Trainer(helpers.tiny_network(), cj.DataSpec(3, 0.3, 0.4), cj.methods.CoDiNet())
     with pytest.raises(InputError, match='an image that skips every block costs'):

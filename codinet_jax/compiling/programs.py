@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from codinet_jax.config.setup import Setup
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import program
-from codinet_jax.inference.folding import fold
+from codinet_jax.inference.folding import cast, fold
 from codinet_jax.inference.fused import tpu
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.runtime import sharding
@@ -82,7 +82,9 @@ def inference(
             raise InputError('Strategy fused is compiled here for TPUs alone: a CUDA device has its kernel from nvcc.')
         forward, weights = tpu.program(model, spec), tpu.pack(model, spec, weights)
     else:
+        program.check_can_run(strategy, batch_size // mesh.size, mesh.devices.flat[0].platform)
         forward = program.program(model, spec, strategy, **({'tile': tile} if tile else {}))
+        weights = cast(weights, model.dtype)
     images = jax.ShapeDtypeStruct((batch_size, *program.network_spec(model, spec).image_shape), jnp.uint8)
     threshold = jax.ShapeDtypeStruct((), jnp.float32)
     everywhere = sharding.replicated(mesh)
@@ -97,7 +99,7 @@ def _for_platform(setup: Setup, mesh: Mesh) -> RoutedResNet:
     is_tpu = mesh.devices.flat[0].platform == 'tpu'
     return model.clone(
         unroll=1 if is_tpu and settings['unroll'] is None else model.unroll,
-        norm_groups=mesh.size if settings['batch_norm'] == 'device' else 1,
+        norm_groups=(settings['norm_groups'] or mesh.size) if settings['batch_norm'] == 'device' else 1,
     )
 
 

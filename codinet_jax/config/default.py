@@ -150,6 +150,10 @@ def missing(config: ConfigDict) -> list[str]:
     return [name for name in _flat(get_config()) if name not in has]
 
 
+# Settings that are tuples of text; all others are of numbers.
+TEXTS = ('imports', 'classes', 'loss.extra_terms')
+
+
 def check_types(config: ConfigDict, where: str = '') -> None:
     """Refuses a value of another type than the setting's here; only what is unset here may be unset.
 
@@ -166,6 +170,12 @@ def check_types(config: ConfigDict, where: str = '') -> None:
         if not isinstance(given, wanted) or isinstance(given, bool) != (kind is bool):
             like = f'like {value!r}' if value is not None else f'of type {kind.__name__}, or None'
             raise InputError(f'{where}{name} is {given!r}; it must be {like}.')
+        if isinstance(given, tuple | list) and name not in TEXTS and not all(map(_is_number, given)):
+            raise InputError(f'{where}{name} is {given!r}; it must be of numbers.')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

@@ -56,8 +56,9 @@ def _is_file(name: str) -> bool:
 
 def _module(name: str) -> str:
     """The name of the module that a plugin becomes."""
-    module = pathlib.Path(name).stem if _is_file(name) else str(name)
-    if not all(part.isidentifier() for part in module.split('.')):
+    is_file = _is_file(name)
+    module = pathlib.Path(name).stem if is_file else str(name)
+    if not all(part.isidentifier() for part in ([module] if is_file else module.split('.'))):
         raise InputError(
             f'{name!r} cannot be imported: give a module, as my_package.my_router, or a file, my_router.py.'
         )

@@ -1,5 +1,6 @@
 """What a network and its training must know of images, wherever these come from."""
 
+import numbers
 from dataclasses import dataclass
 
 from codinet_jax.runtime.errors import InputError
@@ -31,14 +32,26 @@ class DataSpec:
     def __post_init__(self) -> None:
         for name in ('mean', 'std'):
             value = getattr(self, name)
-            object.__setattr__(self, name, tuple(map(float, value)) if isinstance(value, tuple | list) else (value,))
+            object.__setattr__(self, name, tuple(value) if isinstance(value, tuple | list) else (value,))
         for name, low, of in (('mean', 0, 'from 0 to 1'), ('std', 1e-6, 'above 0 and at most 1')):
-            numbers = getattr(self, name)
-            if not all(isinstance(number, int | float) and low <= number <= 1 for number in numbers):
-                raise InputError(f'{name} is {numbers}; give a number {of} for each channel.')
+            given = getattr(self, name)
+            if not all(isinstance(number, numbers.Real) and low <= float(number) <= 1 for number in given):
+                raise InputError(f'{name} is {given}; give a number {of} for each channel.')
+            object.__setattr__(self, name, tuple(map(float, given)))
         if self.num_classes < 1 or self.crop_padding < 0 or not 0 < self.center_crop <= 1:
             raise InputError(
                 f'{self} cannot be: there is at least one class, crop_padding is at least 0, and center_crop a share.'
+            )
+
+    def check_classes(self, of_network: int) -> None:
+        """Refuses a network of another number of classes.
+
+        Raises:
+          InputError: it is one.
+        """
+        if self.num_classes != of_network:
+            raise InputError(
+                f'The network has {of_network} classes and the data {self.num_classes}: give both the same.'
             )
 
     @property

@@ -118,8 +118,9 @@ class PageServer(Server):
 
     def _kept(self, number: str) -> np.ndarray:
         examples = self.subject.examples
-        if isinstance(examples, str) or not number.isdecimal() or int(number) >= len(examples.thumbnails_SxhxwxC):
-            raise HTTPException(404, f'No picture is kept of image {number}.')
+        is_number = number.isdecimal() and len(number) < 10
+        if isinstance(examples, str) or not is_number or int(number) >= len(examples.thumbnails_SxhxwxC):
+            raise HTTPException(404, f'No picture is kept of image {number[:10]}.')
         return examples.thumbnails_SxhxwxC[int(number)]
 
     async def _looked(self, image_HxWxC: np.ndarray, threshold: float | None) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def write(
     preprocessing: Mapping[str, Any],
     network: Mapping[str, Any],
     operating_points: OperatingPoints | None = None,
+    decides: bool = True,
 ) -> None:
     """Exports a program with its weights.
 
@@ -53,6 +54,7 @@ def write(
       preprocessing: what the program does to pixels first, for the reader.
       network: its settings, for the reader.
       operating_points: what calibration found of it.
+      decides: as of a `Predictor`.
 
     Raises:
       InputError: the directory holds something, or cannot be written.
@@ -77,7 +79,9 @@ def write(
         'calling_convention': exported.calling_convention_version,
         'versions': {package: importlib.metadata.version(package) for package in ('jax', 'jaxlib', 'flax')},
         'network': dict(network),
-        'operating_points': (operating_points or OperatingPoints()).as_record(),  # older versions neither know nor mind
+        # Older versions neither know nor mind what follows.
+        'operating_points': (operating_points or OperatingPoints()).as_record(),
+        'decides': decides,
     }
     staging = directory.with_name(f'.{directory.name}.{os.getpid()}')
     try:
@@ -153,7 +157,9 @@ def load(directory: str | os.PathLike[str]) -> Predictor:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f'{directory / MANIFEST} cannot be read ({error}): copy or export it again.') from error
     forward = sharding.on_devices(exported.call, exported.call, weights)
-    return Predictor(spec, forward, threshold, operating_points=operating_points)
+    return Predictor(
+        spec, forward, threshold, operating_points=operating_points, decides=manifest.get('decides') is not False
+    )
 
 
 def _read_spec(card: Mapping[str, Any], weights: Mapping[str, np.ndarray], exported: export.Exported) -> NetworkSpec:

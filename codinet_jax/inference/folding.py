@@ -9,6 +9,7 @@ from flax import traverse_util
 
 from codinet_jax.models.network import EPSILON
 from codinet_jax.models.routers import is_router
+from codinet_jax.runtime.errors import InputError
 
 
 def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,12 +17,13 @@ def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
 
     A convolution w and the norm after it, of scale s, bias b, mean m and variance q, become the convolution s w / r
     with bias b - s m / r, where r = sqrt(q + EPSILON). A norm `X/normI` follows the convolution `X/convI`.
+
+    Raises:
+      InputError: a norm with statistics follows none, as in a router of one's own.
     """
     params = traverse_util.flatten_dict(variables['params'])
     statistics = traverse_util.flatten_dict(variables['batch_stats'])
-    folded = {
-        path: np.asarray(value) for path, value in params.items() if not path[-2].startswith(('norm', 'stem_norm'))
-    }
+    folded = {path: np.asarray(value) for path, value in params.items() if (*path[:-1], 'mean') not in statistics}
     for *parents, norm, leaf in statistics:
         if leaf != 'mean':
             continue
@@ -30,6 +32,11 @@ def fold(variables: Mapping[str, Any]) -> dict[str, Any]:
         mean, var = (np.asarray(statistics[(*parents, norm, name)], np.float64) for name in ('mean', 'var'))
         gain = scale / np.sqrt(var + EPSILON)
         conv = (*parents, norm.replace('norm', 'conv'))
+        if (*conv, 'kernel') not in params:
+            raise InputError(
+                f'Batch norm {"/".join((*parents, norm))} cannot be folded: call it norm1, and the convolution that it '
+                'follows conv1.'
+            )
         kernel = np.asarray(params[(*conv, 'kernel')])
         folded[(*conv, 'kernel')] = (kernel * gain[..., None, None, None, :]).astype(kernel.dtype)
         folded[(*conv, 'bias')] = (bias - mean * gain).astype(kernel.dtype)

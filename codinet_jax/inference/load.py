@@ -63,10 +63,11 @@ def from_network(
             preprocessing={'normalisation': '(pixels / 255 - mean) / std', 'mean': mean, 'std': std},
             network=about,
             operating_points=known,
+            decides=model.router is not None,
         )
 
     forward = program.on_devices(model, data_spec, variables, strategy)
-    return Predictor(spec, forward, float(threshold), write, known)
+    return Predictor(spec, forward, float(threshold), write, known, decides=model.router is not None)
 
 
 def from_workdir(
@@ -109,6 +110,8 @@ def operating_points(workdir: Workdir) -> OperatingPoints:
     try:
         points, curve = workdir.read_operating_points(), workdir.read_cost_curve()
         return OperatingPoints.of_record(points, curve, str(workdir))
+    except InputError:  # a ValueError, with a sentence of its own
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f'The operating points of {workdir} cannot be read ({error!r}): move operating_points.json and '

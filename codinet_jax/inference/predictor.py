@@ -89,6 +89,7 @@ class Predictor:
       threshold: a block runs where v reaches it, unless a call says otherwise.
       write: exports the network into a directory, with a threshold; None where that cannot be done again.
       operating_points: what calibration found of it.
+      decides: whether it has routers; else every block runs, whatever the threshold.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Predictor:
         threshold: float = 0.5,
         write: Write | None = None,
         operating_points: OperatingPoints | None = None,
+        decides: bool = True,
     ):
         self.spec, self.forward, self.threshold, self._write = spec, forward, threshold, write
+        self.decides = decides
         self.operating_points = operating_points or OperatingPoints()
 
     def __call__(
@@ -128,7 +131,7 @@ class Predictor:
         logits_BxY, v_Bxn = self.forward(pixels(images_BxHxWxC, spec.image_shape), threshold)
         logits_BxY, v_Bxn = np.asarray(logits_BxY, np.float64), np.asarray(v_Bxn)
         exp_BxY = np.exp(logits_BxY - logits_BxY.max(axis=1, keepdims=True))
-        decisions_Bxn = v_Bxn >= np.float32(threshold)
+        decisions_Bxn = v_Bxn >= np.float32(threshold) if self.decides else np.ones(v_Bxn.shape, bool)
         return Prediction(
             labels_B=logits_BxY.argmax(axis=1),
             probabilities_BxY=exp_BxY / exp_BxY.sum(axis=1, keepdims=True),

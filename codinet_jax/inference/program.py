@@ -29,8 +29,13 @@ MOST_CONDITIONAL = 32  # rows of a batch off the CPU, where each of them has the
 
 
 def network_spec(model: RoutedResNet, spec: DataSpec) -> NetworkSpec:
-    """What is to be known of a network of such images."""
+    """What is to be known of a network of such images.
+
+    Raises:
+      InputError: the network has another number of classes.
+    """
     arch, costs = model.architecture, model.costs
+    spec.check_classes(arch.num_classes)
     return NetworkSpec(
         classes=spec.class_names,
         image_size=arch.image_size,
@@ -43,9 +48,22 @@ def network_spec(model: RoutedResNet, spec: DataSpec) -> NetworkSpec:
     )
 
 
-def can_run(strategy: str, batch_size: int) -> bool:
-    """Whether an execution is of any use for a batch of that size on the devices here."""
-    return strategy != 'conditional' or jax.default_backend() == 'cpu' or batch_size <= MOST_CONDITIONAL
+def can_run(strategy: str, batch_size: int, platform: str | None = None) -> bool:
+    """Whether an execution is of any use for a batch of that size on the devices of a platform, or those here."""
+    return strategy != 'conditional' or (platform or jax.default_backend()) == 'cpu' or batch_size <= MOST_CONDITIONAL
+
+
+def check_can_run(strategy: str, batch_size: int, platform: str | None = None) -> None:
+    """Refuses what `can_run` says no to.
+
+    Raises:
+      InputError: it does.
+    """
+    if not can_run(strategy, batch_size, platform):
+        raise InputError(
+            f'conditional decides row by row, and {batch_size} rows are too many off the CPU: take compacted, or '
+            f'batches of at most {MOST_CONDITIONAL}.'
+        )
 
 
 def program(model: RoutedResNet, spec: DataSpec, strategy: str, *, unroll: int = 1, **options: Any) -> Program:
@@ -65,11 +83,8 @@ def program(model: RoutedResNet, spec: DataSpec, strategy: str, *, unroll: int =
         variables: Any, images_BxHxWxC: jax.Array, threshold: jax.Array, noise_Bxnx2: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         num_rows = images_BxHxWxC.shape[0]
-        if isinstance(num_rows, int) and not can_run(strategy, num_rows):
-            raise InputError(
-                f'conditional decides row by row, and {num_rows} rows are too many off the CPU: take compacted, or '
-                f'batches of at most {MOST_CONDITIONAL}.'
-            )
+        if isinstance(num_rows, int):
+            check_can_run(strategy, num_rows)
         hard = STRATEGIES[strategy](threshold, **options)
         if noise_Bxnx2 is not None:
             hard = execution.with_noise(hard)
@@ -103,5 +118,5 @@ def on_devices(model: RoutedResNet, spec: DataSpec, variables: Mapping[str, Any]
     if strategy is None and fused.is_default(model):
         strategy = FUSED
     single, weights = ready(model, spec, strategy or 'conditional', variables)
-    several = single if strategy else ready(model, spec, 'compacted', variables)[0]
+    several = single if strategy else program(model, spec, 'compacted')
     return sharding.on_devices(single, several, weights)

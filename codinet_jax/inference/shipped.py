@@ -41,9 +41,10 @@ def load_pretrained(name: str = 'cifar10') -> Predictor:
         trees = traverse_util.unflatten_dict(leaves, sep='/')
         spec = DataSpec(tuple(card['classes']), tuple(card['mean']), tuple(card['std']))
         members = [Member(_network(depth, len(card['classes'])), spec, trees[str(depth)]) for depth in card['depths']]
-        return cascade.from_networks(members, threshold=card['threshold'], about=card['about'])
+        threshold, about = card['threshold'], card['about']
     except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
         raise _not_whole(name, error) from error
+    return cascade.from_networks(members, threshold=threshold, about=about)
 
 
 def read_card(name: str) -> dict[str, Any]:

@@ -20,12 +20,14 @@ from typing import Literal, NamedTuple
 
 import jax
 
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.waiting import waiting
 
 Platform = Literal['CUDA', 'cpu']
 SHARED = Path(__file__).parent
 SHARED_HEADERS = ('primitives.h', 'emulation.h')
+CAPABILITIES = (80, 90)  # of CUDA devices; code for one runs on later ones of its generation, as of 80 on 89
 CUDA_COMPILER = Path('/usr/local/cuda/bin/nvcc')  # where it is put, and not always on the PATH
 
 
@@ -49,7 +51,7 @@ RECIPES: dict[Platform, Recipe] = {
             '-shared',
             '-Xcompiler',
             '-fPIC',
-            *(f'-gencode=arch=compute_{a},code=sm_{a}' for a in (80, 90)),
+            *(f'-gencode=arch=compute_{a},code=sm_{a}' for a in CAPABILITIES),
         ),
         SHARED_HEADERS,
     ),
@@ -78,7 +80,7 @@ class Library:
     Attributes:
       name: of the file, and the beginning of its symbols' names.
       title: how it is called in a sentence.
-      sources: the folder of its launch.cu and emulate.cpp.
+      sources: the folder of its recipes' sources.
       headers: of that folder.
       targets: the symbols that are XLA's custom calls.
       recipes: how it is built, by platform.
@@ -115,12 +117,12 @@ class Library:
         """
         recipe, built = self.recipes[platform], self._built(platform)
         directory = built.parent
-        if built.exists():
-            return built
-        compiler = find_compiler(recipe)
-        if compiler is None:
-            raise InputError(f'The {self.title} is built by {recipe.compiler}: install it, or put it on the PATH.')
         try:
+            if built.exists():
+                return built
+            compiler = find_compiler(recipe)
+            if compiler is None:
+                raise InputError(f'The {self.title} is built by {recipe.compiler}: install it, or put it on the PATH.')
             directory.mkdir(parents=True, exist_ok=True)
             # Under another name first: a process beside this one must not load half a library.
             with tempfile.TemporaryDirectory(dir=directory) as scratch:
@@ -134,12 +136,8 @@ class Library:
                     raise InputError(f'{recipe.compiler} does not build the {self.title}: {what}')
                 fresh.replace(built)
         except OSError as error:
-            raise InputError(f'{directory} cannot be written; name another in CODINET_JAX_CACHE.') from error
+            raise InputError(f'{directory} cannot be read or written; name another in CODINET_JAX_CACHE.') from error
         return built
-
-    def is_available(self, platform: Platform) -> bool:
-        """Whether the library is in the cache, or its compiler is here."""
-        return self._built(platform).exists() or find_compiler(self.recipes[platform]) is not None
 
     def can_be_built(self, platform: Platform) -> bool:
         """Whether it is here or its compiler builds it, which is tried."""
@@ -154,7 +152,7 @@ class Library:
             *(SHARED / name for name in recipe.headers),
         ):
             digest.update(path.read_bytes())
-        directory = Path(os.environ.get('CODINET_JAX_CACHE') or Path.home() / '.cache' / 'codinet_jax')
+        directory = files.expanded(os.environ.get('CODINET_JAX_CACHE') or '~/.cache/codinet_jax')
         return directory / f'{self.name}_{platform}_{digest.hexdigest()[:16]}.so'
 
 

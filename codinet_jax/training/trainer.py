@@ -39,6 +39,8 @@ class Trainer:
     def __init__(
         self, network: RoutedResNet, spec: DataSpec, method: Method, *, learning_rate: float = 0.1, **recipe: Any
     ):
+        if files := sorted({'init_from', 'resumes', 'teacher'} & recipe.keys()):
+            raise InputError(f'A Trainer reads no files, and {files[0]} names one: give fit the variables.')
         if method.is_routed != (network.router is not None):
             raise InputError(
                 f'{type(method).__name__} trains networks {"with" if method.is_routed else "without"} routers; this '
@@ -49,11 +51,7 @@ class Trainer:
                 f'{type(method).__name__} does not train router {network.router!r}: give the network '
                 f'{method.router or "another"}, or take another method.'
             )
-        if spec.num_classes != network.architecture.num_classes:
-            raise InputError(
-                f'The network has {network.architecture.num_classes} classes and the data {spec.num_classes}: give '
-                'both the same.'
-            )
+        spec.check_classes(network.architecture.num_classes)
         self.network, self.spec, self.method = network, spec, method
         self.learning_rate, self.recipe = learning_rate, recipe
 

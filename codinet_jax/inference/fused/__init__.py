@@ -14,18 +14,21 @@ from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference.fused import cpu, cuda, tpu
 from codinet_jax.inference.predictor import Program
 from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime.errors import InputError
 
 KERNELS: dict[str, ModuleType] = {'gpu': cuda, 'tpu': tpu, 'cpu': cpu}
 
 
 def is_possible(model: RoutedResNet) -> bool:
     """Whether there is a kernel for a network here."""
-    return bool(_kernel().is_possible(model))
+    kernel = KERNELS.get(jax.default_backend())
+    return kernel is not None and bool(kernel.is_possible(model))
 
 
 def is_default(model: RoutedResNet) -> bool:
     """Whether it is the way to run a network here."""
-    return bool(_kernel().is_default(model))
+    kernel = KERNELS.get(jax.default_backend())
+    return kernel is not None and bool(kernel.is_default(model))
 
 
 def ready(model: RoutedResNet, spec: DataSpec, folded: Mapping[str, Any]) -> tuple[Program, Any]:
@@ -34,9 +37,7 @@ def ready(model: RoutedResNet, spec: DataSpec, folded: Mapping[str, Any]) -> tup
     Raises:
       InputError: the kernel does not compute this network, or cannot be built here.
     """
-    kernel = _kernel()
+    kernel = KERNELS.get(jax.default_backend())
+    if kernel is None:
+        raise InputError(f'There is no fused kernel for {jax.default_backend()} devices: take another strategy.')
     return kernel.program(model, spec), kernel.pack(model, spec, folded)
-
-
-def _kernel() -> ModuleType:
-    return KERNELS[jax.default_backend()]

@@ -20,7 +20,7 @@ from codinet_jax.data import augment
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference.fused.weights import flat, of_stage
 from codinet_jax.inference.predictor import Program
-from codinet_jax.kernels.library import Library, Platform
+from codinet_jax.kernels.library import CAPABILITIES, Library, Platform
 from codinet_jax.models.architecture import Architecture, Shortcut, cifar_resnet
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime.errors import InputError
@@ -49,8 +49,15 @@ def supports(model: RoutedResNet) -> str | None:
 
 
 def is_possible(model: RoutedResNet) -> bool:
-    """Whether the kernel is for a network here: it computes it, in bfloat16, and its library is built or can be."""
-    return jnp.dtype(model.dtype) == jnp.bfloat16 and supports(model) is None and LIBRARY.is_available('CUDA')
+    """Whether the kernel is for a network here: it computes it, in bfloat16, on these devices, and can be built."""
+    is_for = jnp.dtype(model.dtype) == jnp.bfloat16 and supports(model) is None
+    return is_for and _is_built_for(jax.devices()[0]) and LIBRARY.can_be_built('CUDA')
+
+
+def _is_built_for(device: Any) -> bool:
+    """Whether a device is of a generation that the library has code for."""
+    generations = {str(capability // 10) for capability in CAPABILITIES}
+    return str(getattr(device, 'compute_capability', '')).partition('.')[0] in generations
 
 
 is_default = is_possible

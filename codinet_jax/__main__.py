@@ -1,12 +1,12 @@
 """All commands under one name: `codinet main --config=digits_r14`, or `python -m codinet_jax main`."""
 
 import ast
-import difflib
 import pathlib
 import runpy
 import sys
 
 from codinet_jax import __version__
+from codinet_jax.runtime.errors import meant
 
 COMMANDS = (
     'main',
@@ -38,8 +38,7 @@ def main() -> None:
         del sys.argv[1]
         runpy.run_module(f'codinet_jax.{ALIASES.get(name, name)}', run_name='__main__', alter_sys=True)
     else:
-        close = difflib.get_close_matches(name, (*COMMANDS, *ALIASES), n=1)
-        hint = f' Did you mean {close[0]}?' if close else ''
+        hint = meant(name, (*COMMANDS, *ALIASES))
         print(f'error: There is no command {name!r}; the commands are {", ".join(COMMANDS)}.{hint}', file=sys.stderr)
         sys.exit(2)
 

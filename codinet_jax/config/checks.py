@@ -1,10 +1,9 @@
 """What a setting may be, refused in a sentence that names it."""
 
-import difflib
 import math
 from collections.abc import Iterable
 
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, meant
 
 
 def at_least(name: str, value: float, bound: float) -> None:
@@ -23,6 +22,4 @@ def share(name: str, value: float) -> None:
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
     """Raises an InputError, with what may have been meant, unless a value is known."""
     if value not in known:
-        close = difflib.get_close_matches(value, list(known), n=1)
-        hint = f' Did you mean {close[0]}?' if close else ''
-        raise InputError(f'{name} is {value!r}; it must be one of {", ".join(known)}.{hint}')
+        raise InputError(f'{name} is {value!r}; it must be one of {", ".join(known)}.{meant(value, known)}')

@@ -5,7 +5,6 @@ a variant's name may follow after a colon. What it names is run, and what `--imp
 parsed.
 """
 
-import difflib
 import pathlib
 import re
 import runpy
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from codinet_jax.config import default as settings
 from codinet_jax.config import plugins
 from codinet_jax.runtime import files
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, meant
 
 flags.disclaim_key_flags()  # flags defined here are those of the command that asks for them
 
@@ -129,9 +128,8 @@ def _shipped(name: str) -> pathlib.Path:
     directory = package / 'configs' if (package / 'configs').is_dir() else package.parent / 'configs'
     known = sorted(path.stem for path in directory.glob('[!_]*.py'))
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f' Did you mean {close[0]}?' if close else ''
         raise InputError(
-            f'There is no config {name!r}: give one of {", ".join(known)}, or a path that ends in .py.{hint}'
+            f'There is no config {name!r}: give one of {", ".join(known)}, or a path that ends in .py.'
+            f'{meant(name, known)}'
         )
     return directory / f'{name}.py'

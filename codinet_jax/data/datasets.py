@@ -1,7 +1,6 @@
 """The image sets we know by name, or find where they lie, and their splits: train, validation held out of it, test."""
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.photographs import Cut
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.data.split import Split
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, meant
 
 MEASURED = 10_000  # images that a mean is of
 FOUND = ('classes', 'image_size', 'image_channels', 'views')  # arguments of `source`, of sets that `is_found` names
@@ -112,11 +111,9 @@ def find(name: str, image_size: int | None = None) -> Dataset:
       InputError: there is none, or it cannot be had in this size.
     """
     if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
-        hint = f', did you mean {close[0]!r}' if close else ''
         raise InputError(
-            f'Data set {name!r} is unknown{hint}: the known ones are {", ".join(DATASETS)}; folder is one of your own, '
-            'and tfds:NAME any that TFDS has prepared.'
+            f'Data set {name!r} is unknown: the known ones are {", ".join(DATASETS)}; folder is one of your own, and '
+            f'tfds:NAME any that TFDS has prepared.{meant(name, DATASETS)}'
         )
     dataset = DATASETS[name]
     if image_size in (None, dataset.image_size):

@@ -152,18 +152,26 @@ def answers(members: Sequence[Member], split: Split, batch_size: int) -> Answers
     return Answers(predictions_KxN, unsure_KxN, alone_KxN, np.concatenate(labels))
 
 
+def decided(unsure_KxB: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Before each network but the first how unsure the answer is, and whether the network is asked: [B, K - 1] of both.
+
+    `unsure_KxB` is of the answers of the first network, of the first two, and so on, float32.
+    """
+    v, asked = [unsure_KxB[0]], [unsure_KxB[0] >= np.float32(threshold)]
+    for unsure_B in unsure_KxB[1:-1]:
+        # An image that is not asked of keeps its answer, and is as sure of it as before.
+        v.append(np.where(asked[-1], unsure_B, v[-1]))
+        asked.append(asked[-1] & (v[-1] >= np.float32(threshold)))
+    return np.stack(v, axis=-1), np.stack(asked, axis=-1)
+
+
 def point(found: Answers, spec: NetworkSpec, threshold: float) -> Point:
     """What a threshold makes of the cascade; K counts the networks asked beside the first."""
-    predictions_N, unsure_N = found.predictions_KxN[0], found.unsure_KxN[0]
-    macs, num_asked = float(spec.fixed_macs), 0.0
-    for k, network_macs in enumerate(spec.blocks_macs, start=1):
-        is_asked_N = unsure_N >= np.float32(threshold)
-        predictions_N = np.where(is_asked_N, found.predictions_KxN[k], predictions_N)
-        unsure_N = np.where(is_asked_N, found.unsure_KxN[k], unsure_N)
-        macs += is_asked_N.mean() * network_macs
-        num_asked += is_asked_N.mean()
+    _, asked_Nxn = decided(found.unsure_KxN, threshold)
+    predictions_N = np.take_along_axis(found.predictions_KxN, asked_Nxn.sum(axis=-1)[None], 0)[0]
+    macs = spec.fixed_macs + float(asked_Nxn.mean(axis=0) @ np.asarray(spec.blocks_macs))
     top1 = float(np.mean(predictions_N == found.labels_N))
-    return Point(threshold, macs / spec.static_macs, top1, num_asked)
+    return Point(threshold, macs / spec.static_macs, top1, float(asked_Nxn.sum(axis=-1).mean()))
 
 
 def network_spec(members: Sequence[Member]) -> NetworkSpec:

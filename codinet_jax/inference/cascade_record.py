@@ -20,7 +20,7 @@ from codinet_jax.evaluation.record import (
 )
 from codinet_jax.evaluation.statistics import summarise
 from codinet_jax.inference import load
-from codinet_jax.inference.cascade import Member, means
+from codinet_jax.inference.cascade import Member, decided, means
 from codinet_jax.models.cost import CostTable
 from codinet_jax.runtime import provenance
 from codinet_jax.runtime.hosts import Host
@@ -102,25 +102,15 @@ def _of_batch(
     for view in views.values():
         seen = np.asarray(view(images_BxHxWxC, positions_B))
         probabilities_KxBxY = means(np.stack([network(seen).probabilities_BxY for network in networks]))
-        v_Bxn, asked_Bxn = _decided(probabilities_KxBxY, threshold)
+        # In float32, as the program decides.
+        unsure_KxB = np.float32(1) - probabilities_KxBxY.max(axis=-1).astype(np.float32)
+        v_Bxn, asked_Bxn = decided(unsure_KxB, threshold)
         last_1xBx1 = np.sum(asked_Bxn, axis=-1)[None, :, None]
         answer_BxY = np.take_along_axis(probabilities_KxBxY, last_1xBx1, 0)[0].astype(np.float64)
         plain_BxY = answer_BxY if plain_BxY is None else plain_BxY
         columns.append((v_Bxn, asked_Bxn, probabilities_KxBxY.argmax(-1).T, _divergence_B(plain_BxY, answer_BxY)))
     v, asked, answers, divergences = (np.stack(column) for column in zip(*columns, strict=True))
     return v, asked, answers, divergences[..., None]
-
-
-def _decided(probabilities_KxBxY: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """How unsure the answers before each network but the first are, and whether it is asked: [B, K - 1] of both."""
-    # In float32, as the program decides.
-    unsure_KxB = np.float32(1) - probabilities_KxBxY.max(axis=-1).astype(np.float32)
-    v, asked = [unsure_KxB[0]], [unsure_KxB[0] >= np.float32(threshold)]
-    for unsure_B in unsure_KxB[1:-1]:
-        # An image that is not asked of keeps its answer, and is as sure of it as before.
-        v.append(np.where(asked[-1], unsure_B, v[-1]))
-        asked.append(asked[-1] & (v[-1] >= np.float32(threshold)))
-    return np.stack(v, axis=-1), np.stack(asked, axis=-1)
 
 
 def _divergence_B(p_BxY: np.ndarray, q_BxY: np.ndarray) -> np.ndarray:

@@ -8,14 +8,13 @@ the hard decisions of Eq. 13.
 """
 
 import dataclasses
-import difflib
 from typing import ClassVar
 
 import jax.numpy as jnp
 
 from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification, relaxed_then_hard
 from codinet_jax.routing import losses, relaxation
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, meant
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,10 +49,9 @@ class CoDiNet(Method):
         super().__post_init__()
         self.check_at_least(0, 'alpha', 'beta', 'consistency_margin', 'diversity_margin')
         if self.relaxation not in relaxation.RELAXATIONS:
-            close = difflib.get_close_matches(self.relaxation, relaxation.RELAXATIONS, n=1)
-            hint = f' Did you mean {close[0]}?' if close else ''
-            known = ', '.join(relaxation.RELAXATIONS)
-            raise InputError(f'relaxation is {self.relaxation!r}; it must be one of {known}.{hint}')
+            known = relaxation.RELAXATIONS
+            hint = meant(self.relaxation, known)
+            raise InputError(f'relaxation is {self.relaxation!r}; it must be one of {", ".join(known)}.{hint}')
         if self.relaxation == 'drawn' and not self.noise_free:
             raise InputError('relaxation is drawn, which has no gradient: routers would learn nothing by it.')
         self.check_above_zero('temperature')

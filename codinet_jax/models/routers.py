@@ -3,7 +3,6 @@
 A router of one's own is added to `ROUTERS` by `register`.
 """
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from codinet_jax.models.random_router import INITIAL_MARGIN, PACE, RandomStart, 
 from codinet_jax.models.recurrent import RECURRENT, RECURRENT_FEATURES
 from codinet_jax.models.resuming import RESUMING
 from codinet_jax.models.router import Bias, Router, RouterKind, pooled
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, meant
 
 __all__ = [
     'RECURRENT_FEATURES',
@@ -118,9 +117,7 @@ def router_kind(name: str) -> RouterKind:
       InputError: there is none of this name.
     """
     if name not in ROUTERS:
-        close = difflib.get_close_matches(name, ROUTERS, n=1)
-        hint = f' Did you mean {close[0]}?' if close else ''
-        raise InputError(f'There is no router {name!r}; it must be one of {", ".join(ROUTERS)}.{hint}')
+        raise InputError(f'There is no router {name!r}; it must be one of {", ".join(ROUTERS)}.{meant(name, ROUTERS)}')
     return ROUTERS[name]
 
 

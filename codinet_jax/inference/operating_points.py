@@ -93,8 +93,8 @@ class OperatingPoints:
         """Between the two neighbours on the curve where, as the threshold rises, that cost is first reached."""
         if not self.curve:
             raise InputError(
-                f'{self.owner} has no accuracy-cost curve to find a cost of {cost:g} on: a run has one once '
-                'codinet_jax.calibrate has been run on its workdir, and what is exported from it then.'
+                f'{self.owner} has no accuracy-cost curve to find a cost of {cost:g} on: run codinet_jax.calibrate on '
+                'the workdir of a run, and export again what was exported of it.'
             )
         shares = [point.macs_share for point in self.curve]
         low, high = min(shares), max(shares)

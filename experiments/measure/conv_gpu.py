@@ -102,8 +102,8 @@ def check(channels: int, rows: int, found: list[dict[str, Any]]) -> bool:
     """Adds a row for each kernel; True if each is as near float32 as rounding lets it be, and repeats to the bit."""
 
     def ours(x: Any, w: Any, dy: Any) -> Any:
-        y, back = jax.vjp(lambda x, w: convolution.conv3x3(x, w, platform()), x, w)
-        return y, *back(dy), convolution.kernel_gradient(x, dy, jnp.float32, platform())
+        y, back = jax.vjp(convolution.conv3x3, x, w)
+        return y, *back(dy), convolution.kernel_gradient(x, dy, jnp.float32)
 
     def theirs(x: Any, w: Any, dy: Any) -> Any:
         exact = functools.partial(by_xla, precision=lax.Precision.HIGHEST)
@@ -155,7 +155,7 @@ def clock(channels: int, rows: int) -> list[dict[str, Any]]:
     x, w, dy = random_inputs(channels, rows, seed=0)
     kept = [x + jnp.bfloat16(i) for i in range(CHAIN.value)]
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
-    for name, conv in (('cuda', lambda x, w: convolution.conv3x3(x, w, platform())), ('xla', by_xla)):
+    for name, conv in (('cuda', convolution.conv3x3), ('xla', by_xla)):
         for kind, chain in chains(conv).items():
             started = time.perf_counter()
             compiled = jax.jit(chain).lower(x if kind == 'forward' else dy, w, kept).compile()

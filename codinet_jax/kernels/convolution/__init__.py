@@ -50,43 +50,42 @@ def conv_general_dilated(platform: Platform = 'CUDA') -> Callable[..., jax.Array
 
     def convolve(x: jax.Array, w: jax.Array, window_strides: Any, padding: Any, **others: Any) -> jax.Array:
         if supports(x, w) and plain.is_plain(x, w, window_strides, padding, **others):
-            return conv3x3(x, w, platform)
+            return conv3x3(x, w)
         return lax.conv_general_dilated(x, w, window_strides, padding, **others)
 
     return convolve
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv3x3(x_BxHxWxC: jax.Array, w_3x3xCxC: jax.Array, platform: Platform = 'CUDA') -> jax.Array:
+@jax.custom_vjp
+def conv3x3(x_BxHxWxC: jax.Array, w_3x3xCxC: jax.Array) -> jax.Array:
     """bfloat16 images convolved with a bfloat16 or float32 kernel, stride 1 and padding 1, where it `supports` them.
 
-    A float32 kernel is rounded, and its gradient is not. `conv_general_dilated(platform)` must have been called before.
+    A float32 kernel is rounded, and its gradient is not. `conv_general_dilated(platform)` must have been called before,
+    for the platform that the program is compiled for.
     """
-    return _convolve(x_BxHxWxC, w_3x3xCxC.astype(jnp.bfloat16), platform, back=False)
+    return _convolve(x_BxHxWxC, w_3x3xCxC.astype(jnp.bfloat16), back=False)
 
 
-def _forward(x: jax.Array, w: jax.Array, platform: Platform) -> tuple[jax.Array, Any]:
+def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, Any]:
     rounded = w.astype(jnp.bfloat16)
     # An array of no numbers tells the backward pass of which type its gradient is.
-    return _convolve(x, rounded, platform, back=False), (x, rounded, jnp.zeros((0,), w.dtype))
+    return _convolve(x, rounded, back=False), (x, rounded, jnp.zeros((0,), w.dtype))
 
 
-def _backward(platform: Platform, kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(kept: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w, like = kept
-    return _convolve(dy, w, platform, back=True), kernel_gradient(x, dy, like.dtype, platform)
+    return _convolve(dy, w, back=True), kernel_gradient(x, dy, like.dtype)
 
 
 conv3x3.defvjp(_forward, _backward)
 
 
-def _convolve(x: jax.Array, w: jax.Array, platform: Platform, back: bool) -> jax.Array:
-    del platform  # which the program is compiled for, and the kernel registered with
+def _convolve(x: jax.Array, w: jax.Array, back: bool) -> jax.Array:
     return jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(x.shape, x.dtype))(x, w, back=back)
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, dtype: Any, platform: Platform = 'CUDA') -> jax.Array:
+def kernel_gradient(x: jax.Array, dy: jax.Array, dtype: Any) -> jax.Array:
     """[3, 3, C, C] in float32 or bfloat16: over images and pixels, the sum of each input by each output's gradient."""
-    del platform
     channels = x.shape[-1]
     groups = -(-x.shape[0] // IMAGES_A_GROUP[channels])
     outputs = (

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     command.start_devices()
 
     from codinet_jax.config import setup
-    from codinet_jax.inference import load, timing
+    from codinet_jax.inference import load, timing, timing_report
     from codinet_jax.models.network import drawn
     from codinet_jax.runtime import provenance
 
@@ -91,13 +91,13 @@ def main(argv: Sequence[str]) -> None:
                 report=lambda line: print(line, flush=True),
             )
         )
-        print(timing.readable(contests[-1].rows), flush=True)
+        print(timing_report.readable(contests[-1].rows), flush=True)
     rows = [row for contest in contests for row in contest.rows]
-    print(timing.COLUMNS)
-    print('\n'.join(filter(None, (timing.explained(rows), timing.recommendation(rows)))), flush=True)
+    print(timing_report.COLUMNS)
+    print('\n'.join(filter(None, (timing_report.explained(rows), timing_report.recommendation(rows)))), flush=True)
     if output:
         network = {'dataset': named.record['dataset'], **named.record['model']}
-        numbers = {'machine': provenance.machine(), 'repeats': REPEATS.value} | timing.as_json(network, contests)
+        numbers = {'machine': provenance.machine(), 'repeats': REPEATS.value} | timing_report.as_json(network, contests)
         files.write(output, lambda file: file.write(files.json_bytes(numbers)))
         print(f'written to {output}; draw it with: python -m experiments.measure.plot_timing {output} FIGURE.png')
 

@@ -20,7 +20,7 @@ from codinet_jax.data import datasets
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.evaluation import evaluate
-from codinet_jax.inference import program, timing
+from codinet_jax.inference import program, timing, timing_report
 from codinet_jax.inference.folding import fold
 from codinet_jax.inference.timing import Contest, Contestant, Draws, Row
 from codinet_jax.models.network import RoutedResNet
@@ -319,7 +319,7 @@ def test_what_takes_long_is_reported(held: Held) -> None:
 
 def test_the_numbers_are_plain_json(held: Held) -> None:
     network = {'dataset': 'digits', 'depth': 8}
-    numbers = json.loads(json.dumps(timing.as_json(network, [held.contest])))
+    numbers = json.loads(json.dumps(timing_report.as_json(network, [held.contest])))
     assert numbers.keys() == {'network', 'rows', 'programs', 'static_seconds'}
     assert numbers['network'] == network
     assert [Row(**row) for row in numbers['rows']] == held.contest.rows
@@ -448,7 +448,7 @@ def test_rows_are_readable() -> None:
         row('conditional', 0.75, 0.5),
         row('compacted', 0.5, 0.5),
     ]
-    header, *lines = timing.readable(rows).splitlines()
+    header, *lines = timing_report.readable(rows).splitlines()
     assert ' '.join(header.split()) == 'batch strategy run rate median ms images/s of static of MACs kept'
     assert [line.split() for line in lines] == [
         ['128', 'static', '1.00', '2.00', '64000.0', '1.000', '1.000'],
@@ -469,7 +469,7 @@ def test_where_skipping_loses_is_said() -> None:
         row('conditional', 0.9, 1.01, 1.0),
         row('compacted', 2.0, 1.01, 1.0),
     ]
-    assert timing.readable(rows).splitlines()[1 + len(rows) :] == [
+    assert timing_report.readable(rows).splitlines()[1 + len(rows) :] == [
         'Skipping loses at batch 128, run rate 0.50: conditional takes 1.25 times as long as static.',
         'Skipping loses at batch 128, run rate 1.00: compacted takes 2.00 times as long as static.',
     ]
@@ -477,10 +477,10 @@ def test_where_skipping_loses_is_said() -> None:
 
 def test_a_negative_saving_is_explained_and_no_other() -> None:
     fine = [row('static', 1.0, 1.0, 1.0), row('masked', 1.0, 0.5), row('compacted', 0.6, 0.5)]
-    assert timing.explained(fine) == ''
-    masked = timing.explained([*fine, row('masked', 1.2, 0.5)])
+    assert timing_report.explained(fine) == ''
+    masked = timing_report.explained([*fine, row('masked', 1.2, 0.5)])
     assert 'masked computes every block' in masked and 'gathering' not in masked
-    both = timing.explained([*fine, row('masked', 1.2, 0.5), row('conditional', 1.3, 0.5)])
+    both = timing_report.explained([*fine, row('masked', 1.2, 0.5), row('conditional', 1.3, 0.5)])
     assert 'masked computes every block' in both and 'gathering cost more' in both and both.endswith('.')
 
 
@@ -492,7 +492,7 @@ def test_the_fastest_strategy_at_each_batch_size_is_recommended() -> None:
         *(row('compacted', ratio, 0.5) for ratio in (0.5, 0.8)),
     ]
     rows = [each._replace(batch_size=1) for each in of_one] + of_many
-    assert timing.recommendation(rows) == (
+    assert timing_report.recommendation(rows) == (
         "Recommended here: at batch 1 no strategy saves time (the fastest, masked, takes 1.02 of static's); "
         "--strategy=compacted at batch 128 (0.65 of static's time, in the mean over 2 run rates)."
     )
@@ -602,8 +602,8 @@ def test_an_untrained_network_is_timed(commands: Commands) -> None:
     assert all(each['peak_bytes'] > 0 for each in numbers['programs'])
     rows = [Row(**row) for row in numbers['rows']]
     for part in (rows[: 1 + len(TIMED)], rows[1 + len(TIMED) :]):
-        assert timing.readable(part) in said.stdout
-    assert f'\n{timing.recommendation(rows)}\n' in said.stdout
+        assert timing_report.readable(part) in said.stdout
+    assert f'\n{timing_report.recommendation(rows)}\n' in said.stdout
     assert said.stdout.rstrip().splitlines()[-1].startswith(f'written to {commands.root}/untrained.json')
 
 

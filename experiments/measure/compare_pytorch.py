@@ -201,7 +201,7 @@ def time_ours(config: ConfigDict) -> None:
     command.start_devices()
 
     from codinet_jax.config import setup
-    from codinet_jax.inference import timing
+    from codinet_jax.inference import timing, timing_report
     from codinet_jax.models.network import drawn
     from codinet_jax.runtime import provenance
 
@@ -211,8 +211,8 @@ def time_ours(config: ConfigDict) -> None:
     for batch_size in batch_sizes('1,32,256,1024'):
         draws = timing.random_draws(model, batch_size, RUN_RATE.value, min(REPEATS.value, MAX_DRAWS), seed)
         contests.append(timing.contest(model, spec, variables, [draws], repeats=REPEATS.value, report=_log))
-        print(timing.readable(contests[-1].rows), flush=True)
-        numbers = timing.as_json({'dataset': config.dataset, **config.model.to_dict()}, contests)
+        print(timing_report.readable(contests[-1].rows), flush=True)
+        numbers = timing_report.as_json({'dataset': config.dataset, **config.model.to_dict()}, contests)
         for row in numbers['rows']:
             row['variant'] = row.pop('strategy')
         _report('ours', {'machine': provenance.machine()} | numbers)

@@ -128,8 +128,8 @@ INFERENCE = (
     Mutant(
         'a cascade goes on being unsure of what was answered',
         CASCADE,
-        'np.where(is_asked_N, found.unsure_KxN[k], unsure_N)',
-        'np.where(is_asked_N, found.unsure_KxN[0], unsure_N)',
+        'np.where(asked[-1], unsure_B, v[-1])',
+        'np.where(asked[-1], unsure_KxB[0], v[-1])',
         ('cascade::what_a_threshold_comes_to_follows_from_answers_given_once',),
     ),
     Mutant(

@@ -410,6 +410,15 @@ def test_a_static_network_runs_every_block_and_pays_no_router(tmp_path: Path) ->
         np.testing.assert_allclose(answers.probabilities_BxY.sum(axis=1), 1)
 
 
+def test_data_of_another_number_of_classes_are_refused() -> None:
+    named = helpers.tiny_setup()
+    spec, variables = dataclasses.replace(named.data.spec, classes=3), helpers.random_variables(named.model)
+    with pytest.raises(InputError, match=r'^The network has 10 classes and the data 3'):
+        load.from_network(named.model, spec, variables)
+    with pytest.raises(InputError, match=r'^The network has 10 classes and the data 3'):
+        evaluate.evaluate_weights(named.model, spec, variables, helpers.noise_images(2))
+
+
 def test_the_spec_of_a_network() -> None:
     stem, head = 9 * 16 * 8**2, 64 * 10
     blocks = (

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     if given and WORKDIR.value is None:
         raise InputError(f'--{given} is of a run, and none is given: give its --workdir, or leave it out.')
     if given and run_rates:
-        raise InputError(f'--run_rate draws decisions at random, and --{given} is of decisions of its own: give one.')
+        raise InputError(f'--run_rate draws pixels and decisions at random, and --{given} is of real ones: give one.')
     command.start_devices()
 
     from codinet_jax.config import setup

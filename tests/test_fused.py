@@ -1,6 +1,7 @@
 """The fused kernel, run thread by thread on the CPU: against the network under masked execution, and against the same
 arithmetic in plain JAX, rounded where the kernel rounds."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 import cifar_networks
 from cifar_networks import Network
+from codinet_jax.inference import fused
 from codinet_jax.inference.fused import cuda
 from codinet_jax.inference.program import program
 from codinet_jax.kernels import library
@@ -153,6 +155,26 @@ def test_weights_of_another_network_are_refused() -> None:
     images, _ = fused_check.random_inputs(network_of(8).model, 1, None, seed=9)
     with pytest.raises(Exception, match='weights are of another network'):
         jax.block_until_ready(jax.jit(cuda.program(*network_of(14), platform='cpu'))(packed, images, THRESHOLD))
+
+
+@pytest.mark.parametrize(
+    ('capability', 'has_code'),
+    [('8.0', True), ('8.9', True), ('9.0', True), ('7.5', False), ('10.0', False), ('', False)],
+)
+def test_it_is_for_the_generations_that_it_has_code_for(
+    capability: str, has_code: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, 'devices', lambda: [SimpleNamespace(compute_capability=capability)])
+    monkeypatch.setattr(library, '_can_be_built', lambda *_: True)
+    assert cuda.is_default(network_of(8).model) == has_code
+
+
+def test_no_other_device_has_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'METAL')
+    model = network_of(8).model
+    assert not fused.is_possible(model) and not fused.is_default(model)
+    with pytest.raises(InputError, match=r'^There is no fused kernel for METAL devices'):
+        fused.ready(*network_of(8), {})
 
 
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

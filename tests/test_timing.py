@@ -518,7 +518,10 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     'output that is a directory': (['--output={tmp}'], ['{tmp}', '--output']),
     'no run': (['--workdir={tmp}/nowhere'], ['holds no run', 'codinet_jax.main']),
     'a cost of no run': (['--cost=0.5'], ['--cost is of a run']),
-    'a cost of no decision': (['--workdir={tmp}/run', '--run_rate=0.5', '--cost=0.5'], ['draws decisions at random']),
+    'a cost of no decision': (
+        ['--workdir={tmp}/run', '--run_rate=0.5', '--cost=0.5'],
+        ['at random, and --cost'],
+    ),
     'two networks': (['--workdir={tmp}/run', *UNTRAINED], ['--workdir and --config are two']),
     'no such point': (['--workdir={tmp}/run', '--operating_point=half'], ["no operating point 'half'", 'less']),
 }

@@ -21,13 +21,13 @@ KERNELS: dict[str, ModuleType] = {'gpu': cuda, 'tpu': tpu, 'cpu': cpu}
 
 def is_possible(model: RoutedResNet) -> bool:
     """Whether there is a kernel for a network here."""
-    kernel = KERNELS.get(jax.default_backend())
+    kernel = _kernel()
     return kernel is not None and bool(kernel.is_possible(model))
 
 
 def is_default(model: RoutedResNet) -> bool:
     """Whether it is the way to run a network here."""
-    kernel = KERNELS.get(jax.default_backend())
+    kernel = _kernel()
     return kernel is not None and bool(kernel.is_default(model))
 
 
@@ -37,7 +37,11 @@ def ready(model: RoutedResNet, spec: DataSpec, folded: Mapping[str, Any]) -> tup
     Raises:
       InputError: the kernel does not compute this network, or cannot be built here.
     """
-    kernel = KERNELS.get(jax.default_backend())
+    kernel = _kernel()
     if kernel is None:
         raise InputError(f'There is no fused kernel for {jax.default_backend()} devices: take another strategy.')
     return kernel.program(model, spec), kernel.pack(model, spec, folded)
+
+
+def _kernel() -> ModuleType | None:
+    return KERNELS.get(jax.default_backend())

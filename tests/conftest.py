@@ -11,6 +11,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # t-SNE's threads would spi
 
 import jax
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from browsing import chromium
 
@@ -24,8 +25,13 @@ jax.config.update('jax_platforms', 'cpu')  # where there is an accelerator as we
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-# Those that take twenty seconds of CPU or more, or do so under `-m long`, the longest first.
+# Files whose tests need nothing of each other, and minutes together: workers take those one by one.
+ONE_BY_ONE = ('test_half_hour', 'test_smoke')
+
+# Those that take twenty seconds of CPU or more, or do so when all of them are run, the longest first.
 LONG_FILES = (
+    *ONE_BY_ONE,
+    'test_tour',
     'test_processes',
     'test_analyze',
     'test_going_on',
@@ -77,6 +83,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A worker takes the next file when it is done with one: a long one at the end would keep all but one waiting."""
     ranks = {name: rank for rank, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
+class ByFile(LoadFileScheduling):
+    """A worker takes a file at a time, so that what its tests share is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return nodeid if Path(file).stem in ONE_BY_ONE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 def pytest_collection_finish() -> None:

@@ -70,7 +70,7 @@ SCALES = {
     'smoke': Scale(
         'SMOKE: eighteen steps of ResNet-8 or -14 on digits, which shows that the command runs and nothing else',
         is_result=False,
-        depths={20: 8, 32: 8, 50: 8, 56: 14, 74: 8, 110: 8},
+        depths={14: 8, 20: 8, 32: 8, 50: 8, 56: 14, 74: 8, 110: 8},
         epochs=(0.1, 0.1),
         changes={
             'dataset': 'digits',

@@ -226,10 +226,12 @@ class Pass {
   }
 
   void begin(const uint8_t* image, const float* pixels) {
-    const int64_t row = net_.image_size * net_.image_channels;
-    for (int64_t y = 0; y < net_.image_size; ++y, image += row) {
+    const int64_t channels_in = net_.image_channels;
+    for (int64_t y = 0; y < net_.image_size; ++y) {
       float* to = input_.row(y);
-      for (int64_t i = 0; i < row; ++i) to[i] = pixels[image[i] * net_.image_channels + i % net_.image_channels];
+      for (int64_t x = 0; x < net_.image_size; ++x) {
+        for (int64_t c = 0; c < channels_in; ++c) *to++ = pixels[*image++ * channels_in + c];
+      }
     }
     const int64_t size = strided(net_.image_size, net_.stem.stride), channels = net_.stem.out;
     Image& stem = shaped(net_.pools ? 2 : 1, size, channels);

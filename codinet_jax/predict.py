@@ -24,7 +24,8 @@ from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 if TYPE_CHECKING:
-    from codinet_jax.inference.answers import Answer, Form, Refusal
+    from codinet_jax.inference.answers import Named, Refusal
+    from codinet_jax.inference.answers_report import Form
     from codinet_jax.inference.inputs import Item
 
 NETWORK = command.define_network()
@@ -58,18 +59,18 @@ def main(argv: Sequence[str]) -> int:
     csv_file = _new_file()
     command.start_devices()
 
-    from codinet_jax.inference import answers, inputs, source
+    from codinet_jax.inference import answers, answers_report, inputs, source
 
     predictor = source.predictor(
         network, operating_point=OPERATING_POINT.value, cost=COST.value, strategy=STRATEGY.value
     )
-    form = answers.Form(predictor.spec, TOP.value, answers.marks_for(sys.stdout.encoding))
+    form = answers_report.Form(predictor.spec, TOP.value, answers_report.marks_for(sys.stdout.encoding))
     if SPLIT.value:
         items, num_items = _of_split(Workdir.named(network.workdir), SPLIT.value)
     else:
         paths = inputs.find(named)
         items, num_items = inputs.read(paths, predictor.spec, 2 * BATCH_SIZE.value), len(paths)
-    tally = answers.Tally(num_items)
+    tally = answers_report.Tally(num_items)
     is_each = JSON.value or EACH.value or not (SPLIT.value or csv_file)
     if is_each and not JSON.value:
         print(form.legend, file=sys.stderr, flush=True)
@@ -78,12 +79,12 @@ def main(argv: Sequence[str]) -> int:
         if not (is_each and sys.stdout.isatty()):  # where lines on the same terminal show it
             print(line, file=sys.stderr, flush=True)
 
-    with answers.table(csv_file, form) as write:
+    with answers_report.table(csv_file, form) as write:
         quiet = SECONDS_TO_COMPILING[sys.stderr.isatty()]
-        found = answers.answered(predictor, items, min(BATCH_SIZE.value, num_items), quiet)
-        for answer in answers.counted(found, tally, SECONDS_TO_PROGRESS[sys.stderr.isatty()], progress):
-            write(answer)
-            _report(answer, form, is_each)
+        answered = answers.answered(predictor, items, min(BATCH_SIZE.value, num_items), quiet)
+        for found in answers_report.counted(answered, tally, SECONDS_TO_PROGRESS[sys.stderr.isatty()], progress):
+            write(found)
+            _report(found, form, is_each)
     # Where every image has its line, what is said of them all keeps out of the way.
     for line in ([tally.accuracy(SPLIT.value)] if SPLIT.value else []) + [tally.closing(predictor.spec)]:
         print(line, file=sys.stderr if is_each else sys.stdout, flush=True)
@@ -110,15 +111,15 @@ def _of_split(workdir: Workdir, split: str) -> tuple[Iterator['Item'], int]:
     return (Item(f'{split}[{i}]', image, int(label)) for image, label, i in rows if i >= 0), images.num_images
 
 
-def _report(answer: 'Answer | Refusal', form: 'Form', is_each: bool) -> None:
+def _report(found: 'Named | Refusal', form: 'Form', is_each: bool) -> None:
     from codinet_jax.inference.answers import Refusal
 
     if JSON.value:
-        print(json.dumps(form.as_json(answer)), flush=True)
-    elif isinstance(answer, Refusal):
-        print(f'error: {files.printable(str(answer.error))}', file=sys.stderr, flush=True)
+        print(json.dumps(form.as_json(found)), flush=True)
+    elif isinstance(found, Refusal):
+        print(f'error: {files.printable(str(found.error))}', file=sys.stderr, flush=True)
     elif is_each:
-        print(form.line(answer), flush=True)
+        print(form.line(found), flush=True)
 
 
 if __name__ == '__main__':

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codinet_jax.inference import answers, inputs
-from codinet_jax.inference.answers import Answer, Form, Refusal, Tally, table
+from codinet_jax.inference import answers, answers_report, inputs
+from codinet_jax.inference.answers import Answer, Named, Refusal
+from codinet_jax.inference.answers_report import Form, Tally, table
 from codinet_jax.inference.inputs import Item
 from codinet_jax.inference.predictor import NetworkSpec, Predictor
 from codinet_jax.runtime.errors import InputError
@@ -90,8 +91,9 @@ def test_images_are_read_ahead_in_one_thread_and_in_order(tmp_path: Path, monkey
     assert len({thread for _, thread in read}) == 1 and read[0][1] != threading.current_thread().name
 
 
-def answer(name: str = 'a.png') -> Answer:
-    return Answer(name, 1, np.array([0.2, 0.5, 0.0, 0.3]), np.array([True, False, True]), 1103, 1)
+def answer(name: str = 'a.png', label: int = 1, macs: int = 1103) -> Named:
+    decisions_n = np.array([True, False, True])
+    return Named(name, Answer(label, np.array([0.2, 0.5, 0.0, 0.3]), 0.7 * decisions_n, decisions_n, macs), 1)
 
 
 def test_class_and_number_stand_side_by_side() -> None:
@@ -117,12 +119,12 @@ def test_names_stand_on_one_line_and_tell_a_terminal_nothing() -> None:
     [('utf-8', '·█'), ('ascii', '.#'), ('cp1252', '.#'), ('cp437', '·█'), (None, '.#'), ('x', '.#')],
 )
 def test_marks_are_such_as_the_encoding_has(encoding: str | None, marks: str) -> None:
-    assert answers.marks_for(encoding) == marks
+    assert answers_report.marks_for(encoding) == marks
 
 
 def test_every_answer_is_counted() -> None:
     tally = Tally(5)
-    for each in (answer(), answer()._replace(label=0, macs=1000), Refusal('b', InputError('no'))):
+    for each in (answer(), answer(label=0, macs=1000), Refusal('b', InputError('no'))):
         tally.add(each)
     assert tally.progress().startswith('3 of 5 images, ')
     assert tally.accuracy('test') == 'test: top-1 50.00%'
@@ -149,7 +151,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatc
     def full(descriptor: int) -> None:
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(answers.os, 'fsync', full)
+    monkeypatch.setattr(answers_report.os, 'fsync', full)
     with (
         pytest.raises(InputError, match=r'a\.csv cannot be written \(No space left on device\): make room'),
         table(tmp_path / 'a.csv', Form(SPEC)) as write,
@@ -171,10 +173,14 @@ def test_answers_come_as_soon_as_a_batch_is_full() -> None:
         return 9.0 * np.eye(4)[numbers_B], np.ones((len(numbers_B), 3), np.float32)
 
     found = answers.answered(Predictor(SPEC, forward), items(), 2)
-    assert isinstance(next(found), Answer) and taken == [0, 1, 2]
+    assert isinstance(next(found), Named) and taken == [0, 1, 2]
     second, *rest = found
     assert isinstance(second, Refusal) and second.name == '1'
-    assert [(each.name, each.label) for each in rest if isinstance(each, Answer)] == [('2', 2), ('3', 3), ('4', 0)]
+    assert [(each.name, each.answer.label) for each in rest if isinstance(each, Named)] == [
+        ('2', 2),
+        ('3', 3),
+        ('4', 0),
+    ]
 
 
 def test_only_the_first_batch_is_said_to_be_compiled_and_not_where_answers_go(capsys: pytest.CaptureFixture) -> None:
@@ -190,9 +196,9 @@ def test_only_the_first_batch_is_said_to_be_compiled_and_not_where_answers_go(ca
 
 def test_progress_is_told_whenever_the_time_has_come() -> None:
     tally, said = Tally(4), list[str]()
-    assert [each.name for each in answers.counted([answer()] * 4, tally, 3600, said.append)] == ['a.png'] * 4
+    assert [each.name for each in answers_report.counted([answer()] * 4, tally, 3600, said.append)] == ['a.png'] * 4
     assert said == []
     long_ago = Tally(4, started=time.monotonic() - 4000)
-    assert len(list(answers.counted(iter([answer()] * 4), long_ago, 3600, said.append))) == 4
+    assert len(list(answers_report.counted(iter([answer()] * 4), long_ago, 3600, said.append))) == 4
     assert len(said) == 1 and said[0].startswith('1 of 4 images, ')
     assert tally.num_answered == long_ago.num_answered == 4

@@ -28,8 +28,9 @@ import helpers
 from codinet_jax.config import setup
 from codinet_jax.data import datasets
 from codinet_jax.inference import http_server, load, serving, trusted_hosts
+from codinet_jax.inference.answers import Answer
 from codinet_jax.inference.predictor import NetworkSpec, Prediction, Predictor
-from codinet_jax.inference.serving import Answer, Batcher, Overloaded
+from codinet_jax.inference.serving import Batcher, Overloaded
 from codinet_jax.inference.trusted_hosts import TrustedHosts
 from codinet_jax.runtime.errors import InputError
 
@@ -260,16 +261,16 @@ def test_a_length_of_thousands_of_digits_is_too_much() -> None:
 
 def test_an_answer_from_afar() -> None:
     answer = Answer(2, np.array([0.25, 0.25, 0.5]), np.array([0.4, 0.8]), np.array([False, True]), 120)
-    assert serving.as_json(answer, SPEC) == {
+    assert answer.as_json(SPEC) == {
         'label': 2,
         'class': 'elk',
         'probability': 0.5,
         'route': [0, 1],
-        'cost': 0.96,
         'macs': 120,
         'static_macs': 125,
+        'macs_share': 0.96,
     }
-    top = serving.as_json(answer, SPEC, top=2)['top']
+    top = answer.as_json(SPEC, top=2)['top']
     assert top == [
         {'label': 2, 'class': 'elk', 'probability': 0.5},
         {'label': 0, 'class': 'cat', 'probability': 0.25},
@@ -404,7 +405,7 @@ def test_eight_clients_are_answered_as_the_predictor_answers(served: Served, tra
         probabilities_Y = alone[threshold].probabilities_BxY[i]
         assert answer['probability'] == pytest.approx(probabilities_Y.max(), abs=1e-4)
         assert answer['class'] == trained.predictor.spec.classes[answer['label']]
-        assert answer['cost'] == answer['macs'] / answer['static_macs']
+        assert answer['macs_share'] == answer['macs'] / answer['static_macs']
         assert [each['probability'] for each in answer['top']] == pytest.approx(
             sorted(probabilities_Y)[:-4:-1], abs=1e-4
         )

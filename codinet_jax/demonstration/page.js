@@ -143,7 +143,7 @@ function pointButton(name, i) {
 
 function drawCurve() {
   if (plot === null) return;
-  const cost = answer?.image.cost ?? null;
+  const cost = answer?.image.macs_share ?? null;
   const isOn = plot.turn(stop(), cost);
   const marks = isOn ? ['○ the dial', '▲ this image'] : ['○ the dial'];
   if (cost !== null && !isOn) marks.push(`this image, at ${percent(cost)}, is off the scale`);
@@ -231,7 +231,7 @@ function show({caption}) {
   element('class').textContent = image.class;
   element('sure').textContent = `${percent(image.probability)} sure`;
   element('macs').textContent = mega(image.macs);
-  element('share').textContent = percent(image.cost);
+  element('share').textContent = percent(image.macs_share);
   element('time').textContent = milliseconds(seconds);
   element('blocks').textContent = blocksRun(image.route);
   drawRoute(element('route'), about, image.route, image.gates);

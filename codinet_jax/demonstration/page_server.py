@@ -23,9 +23,10 @@ from codinet_jax.data.augmentations import AUGMENTATIONS
 from codinet_jax.data.image_files import read_image
 from codinet_jax.demonstration.dial import dial, kind
 from codinet_jax.demonstration.subject import Subject
-from codinet_jax.inference import serving, trusted_hosts
+from codinet_jax.inference import trusted_hosts
+from codinet_jax.inference.answers import Answer
 from codinet_jax.inference.http_server import Server, busy
-from codinet_jax.inference.serving import Answer, Batcher
+from codinet_jax.inference.serving import Batcher
 from codinet_jax.inference.trusted_hosts import TrustedHosts
 
 MOST_REQUESTS = 16
@@ -138,7 +139,7 @@ class PageServer(Server):
         }
 
     def _shown(self, image_HxWxC: np.ndarray, answer: Answer, top: int | None = None) -> dict[str, Any]:
-        found = serving.as_json(answer, self.subject.predictor.spec, top)
+        found = answer.as_json(self.subject.predictor.spec, top)
         picture = f'data:image/png;base64,{base64.b64encode(png(image_HxWxC)).decode()}'
         return found | {'gates': answer.run_probability_n.tolist(), 'picture': picture}
 

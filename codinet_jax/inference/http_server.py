@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from codinet_jax.data.image_files import read_image
-from codinet_jax.inference import serving, trusted_hosts
+from codinet_jax.inference import trusted_hosts
 from codinet_jax.inference.serving import Batcher, Overloaded
 from codinet_jax.inference.trusted_hosts import HostCheck, TrustedHosts
 from codinet_jax.runtime.console import plural
@@ -135,7 +135,7 @@ class Server:
         threshold = self.threshold_of(request)
         with self.admission():
             answer = await self.batcher.answer(await self.uploaded(request), threshold)
-        return JSONResponse(serving.as_json(answer, spec, top))
+        return JSONResponse(answer.as_json(spec, top))
 
     def threshold_of(self, request: Request) -> float | None:
         """The threshold that a query asks for, by itself or by a cost; None if it asks for none.

@@ -10,25 +10,17 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from codinet_jax.inference.predictor import NetworkSpec, Predictor, pixels
+from codinet_jax.inference import answers
+from codinet_jax.inference.answers import Answer
+from codinet_jax.inference.predictor import Predictor, pixels
 
 
 class Overloaded(Exception):
     """As many requests as are allowed are being answered already."""
-
-
-class Answer(NamedTuple):
-    """What a network says of one image; `macs` is what it spent, `probabilities_Y` has a number for every class."""
-
-    label: int
-    probabilities_Y: np.ndarray
-    run_probability_n: np.ndarray
-    decisions_n: np.ndarray
-    macs: int
 
 
 class _Waiting(NamedTuple):
@@ -164,35 +156,6 @@ class Batcher:
                     each.answer.set_exception(error)
             return
         self.counts.update(images=len(batch), batches=1)
-        rows = zip(
-            prediction.labels_B,
-            prediction.probabilities_BxY,
-            prediction.run_probability_Bxn,
-            prediction.decisions_Bxn,
-            prediction.macs_B,
-            strict=True,
-        )
-        for each, (label, probabilities_Y, v_n, decisions_n, macs) in zip(batch, rows, strict=True):
+        for each, answer in zip(batch, answers.rows(prediction), strict=True):
             if not each.answer.done():
-                each.answer.set_result(Answer(int(label), probabilities_Y, v_n, decisions_n, int(macs)))
-
-
-def as_json(answer: Answer, spec: NetworkSpec, top: int | None = None) -> dict[str, Any]:
-    """An answer as whoever asked from afar gets it; with `top` so many of the most probable classes too."""
-    probabilities_Y = answer.probabilities_Y
-    found = {
-        'label': answer.label,
-        'class': spec.classes[answer.label],
-        'probability': float(probabilities_Y[answer.label]),
-        'route': answer.decisions_n.astype(int).tolist(),
-        'cost': answer.macs / spec.static_macs,
-        'macs': answer.macs,
-        'static_macs': spec.static_macs,
-    }
-    if top is not None:
-        best = np.argsort(-probabilities_Y, kind='stable')[:top].tolist()
-        found['top'] = [
-            {'label': label, 'class': spec.classes[label], 'probability': float(probabilities_Y[label])}
-            for label in best
-        ]
-    return found
+                each.answer.set_result(answer)

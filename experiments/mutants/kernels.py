@@ -23,8 +23,29 @@ KERNELS = (
     Mutant(
         'pixels that fill no tile are not computed',
         KERNEL,
-        'if (j < pixels) {',
-        'if (j < 0) {',
+        'if (j < s.width) output_row<PIXELS / 2, OUT>(s, j, x, w, finish);',
+        '',
+        (AS_XLA,),
+    ),
+    Mutant(
+        'columns that fill no band are not computed',
+        KERNEL,
+        'if (j < s.width) sliding_band<ROWS, PIXELS / 2>(s, i, j, x, w, finish);',
+        '',
+        (AS_XLA,),
+    ),
+    Mutant(
+        'rows that fill no band are not computed',
+        KERNEL,
+        'if (i < s.height) sliding_bands<ROWS / 2, PIXELS>(s, i, x, w, finish);',
+        '',
+        (AS_XLA,),
+    ),
+    Mutant(
+        'the last pixel of a tile lacks what is right of it',
+        KERNEL,
+        'p < PIXELS + 2;',
+        'p < PIXELS + 1;',
         (AS_XLA,),
     ),
     Mutant(

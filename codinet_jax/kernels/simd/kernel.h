@@ -57,25 +57,26 @@ inline void pad(const Shape& s, const float* x, float* padded) {
   }
 }
 
-// How a window of x lies in memory, and its weights.
-struct Window {
-  int64_t rows, row, pitch;      // rows of so many numbers each, and from one to the next in x
-  int64_t step;                  // from a window to its right neighbour
+// What the outputs of an image see of x: windows, how they lie in memory, and their weights.
+struct Windows {
+  int64_t height, width;         // so many outputs
+  int64_t rows, row, pitch;      // of a window, rows of so many numbers each, and from one to the next in x
+  int64_t step, down;            // from a window to its right neighbour, and to the one below
   int64_t weights, next_vector;  // from one number's weights to the next one's, and to the next output channels'
 };
 
 // y of PIXELS neighbours in a row and OUT vectors of channels: finish(pixel, vector, sum) does what is to be done with it.
 template <int PIXELS, int OUT, class Finish>
-void output_tile(const Window& window, const float* x, const float* w, Finish finish) {
+void output_tile(const Windows& s, const float* x, const float* w, Finish finish) {
   Vector sums[PIXELS][OUT] = {};
-  for (int64_t i = 0; i < window.rows; ++i, x += window.pitch) {
-    for (int64_t j = 0; j < window.row; ++j, w += window.weights) {
+  for (int64_t i = 0; i < s.rows; ++i, x += s.pitch) {
+    for (int64_t j = 0; j < s.row; ++j, w += s.weights) {
       Vector weights[OUT];
 #pragma GCC unroll 32
-      for (int o = 0; o < OUT; ++o) weights[o] = load(w + o * window.next_vector);
+      for (int o = 0; o < OUT; ++o) weights[o] = load(w + o * s.next_vector);
 #pragma GCC unroll 32
       for (int p = 0; p < PIXELS; ++p) {
-        const float number = x[j + p * window.step];
+        const float number = x[j + p * s.step];
 #pragma GCC unroll 32
         for (int o = 0; o < OUT; ++o) sums[p][o] += number * weights[o];
       }
@@ -90,36 +91,100 @@ void output_tile(const Window& window, const float* x, const float* w, Finish fi
 
 // A row of so many pixels; finish(pixel, vector, sum).
 template <int PIXELS, int OUT, class Finish>
-void output_row(const Window& window, int64_t pixels, const float* x, const float* w, Finish finish) {
-  int64_t j = 0;
-  for (; j + PIXELS <= pixels; j += PIXELS) {
-    output_tile<PIXELS, OUT>(window, x + j * window.step, w,
-                             [&, j](int64_t p, int o, Vector sum) { finish(j + p, o, sum); });
+void output_row(const Windows& s, int64_t j, const float* x, const float* w, Finish finish) {
+  for (; j + PIXELS <= s.width; j += PIXELS) {
+    output_tile<PIXELS, OUT>(s, x + j * s.step, w, [&, j](int64_t p, int o, Vector sum) { finish(j + p, o, sum); });
   }
   if constexpr (PIXELS > 1) {
-    if (j < pixels) {
-      output_row<PIXELS / 2, OUT>(window, pixels - j, x + j * window.step, w,
-                                  [&, j](int64_t p, int o, Vector sum) { finish(j + p, o, sum); });
-    }
+    if (j < s.width) output_row<PIXELS / 2, OUT>(s, j, x, w, finish);
   }
 }
 
-template <int PIXELS, int OUT>
-void output_tiles(const Shape& s, const float* padded, const float* w, float* y) {
-  const Window window = {s.kernel_height, s.kernel_row(), s.padded_row(), s.stride * s.in, s.out, kLanes};
-  for (int64_t i = 0; i < s.out_height; ++i) {
-    float* to = y + i * s.out_width * s.out;
-    output_row<PIXELS, OUT>(window, s.out_width, padded + i * s.stride * s.padded_row(), w,
-                            [&](int64_t p, int o, Vector sum) { store(to + p * s.out + o * kLanes, sum); });
+// y of ROWS x PIXELS neighbours and one vector of channels, of windows of three columns, each one column further. A number
+// is read once for the three that see it: to read it for each takes longer than to multiply. finish(row, pixel, sum).
+template <int ROWS, int PIXELS, class Finish>
+void sliding_tile(const Windows& s, const float* x, const float* w, Finish finish) {
+  Vector sums[ROWS][PIXELS] = {};
+  const int64_t column = s.step * s.weights;
+  for (int64_t i = 0; i < s.rows; ++i, x += s.pitch, w += 2 * column) {
+    for (int64_t c = 0; c < s.step; ++c, w += s.weights) {
+      const Vector left = load(w), middle = load(w + column), right = load(w + 2 * column);
+#pragma GCC unroll 32
+      for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 32
+        for (int p = 0; p < PIXELS + 2; ++p) {
+          const float number = x[r * s.down + p * s.step + c];
+          if (p < PIXELS) sums[r][p] += number * left;
+          if (0 < p && p <= PIXELS) sums[r][p - 1] += number * middle;
+          if (1 < p) sums[r][p - 2] += number * right;
+        }
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 32
+    for (int p = 0; p < PIXELS; ++p) finish(r, p, sums[r][p]);
+  }
+}
+
+// Of ROWS rows from the i-th on, what is right of the j-th column.
+template <int ROWS, int PIXELS, class Finish>
+void sliding_band(const Windows& s, int64_t i, int64_t j, const float* x, const float* w, Finish finish) {
+  for (; j + PIXELS <= s.width; j += PIXELS) {
+    sliding_tile<ROWS, PIXELS>(s, x + i * s.down + j * s.step, w,
+                               [&, j](int r, int p, Vector sum) { finish(i + r, j + p, sum); });
+  }
+  if constexpr (PIXELS > 1) {
+    if (j < s.width) sliding_band<ROWS, PIXELS / 2>(s, i, j, x, w, finish);
+  }
+}
+
+// What is below the i-th row.
+template <int ROWS, int PIXELS, class Finish>
+void sliding_bands(const Windows& s, int64_t i, const float* x, const float* w, Finish finish) {
+  for (; i + ROWS <= s.height; i += ROWS) sliding_band<ROWS, PIXELS>(s, i, 0, x, w, finish);
+  if constexpr (ROWS > 1) {
+    if (i < s.height) sliding_bands<ROWS / 2, PIXELS>(s, i, x, w, finish);
+  }
+}
+
+// All outputs of an image, of so many vectors of channels; weights_of(v) are the v-th's, and finish(i, j, v, sum) does
+// what is to be done with a sum. Few columns are taken in several rows at once: weights are then read as seldom.
+template <class WeightsOf, class Finish>
+void output_all(const Windows& s, int64_t vectors, const float* x, WeightsOf weights_of, Finish finish) {
+  const bool slide = s.row == 3 * s.step, is_wide = s.width >= kTile;
+  int64_t v = 0;
+  for (const int64_t pairs = slide && !is_wide ? 0 : vectors / 2 * 2; v < pairs; v += 2) {
+    for (int64_t i = 0; i < s.height; ++i) {
+      output_row<kTile / 2, 2>(s, 0, x + i * s.down, weights_of(v),
+                               [&](int64_t j, int o, Vector sum) { finish(i, j, v + o, sum); });
+    }
+  }
+  for (; v < vectors; ++v) {
+    const auto each = [&](int64_t i, int64_t j, Vector sum) { finish(i, j, v, sum); };
+    if (!slide) {
+      for (int64_t i = 0; i < s.height; ++i) {
+        output_row<kTile, 1>(s, 0, x + i * s.down, weights_of(v), [&](int64_t j, int, Vector sum) { each(i, j, sum); });
+      }
+    } else if (is_wide) {
+      sliding_bands<1, kTile>(s, 0, x, weights_of(v), each);
+    } else if (s.width >= kTile / 2) {
+      sliding_bands<2, kTile / 2>(s, 0, x, weights_of(v), each);
+    } else {
+      sliding_bands<4, kTile / 4>(s, 0, x, weights_of(v), each);
+    }
   }
 }
 
 // One image [H', W', O]; `scratch` has room for `padded_size` numbers.
 inline void convolve(const Shape& s, const float* x, const float* w, float* y, float* scratch) {
   pad(s, x, scratch);
-  int64_t o = 0;
-  for (; o + 2 * kLanes <= s.out; o += 2 * kLanes) output_tiles<kTile / 2, 2>(s, scratch, w + o, y + o);
-  for (; o < s.out; o += kLanes) output_tiles<kTile, 1>(s, scratch, w + o, y + o);
+  const Windows windows = {s.out_height,   s.out_width,     s.kernel_height,           s.kernel_row(),
+                           s.padded_row(), s.stride * s.in, s.stride * s.padded_row(), s.out,          kLanes};
+  output_all(
+      windows, s.out / kLanes, scratch, [=](int64_t v) { return w + v * kLanes; },
+      [=](int64_t i, int64_t j, int64_t v, Vector sum) { store(y + (i * s.out_width + j) * s.out + v * kLanes, sum); });
 }
 
 // To dw of one row of windows' rows, IN neighbours of it and OUT vectors of channels, what some rows of y add.

@@ -23,46 +23,30 @@ struct Image {
   float* row(int64_t y) const { return at + (y + border) * pitch() + border * channels; }
 };
 
-// OUT vectors of output channels from the o-th on: finish(to, sum, o) makes of a sum what is stored at `to`.
-template <int PIXELS, int OUT, class Finish>
-void convolve_channels(const Conv& conv, const Image& from, const Image& to, int64_t o, Finish finish) {
-  const int64_t group = conv.kernel * conv.kernel * conv.in * kGroup, first = -(conv.kernel / 2);
-  const simd::Window window = {conv.kernel, conv.kernel * conv.in, from.pitch(), conv.stride * conv.in, kGroup,
-                               kLanes < kGroup ? kLanes : group};
-  const float* weights = conv.weights + o / kGroup * group + o % kGroup;
-  for (int64_t y = 0; y < to.size; ++y) {
-    float* row = to.row(y) + o;
-    simd::output_row<PIXELS, OUT>(window, to.size, from.row(y * conv.stride + first) + first * from.channels, weights,
-                                  [&](int64_t x, int v, Vector sum) {
-                                    float* at = row + x * to.channels + v * kLanes;
-                                    store(at, finish(at, sum, o + v * kLanes));
-                                  });
-  }
-}
-
-template <class Finish>
-void convolve(const Conv& conv, const Image& from, const Image& to, Finish finish) {
-  int64_t o = 0;
-  for (; o + 2 * kLanes <= conv.out; o += 2 * kLanes) {
-    convolve_channels<simd::kTile / 2, 2>(conv, from, to, o, finish);
-  }
-  for (; o < conv.out; o += kLanes) convolve_channels<simd::kTile, 1>(conv, from, to, o, finish);
-}
-
 inline Vector relu(Vector v) { return v > 0 ? v : Vector{}; }
 
-inline void convolve_relu(const Conv& conv, const Image& from, const Image& to) {
-  convolve(conv, from, to, [&](float*, Vector sum, int64_t o) { return relu(sum + load(conv.bias + o)); });
-}
+enum class Then { kNothing, kRelu, kAddAndRelu };  // what is done with a sum and its bias; added is to what is there
 
-inline void convolve_linear(const Conv& conv, const Image& from, const Image& to) {
-  convolve(conv, from, to, [&](float*, Vector sum, int64_t o) { return sum + load(conv.bias + o); });
-}
-
-// To what is there already.
-inline void add_convolved_relu(const Conv& conv, const Image& from, const Image& to) {
-  convolve(conv, from, to,
-           [&](float* at, Vector sum, int64_t o) { return relu(sum + load(conv.bias + o) + load(at)); });
+inline void convolve(const Conv& conv, const Image& from, const Image& to, Then then) {
+  const int64_t group = conv.kernel * conv.kernel * conv.in * kGroup, first = -(conv.kernel / 2);
+  const simd::Windows windows = {to.size,
+                                 to.size,
+                                 conv.kernel,
+                                 conv.kernel * conv.in,
+                                 from.pitch(),
+                                 conv.stride * conv.in,
+                                 conv.stride * from.pitch(),
+                                 kGroup,
+                                 kLanes < kGroup ? kLanes : group};
+  simd::output_all(
+      windows, conv.out / kLanes, from.row(first) + first * from.channels,
+      [&](int64_t v) { return conv.weights + v * kLanes / kGroup * group + v * kLanes % kGroup; },
+      [&](int64_t y, int64_t x, int64_t v, Vector sum) {
+        float* at = to.row(y) + x * to.channels + v * kLanes;
+        sum += load(conv.bias + v * kLanes);
+        if (then == Then::kAddAndRelu) sum += load(at);
+        store(at, then == Then::kNothing ? sum : relu(sum));
+      });
 }
 
 // Of every row fn(row, numbers).
@@ -235,7 +219,7 @@ class Pass {
     }
     const int64_t size = strided(net_.image_size, net_.stem.stride), channels = net_.stem.out;
     Image& stem = shaped(net_.pools ? 2 : 1, size, channels);
-    convolve_relu(net_.stem, input_, stem);
+    convolve(net_.stem, input_, stem, Then::kRelu);
     if (net_.pools) max_pool(stem, shaped(1, strided(size, 2), channels));
     advance();
   }
@@ -265,10 +249,10 @@ class Pass {
     const size_t last = block.convs.size() - 1;
     for (size_t i = 0; i < last; ++i) {
       Image& to = shaped(2 + i % 2, strided(from->size, block.convs[i].stride), block.convs[i].out);
-      convolve_relu(block.convs[i], *from, to);
+      convolve(block.convs[i], *from, to, Then::kRelu);
       from = &to;
     }
-    add_convolved_relu(block.convs[last], *from, images_[in_place ? 0 : 1]);
+    convolve(block.convs[last], *from, images_[in_place ? 0 : 1], Then::kAddAndRelu);
     if (!in_place) advance();
     is_pooled_ = false;
   }
@@ -278,7 +262,7 @@ class Pass {
     if (block.shortcut == Shortcut::kPad) {
       subsample(a(), block.stride, to);
     } else {
-      convolve_linear(block.projection, a(), to);
+      convolve(block.projection, a(), to, Then::kNothing);
     }
   }
 
@@ -299,10 +283,10 @@ class Pass {
     if (!goes_on) {
       zero(to);
     } else if (end.goes_down) {
-      convolve_linear(end.down, a(), to);
-      add_convolved_relu(end.join, kept, to);
+      convolve(end.down, a(), to, Then::kNothing);
+      convolve(end.join, kept, to, Then::kAddAndRelu);
     } else {
-      convolve_relu(end.join, kept, to);
+      convolve(end.join, kept, to, Then::kRelu);
     }
     advance();
   }

@@ -105,12 +105,10 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope='session', autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests and the commands they start compile the same small programs over and over, in every worker."""
-    directory = tmp_path_factory.getbasetemp()
-    of_all_workers = directory.parent if 'PYTEST_XDIST_WORKER' in os.environ else directory
+def compiled_once(request: pytest.FixtureRequest) -> None:
+    """Tests and the commands they start compile the same small programs over and over, in every worker and every run."""
     settings = {
-        'jax_compilation_cache_dir': str(of_all_workers / 'compiled'),
+        'jax_compilation_cache_dir': str(request.config.cache.mkdir('compiled')),
         'jax_persistent_cache_min_compile_time_secs': 0.0,
         'jax_persistent_cache_min_entry_size_bytes': -1,
         # Where a callback lies that says how a call is partitioned, which is done before anything is kept.

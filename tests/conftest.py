@@ -106,7 +106,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope='session', autouse=True)
 def compiled_once(request: pytest.FixtureRequest) -> None:
-    """Tests and the commands they start compile the same small programs over and over, in every worker and every run."""
+    """Tests and the commands they start compile the same small programs over and over, in every worker and run."""
     settings = {
         'jax_compilation_cache_dir': str(request.config.cache.mkdir('compiled')),
         'jax_persistent_cache_min_compile_time_secs': 0.0,

@@ -210,8 +210,9 @@ def test_shuffled_routes_show_a_planted_effect() -> None:
     for kind in ('all', 'within_class'):
         assert found[kind]['points'] == pytest.approx(90 * 7 / 8, abs=3)
         assert 0.3 < found[kind]['standard_error'] < 1.5
-    same = evaluation.Answers(own.logits, np.ones_like(needed_Nxn), own.margins)
-    assert evaluation.difference(same.logits[:, 0], same.logits[:, 0])['points'] == 0
+    all_run = planted.dictated(None, data.images_NxHxWxC, np.ones_like(needed_Nxn))
+    same = evaluation.shuffled(planted, None, data, all_run, times=1)
+    assert same['all']['points'] == same['within_class']['points'] == 0, 'one route for all'
 
 
 def test_blocks_are_left_out_least_harm_first() -> None:
@@ -486,5 +487,8 @@ def test_a_second_look_is_a_cascade_of_the_two_rungs(start: networks.Start, pict
     right_N = np.where(goes_on_N, together_N, cheap.predictions_N) == pictures.labels_N
     assert point['accuracy_threshold_of_train'] == pytest.approx(100 * np.mean(right_N))
     assert point['mean_macs_threshold_of_train'] == pytest.approx(target)
+    both = 100 * np.mean(together_N == pictures.labels_N)
+    share = (point['mean_macs'] - cheap_macs) / again
+    assert point['shuffled'] == pytest.approx(share * both + (1 - share) * found['cheap'])
     assert found['cheap'] == pytest.approx(100 * np.mean(cheap.predictions_N == pictures.labels_N))
     assert found['full'] == pytest.approx(100 * np.mean(full.predictions_N == pictures.labels_N))

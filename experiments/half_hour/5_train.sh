@@ -20,7 +20,7 @@ for run in $RUNS; do
 done
 if [[ -z $SMALL && -d $WORK/weights ]]; then
     plan=(--weights="$WORK/weights" --output="$WORK/real" --cache="$WORK/images" --epochs="$EPOCHS" --parallel=3)
-    plan+=(--seconds=$((LIMIT - 30)) --start_until=$((LIMIT - 110)) --more="--convolution=$convolution")
+    plan+=(--seconds=$((LIMIT - 30)) --start_until=$((LIMIT - 110)) --more="--convolution=$convolution --save_seconds=30")
     [[ -z ${PLAN:-} ]] || plan+=(--plan="$PLAN")
     TAIL=60 step "$LIMIT" plan "$PY" -m experiments.real_accuracy.plan "${plan[@]}" &
 else

@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     settings = {name: FLAGS[name].value for name in OF_NUMBERS}
+    settings['others'] = [pathlib.Path(path).stem for path in FLAGS.others]
     full, cheap = (_probe(path) for path in (FLAGS.full, FLAGS.cheap))
     if cheap.costs.static_macs >= full.costs.static_macs:
         raise InputError(f'{FLAGS.cheap} costs no less than {FLAGS.full}: give the cheaper network to --cheap.')
@@ -38,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
     log(f'{name} and {cheap.start.name}, {len(test.labels_N)} test images')
 
     def part(letter: str, find: Callable[[], Any]) -> Any:
-        return _kept(cache / f'audit_{name}_{letter}.json', settings, find) if letter in FLAGS.parts else None
+        kept = cache / f'audit_{name}_{cheap.start.name}_{letter}.json'
+        return _kept(kept, settings, find) if letter in FLAGS.parts else None
 
     def cascades() -> Any:
         given = [FLAGS.cheap, FLAGS.full, *FLAGS.others]

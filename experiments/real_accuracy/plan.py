@@ -4,7 +4,8 @@
 
 First everything that runs share is made at once: images, soft targets, the answers of given networks, and for each
 network the order of its blocks and its compiled programs (in JAX's cache, under the output). No run is started later
-than `--start_until`, and at `--seconds` what still runs is stopped. Cascades and the summary are made at the end.
+than `--start_until`, and at `--seconds` what still runs is stopped: the exit status is then 1, and the same command
+goes on. Cascades and the summary are made at the end.
 """
 
 import os
@@ -136,7 +137,7 @@ def jobs() -> tuple[list[Job], list[Job]]:
     ]
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     del argv
     begin = time.perf_counter()
     output = pathlib.Path(FLAGS.output)
@@ -154,6 +155,7 @@ def main(argv: Sequence[str]) -> None:
     waiting = [*shared, *runs]
     running: dict[Job, subprocess.Popen[bytes]] = {}
     ended: dict[str, int] = {}
+    not_started: list[Job] = []
 
     def now() -> float:
         return time.perf_counter() - begin
@@ -165,6 +167,7 @@ def main(argv: Sequence[str]) -> None:
                 del running[job]
                 print(f'[{now():6.1f} s] ended {job.name}: {process.returncode}', flush=True)
         if now() > start_until:
+            not_started += waiting
             waiting = []
         num_runs = sum(job in runs for job in running)
         for job in list(waiting):
@@ -191,6 +194,7 @@ def main(argv: Sequence[str]) -> None:
         command = [sys.executable, '-m', f'experiments.real_accuracy.{module}', f'--output={output}', *more]
         subprocess.run(command, env=environment | {'JAX_PLATFORMS': 'cpu'}, check=False)
     print(f'[{now():6.1f} s] done', flush=True)
+    return 1 if failed or running or waiting or not_started else 0
 
 
 def _cached_images(job: Job) -> None:

@@ -3,8 +3,9 @@
 `python -m experiments.real_accuracy.run --start=resnet56.npz --variant=rank --target_macs=68.9e6 --epochs=20 --seed=0 \
 --teachers=resnet56.npz,resnet44.npz,resnet32.npz --data_dir=DIR --output=DIR`
 
-Writes NAME.json (results), NAME_routes.npz (labels, predictions, decisions, logits; the logits of the calibration
-views) and NAME_weights.npz (backbone in float16) to the output, NAME being start, variant, cost and seed.
+Writes NAME.json (results; where that is there already it does nothing), NAME_routes.npz (labels, predictions,
+decisions, logits; the logits of the calibration views) and NAME_weights.npz (backbone in float16) to the output, NAME
+being start, variant, cost and seed.
 """
 
 import pathlib
@@ -21,7 +22,7 @@ from codinet_jax.evaluation import controls
 from codinet_jax.kernels import convolution as convolutions
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
-from codinet_jax.runtime import command, files
+from codinet_jax.runtime import command, files, provenance
 from experiments.real_accuracy import (
     allocation,
     cascade,
@@ -105,6 +106,10 @@ def main(argv: Sequence[str]) -> None:
     command.start_devices(1, trains=True)
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
+    results_file = output / f'{name()}.json'
+    if results_file.exists() and not FLAGS.prepare_only:
+        log(f'{results_file} is there')
+        return
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
     used, test = train.part(slice(len(train.labels_N) - FLAGS.holdout)), _test(train, cache)
     start = networks.read(FLAGS.start)
@@ -144,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
     results |= _tested(judge, averages, test, calibration, allocation.free_n(start.architecture), shift)
     _write_weights(output, averages, rates_n, shift)
     results['seconds'] = seconds()
-    files.write(output / f'{name()}.json', lambda file: file.write(files.json_bytes(results)))
+    files.write(results_file, lambda file: file.write(files.json_bytes(results)))
     saved.unlink()
     log({key: results[key] for key in ('accuracy', 'mean_macs', 'num_paths', 'num_open_blocks', 'shuffled')})
 
@@ -212,6 +217,7 @@ def _settings(start: networks.Start, rates_n: np.ndarray, shift: float, accuracy
         'name': name(),
         'start': start.name,
         'variant': FLAGS.variant,
+        'machine': provenance.machine(),
         'seed': FLAGS.seed,
         'target_macs': FLAGS.target_macs,
         'settings': {key: FLAGS[key].value for key in SETTINGS},

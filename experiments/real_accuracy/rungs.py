@@ -72,7 +72,7 @@ def second_look(
     """Accuracy and cost where the cheap rung's own confidence decides, at those of the costs that can be had.
 
     `points` are as `cascade.pair` has them; `shuffled` of a point is what the same share of images, chosen by chance,
-    would give. Neither rung pays for routers.
+    would give, who get the mean of both answers as well. Neither rung pays for routers.
     """
     routes_2xn = np.stack([rates_n >= 1, rates_n > 0])
     macs = rung_macs(judge.costs, *routes_2xn)
@@ -85,11 +85,14 @@ def second_look(
         labels = test.labels_N, of_train.logits, calibration.labels_N
         answerers.append(cascade.Answerer(name, rung, of_test.logits, *labels))
     small, large = answerers
-    cheap, full = (100 * float(np.mean(np.argmax(rung.logits, -1) == test.labels_N)) for rung in answerers)
+    cheap, full, both = (
+        100 * float(np.mean(classes == test.labels_N))
+        for classes in (*(np.argmax(rung.logits, -1) for rung in answerers), cascade.together(small, large))
+    )
     points = [point for target in targets if (point := cascade.pair(small, large, target))]
     for point in points:
         share = (point['mean_macs'] - macs[0]) / macs[1]
-        point['shuffled'] = cheap + share * (full - cheap)
+        point['shuffled'] = cheap + share * (both - cheap)
     return {'cheap': cheap, 'full': full, 'cheap_macs': macs[0], 'macs_of_going_on': macs[1], 'points': points}
 
 

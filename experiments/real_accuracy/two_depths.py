@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     small, large = (cascade.read(output / f'{name()}_{kind}_routes.npz') for kind in KINDS)
     results = {
         'name': name(),
-        'commit': provenance.commit(),
+        'machine': provenance.machine(),
         'seed': FLAGS.seed,
         'settings': {key: FLAGS[key].value for key in (*SETTINGS, *(('shallow', 'joined_on') if FLAGS.shallow else ()))}
         | {'depth': FLAGS.depth if FLAGS.shallow else _depth()},

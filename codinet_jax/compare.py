@@ -54,6 +54,9 @@ def main(argv: Sequence[str]) -> None:
     if len({run.dataset for run in runs}) > 1:
         sets = ', '.join(f'{run.name} on {run.dataset}' for run in runs)
         raise InputError(f'Runs of different data sets cannot be held against each other: {sets}.')
+    if len({run.split for run in runs}) > 1:
+        splits = ', '.join(f'{run.name} on {run.split}' for run in runs)
+        raise InputError(f'Runs were evaluated on different splits: {splits}. Name one with --split.')
     output = OutputDirectory(path)
     found = study(runs, console.log, wanted)
     output.write(found.files)

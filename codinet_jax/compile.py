@@ -26,7 +26,7 @@ CONFIG = config_flag.define_config('What to compile: cifar10_r110[:variant], ano
 config_flag.define_import()
 TOPOLOGY = flags.DEFINE_string('topology', None, 'What to compile for, as v5e-4x4, v4-2x2x4, h100 or cpu.')
 PROGRAM = flags.DEFINE_enum('program', 'train', ['train', 'predict'], 'A step of training, or inference.')
-STAGE = flags.DEFINE_integer('stage', 1, 'Of train: the stage whose step it is.', lower_bound=1, upper_bound=2)
+STAGE = flags.DEFINE_integer('stage', None, 'Of train: the stage whose step it is; 1.', lower_bound=1, upper_bound=2)
 STRATEGY = flags.DEFINE_string(
     'strategy', None, 'Of predict: masked, conditional, fused (for TPUs), or compacted, the default.'
 )
@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             '--batch_size, --strategy and --tile are of --program=predict: training takes --config.batch_size.'
         )
+    if STAGE.value and not is_train:
+        raise InputError('--stage is of --program=train: inference has none.')
     batch = config.batch_size // max(1, config.accumulate_steps) if is_train else BATCH_SIZE.value or 128
     command.start_devices(batch)
 
@@ -60,8 +62,9 @@ def main(argv: Sequence[str]) -> int:
     recipe = named.recipe
     started = time.perf_counter()
     if is_train:
-        about = {'program': 'train', 'stage': STAGE.value, 'batch_size': recipe.batch_size, 'views': recipe.num_views}
-        lowered = programs.training_step(named, mesh, STAGE.value)
+        stage = STAGE.value or 1
+        about = {'program': 'train', 'stage': stage, 'batch_size': recipe.batch_size, 'views': recipe.num_views}
+        lowered = programs.training_step(named, mesh, stage)
     else:
         batch_size, strategy = BATCH_SIZE.value or 128, STRATEGY.value or 'compacted'
         about = {'program': 'predict', 'strategy': strategy, 'batch_size': batch_size, 'tile': TILE.value}

@@ -56,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError('Say what to classify, image files or a split: IMAGE... or --split=test.')
     if not network.workdir and (SPLIT.value or STRATEGY.value):
         raise InputError('--split and --strategy are of a run: give its --workdir, or image files alone.')
+    if DATA_DIR.value and not SPLIT.value:
+        raise InputError('--data_dir is where a --split lies: leave it out for image files.')
     csv_file = _new_file()
     command.start_devices()
 

@@ -582,3 +582,8 @@ def test_flops_are_counted_as_the_paper_counts_them() -> None:
     static_macs = cost_table(cifar_resnet(110), None).static_macs
     (reported,) = (row for row in paper.REPORTED['cifar10'] if row.method == 'static')
     assert paper.gflops('cifar10', static_macs) == approx(reported.gflops, abs=0.01)
+
+
+def test_a_spread_has_no_sign() -> None:
+    seeds = [{'worth_of_routes': {'all': {'difference': each}}} for each in (0.01, 0.02)]
+    assert tables._cell(tables._worth('all'), seeds) == '+1.50 ± 0.71'

@@ -215,13 +215,14 @@ def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
         (['compare', '{run}', 'a={run}'], 'Say where to write: --output=DIRECTORY.'),
         (['compare', '{run}', '{run}', '--output={tmp}/out'], "Two runs are called 'tiny'"),
         (['compare', '{run}', 'a={tmp}/cifar', '--output={tmp}/out'], 'different data sets'),
+        (['compare', '{run}', 'a={tmp}/held_out', '--output={tmp}/out'], 'a on validation. Name one with --split.'),
         (['compare', '{run}', 'a={run}', '--output={tmp}/file'], 'cannot be made'),
     ],
 )
 def test_what_cannot_be_analysed_is_refused_in_a_sentence(
     workdir: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    for name in ('older', 'unfinished', 'cifar'):
+    for name in ('older', 'unfinished', 'cifar', 'held_out'):
         shutil.copytree(workdir, tmp_path / name, ignore=shutil.ignore_patterns('checkpoints', 'analysis'))
     (tmp_path / 'unfinished' / 'results.json').unlink()
     with np.load(tmp_path / 'older' / 'routes' / 'test.npz') as routes:
@@ -229,6 +230,10 @@ def test_what_cannot_be_analysed_is_refused_in_a_sentence(
     np.savez(tmp_path / 'older' / 'routes' / 'test.npz', **older)
     config = json.loads((tmp_path / 'cifar' / 'config.json').read_text())
     (tmp_path / 'cifar' / 'config.json').write_text(json.dumps(config | {'dataset': 'cifar10'}))
+    results = json.loads((tmp_path / 'held_out' / 'results.json').read_text())
+    (tmp_path / 'held_out' / 'results.json').write_text(json.dumps(results | {'split': 'validation'}))
+    for path in (tmp_path / 'held_out' / 'routes').iterdir():
+        path.rename(path.with_name(path.name.replace('test', 'validation')))
     (tmp_path / 'file').write_text('mine')
     before = helpers.all_bytes(tmp_path)
     name, *rest = (argument.format(tmp=tmp_path, run=workdir) for argument in arguments)

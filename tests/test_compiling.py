@@ -277,6 +277,7 @@ def test_the_command(tmp_path: Path) -> None:
         ((), 'Say what to compile for'),
         (('--topology=v7-2x2',), "There is no topology 'v7-2x2'"),
         (('--topology=cpu', '--batch_size=3'), 'training takes --config.batch_size'),
+        (('--topology=cpu', '--program=predict', '--stage=2'), '--stage is of --program=train'),
         (('--topology=cpu', '--config.batch_size=3'), 'cannot be divided evenly among 2 devices'),
         (('--topology=cpu', '--program=predict', '--batch_size=3'), 'cannot be divided evenly among 2 devices'),
         (('--topology=cpu', '--program=predict', '--strategy=fast'), "There is no strategy 'fast'"),

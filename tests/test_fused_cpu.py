@@ -217,7 +217,7 @@ def refuse(path: Any) -> bool:
     raise PermissionError(13, 'Permission denied', str(path))
 
 
-@pytest.mark.parametrize('lacks', ['compiler', 'cache', 'home', 'permission'])
+@pytest.mark.parametrize('lacks', ['compiler', 'cache', 'home', 'permission', 'the rest of its file'])
 def test_where_it_cannot_be_built_others_answer(lacks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / 'file').touch()
     monkeypatch.setenv('CODINET_JAX_CACHE', str(tmp_path / 'file' if lacks == 'cache' else tmp_path))
@@ -227,11 +227,15 @@ def test_where_it_cannot_be_built_others_answer(lacks: str, monkeypatch: pytest.
         monkeypatch.setenv('CODINET_JAX_CACHE', '~nobody_of_this_name/cache')
     elif lacks == 'permission':  # which root is not refused
         monkeypatch.setattr(library.Path, 'exists', refuse)
+    elif lacks == 'the rest of its file':
+        cpu.LIBRARY._built('cpu').write_bytes(b'ELF')
     library._can_be_built.cache_clear()
+    library._load.cache_clear()
     try:
         assert asked_for(network_of(8), monkeypatch) == ['conditional', 'compacted']
     finally:
         library._can_be_built.cache_clear()
+        library._load.cache_clear()
 
 
 def test_a_predictor_answers_by_it_as_by_any_other() -> None:

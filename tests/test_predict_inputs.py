@@ -47,6 +47,13 @@ def test_a_directory_is_its_images_and_those_below_sorted_and_none_hidden(tree: 
     assert names('a') == ['a/deep/y.tif', 'a/x.webp']
 
 
+def test_linked_folders_are_gone_into_once(tree: Path) -> None:
+    (tree / 'subset').mkdir()
+    (tree / 'subset' / 'a').symlink_to(tree / 'a')
+    (tree / 'subset' / 'again').symlink_to(tree / 'subset')
+    assert names('subset') == ['subset/a/deep/y.tif', 'subset/a/x.webp']
+
+
 def test_a_glob_is_the_images_it_matches_at_any_depth(tree: Path) -> None:
     assert names('**/*.png') == ['a[1].png', 'b/10.png']
     assert names('**') == ALL, 'each once, though directories match as well'

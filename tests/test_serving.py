@@ -270,6 +270,7 @@ def test_an_answer_from_afar() -> None:
         'static_macs': 125,
         'macs_share': 0.96,
     }
+    assert all(f' {key}' in http_server.USAGE for key in answer.as_json(SPEC))
     top = answer.as_json(SPEC, top=2)['top']
     assert top == [
         {'label': 2, 'class': 'elk', 'probability': 0.5},

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 import configs
 from codinet_jax.config import default, setup
 from codinet_jax.data.in_memory import ImageSet
-from codinet_jax.methods import METHODS
+from codinet_jax.methods import METHODS, terms
 from codinet_jax.runtime.errors import InputError
+from configs import cifar10_r56_pretrained, digits_r14
 
 NAMES = sorted(path.stem for path in Path(configs.__path__[0]).glob('[!_]*.py'))
 EVERY_CONFIG = pytest.mark.parametrize('name', NAMES)
@@ -187,6 +188,23 @@ def test_a_bad_setting_is_refused_by_name(field: str, value: Any) -> None:
 def test_a_bad_bottleneck_setting_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InputError, match=re.escape(field)):
         setup.read(changed('imagenet_r50', **{field.replace('.', '__'): value}))
+
+
+@pytest.mark.parametrize('variant', ['convnet_aig', 'laudnet', 'stochastic_gates', 'independent_gates'])
+def test_a_run_rate_that_a_config_asks_for_is_asked_for_by_every_method(variant: str) -> None:
+    asked = cifar10_r56_pretrained.get_config(variant).loss
+    assert asked.target_rate == asked.target_cost
+    assert digits_r14.get_config(variant).loss.target_rate == 0.7
+
+
+def test_what_is_drawn_in_evaluation_is_drawn_at_the_same_temperature() -> None:
+    with pytest.raises(InputError, match='leave temperature at 1'):
+        setup.read(changed(routing__relaxation='sampling', routing__temperature=5.0))
+
+
+def test_a_term_may_not_hide_behind_a_metric() -> None:
+    with pytest.raises(InputError, match="'agreement' is a metric of every step"):
+        terms.register('agreement', lambda seen: seen.logits)
 
 
 def test_a_term_that_nobody_registered_is_refused() -> None:

@@ -96,7 +96,8 @@ def _cell(measure: Measure, of_seeds: Sequence[Statistics]) -> str:
     follows = measure.follows(of_seeds)
     if len(numbers) == 1 or (isinstance(numbers[0], int) and len(set(numbers)) == 1):
         return measure.written(numbers[0]) + follows
-    return f'{measure.written(statistics.mean(numbers))} ± {measure.written(statistics.stdev(numbers))}{follows}'
+    spread = measure.written(statistics.stdev(numbers)).removeprefix('+')
+    return f'{measure.written(statistics.mean(numbers))} ± {spread}{follows}'
 
 
 def _measures(found: Statistics) -> dict[str, Measure]:

@@ -95,8 +95,9 @@ def inference(
 
 def _for_platform(setup: Setup, mesh: Mesh) -> RoutedResNet:
     """The network as the target would read it, in all that hangs on how many and which devices there are."""
-    model, settings = setup.model, setup.record['model']
-    is_tpu = mesh.devices.flat[0].platform == 'tpu'
+    platform, settings = mesh.devices.flat[0].platform, setup.record['model']
+    model = setup.training_model() if platform == 'cpu' else setup.model
+    is_tpu = platform == 'tpu'
     return model.clone(
         unroll=1 if is_tpu and settings['unroll'] is None else model.unroll,
         norm_groups=(settings['norm_groups'] or mesh.size) if settings['batch_norm'] == 'device' else 1,

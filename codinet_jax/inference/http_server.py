@@ -37,7 +37,7 @@ USAGE = """{name}: a network of {blocks}, for images of {size}x{size} pixels and
 
 GET  /health    whether it is ready, and what it has done
 POST /predict   an image as the body, or as a file of a multipart form; answered in JSON: label, class, probability,
-                route (1: the block ran), cost (share of the static network's MACs), macs, static_macs
+                route (1: the block ran), macs, static_macs, macs_share (of the static network's)
 
     curl --data-binary @cat.jpg '{address}/predict'
     curl --form image=@cat.jpg '{address}/predict?top=5&threshold=0.7'

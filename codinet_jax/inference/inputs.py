@@ -64,12 +64,15 @@ def _named_by(argument: str) -> Iterator[Found]:
 
 def _below(directory: str) -> list[Found]:
     errors: list[OSError] = []
-    files = [
-        os.path.join(parent, name)
-        for parent, inner, names in os.walk(directory, onerror=errors.append)
-        for name in _shown(names, inner)
-        if _is_image(name)
-    ]
+    files: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for parent, inner, names in os.walk(directory, onerror=errors.append, followlinks=True):
+        identity = os.stat(parent)
+        if (identity.st_dev, identity.st_ino) in seen:  # a link to where it has been
+            inner.clear()
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        files += [os.path.join(parent, name) for name in _shown(names, inner) if _is_image(name)]
     unread = [
         (
             str(error.filename),

@@ -105,7 +105,7 @@ class Library:
         """The library, built if the cache has none of these sources.
 
         Raises:
-          InputError: its compiler is not here, or does not build the kernel.
+          InputError: its compiler is not here or does not build the kernel, or what is in the cache cannot be loaded.
         """
         return _load(self, platform)
 
@@ -140,7 +140,7 @@ class Library:
         return built
 
     def can_be_built(self, platform: Platform) -> bool:
-        """Whether it is here or its compiler builds it, which is tried."""
+        """Whether it is here or its compiler builds it, and it can be loaded, which is tried."""
         return _can_be_built(self, platform)
 
     def _built(self, platform: Platform) -> Path:
@@ -165,13 +165,19 @@ def _register(library: Library, platform: Platform) -> None:
 
 @functools.cache
 def _load(library: Library, platform: Platform) -> ctypes.CDLL:
-    return ctypes.CDLL(str(library.build(platform)))
+    built = library.build(platform)
+    try:
+        return ctypes.CDLL(str(built))
+    except OSError as error:
+        raise InputError(
+            f'The {library.title} cannot be loaded: delete {built}, or name another directory in CODINET_JAX_CACHE.'
+        ) from error
 
 
 @functools.cache
 def _can_be_built(library: Library, platform: Platform) -> bool:
     try:
-        library.build(platform)
+        library.load(platform)
     except InputError:
         return False
     return True

@@ -55,6 +55,8 @@ class CoDiNet(Method):
         if self.relaxation == 'drawn' and not self.noise_free:
             raise InputError('relaxation is drawn, which has no gradient: routers would learn nothing by it.')
         self.check_above_zero('temperature')
+        if self.samples_in_evaluation and self.temperature != 1:
+            raise InputError('relaxation sampling draws at temperature 1 when it is evaluated: leave temperature at 1.')
 
     @property
     def samples_in_evaluation(self) -> bool:

@@ -36,13 +36,13 @@ _OURS = {
     'loss.alpha': 0.0,
     'loss.beta': 0.0,
     'loss.rate_weight': 2.0,
-    'loss.target_rate': 0.7,
 }
 _AUTHORS = _OURS | {
     'batch_size': 256,
     'num_views': 1,
     'model.shortcut': 'projection',
     'loss.target_cost': None,
+    'loss.target_rate': 0.7,
     **PLAIN_SGD,
     'optimizer.weight_decay': 5e-4,
     'stage1.epochs': 350.0,

@@ -37,7 +37,6 @@ _OURS = {
     'loss.alpha': 0.0,
     'loss.beta': 0.0,
     'loss.rate_weight': 10.0,
-    'loss.target_rate': 0.7,
 }
 
 

@@ -35,7 +35,6 @@ _DEPENDENT = {
     'loss.alpha': 0.0,
     'loss.beta': 0.0,
     'loss.rate_weight': 2.0,
-    'loss.target_rate': 0.7,
 }
 _INDEPENDENT = {'model.router': 'independent', 'routing.initial_run_rate': 1 / (1 + math.exp(-3.9))}
 _AUTHORS = {

@@ -9,14 +9,20 @@ from codinet_jax.runtime.errors import InputError
 
 LossTerm = Callable[[Seen], jax.Array]
 TERMS: dict[str, LossTerm] = {}
+RESERVED = (  # what a step's metrics hold beside the terms of its objective
+    *('loss', 'accuracy', 'gradient_norm', 'learning_rate', 'gamma', 'skipped'),
+    *('mean_path_length', 'macs_share', 'num_paths', 'route_entropy', 'agreement', 'run_rates_n'),
+)
 
 
 def register(name: str, term: LossTerm) -> None:
     """Adds a loss, a float32 scalar of what was seen, under a name that a config's `loss.extra_terms` can list.
 
     Raises:
-      InputError: another one has this name.
+      InputError: another one has this name, or a metric of every step.
     """
+    if name in RESERVED:
+        raise InputError(f'{name!r} is a metric of every step: register your loss term under another name.')
     if TERMS.setdefault(name, term) is not term:
         raise InputError(f'There is a loss term {name!r} already: register yours under another name.')
 

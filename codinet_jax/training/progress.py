@@ -10,6 +10,7 @@ import numpy as np
 
 from codinet_jax.config.recipe import Recipe
 from codinet_jax.evaluation.statistics import fixed_in_words
+from codinet_jax.methods.terms import RESERVED
 from codinet_jax.runtime.console import duration, log, terminal_width
 from codinet_jax.runtime.errors import Diverged
 from codinet_jax.runtime.waiting import SECONDS_BETWEEN_LINES
@@ -183,13 +184,6 @@ class ProgressLines:
         log(fitted((*parts, *described(metrics)), terminal_width()))
 
 
-# What a step's metrics hold beside the terms of its objective.
-_NO_TERMS = (
-    *('loss', 'accuracy', 'gradient_norm', 'learning_rate', 'gamma', 'skipped'),
-    *('mean_path_length', 'macs_share', 'num_paths', 'route_entropy', 'agreement', 'run_rates_n'),
-)
-
-
 class Part(NamedTuple):
     """A part of a line; of those for which there is no room, the ones with the highest `rank` are left out first."""
 
@@ -199,7 +193,7 @@ class Part(NamedTuple):
 
 def described(metrics: Mapping[str, Any]) -> list[Part]:
     """The metrics of a progress line: losses, accuracy and, of a routed network, K, gamma and #paths."""
-    terms = [name for name in metrics if name not in _NO_TERMS]
+    terms = [name for name in metrics if name not in RESERVED]
     parts = [Part(f'loss {float(metrics["loss"]):.3f}', 0), Part(f'acc {float(metrics["accuracy"]):.1%}', 0)]
     if 'mean_path_length' in metrics:
         parts += [
@@ -220,7 +214,7 @@ def fitted(parts: Sequence[Part], width: int) -> str:
 
 def first_not_finite(metrics: Mapping[str, Any]) -> str | None:
     """The term that first went wrong in a step, by name; None if all are finite."""
-    names = (*(name for name in metrics if name not in _NO_TERMS), 'loss', 'gradient_norm')
+    names = (*(name for name in metrics if name not in RESERVED), 'loss', 'gradient_norm')
     return next((name for name in names if name in metrics and not np.isfinite(metrics[name])), None)
 
 

@@ -98,7 +98,8 @@ class Trials:
 
     def run(self, tests: Sequence[str], seconds: float) -> Outcome:
         """Runs tests until one fails: 'killed' by it, 'survived', 'broken' where none could be run, or 'timed out'."""
-        options = ('-x', '-q', '-n', '0', f'--basetemp={self.tree.parent / "temporary"}')
+        kept = self.tree.parent
+        options = ('-x', '-q', '-n', '0', '-o', f'cache_dir={kept / "cache"}', f'--basetemp={kept / "temporary"}')
         request = {'arguments': [*options, '-rfE', '-m', SELECTED, *tests], 'log': str(self._log), 'seconds': seconds}
         assert self._server.stdin and self._server.stdout
         started = time.monotonic()

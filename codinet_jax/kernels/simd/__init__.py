@@ -28,7 +28,7 @@ LIBRARY = Library(
 )
 CHANNELS = 16  # what output channels are a multiple of: `kChannels` in kernel.h
 IMAGES_A_GROUP = 8  # `kImages` in call.cpp
-MOST_WEIGHTS = 9 * 64 * 64 * 4  # of a kernel: larger ones are read from memory again for each tile
+MOST_WEIGHTS = 9 * 128 * 128  # of a kernel: larger ones are read from memory again for each tile
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 

@@ -232,7 +232,7 @@ def test_what_cannot_be_analysed_is_refused_in_a_sentence(
     (tmp_path / 'cifar' / 'config.json').write_text(json.dumps(config | {'dataset': 'cifar10'}))
     results = json.loads((tmp_path / 'held_out' / 'results.json').read_text())
     (tmp_path / 'held_out' / 'results.json').write_text(json.dumps(results | {'split': 'validation'}))
-    for path in (tmp_path / 'held_out' / 'routes').iterdir():
+    for path in [*(tmp_path / 'held_out').glob('routes/test*'), *(tmp_path / 'held_out').glob('thumbnails/test*')]:
         path.rename(path.with_name(path.name.replace('test', 'validation')))
     (tmp_path / 'file').write_text('mine')
     before = helpers.all_bytes(tmp_path)

@@ -215,6 +215,14 @@ def test_a_run_goes_on_with_what_it_began_with(asked: str | None, begun: str | N
     assert settings['model.convolution'] == found
 
 
+def test_a_run_that_these_began_is_told_where_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, before = cifar10_r20.get_config(), cifar10_r20.get_config()
+    before.model.convolution = 'simd'
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    with pytest.raises(InputError, match=r'begun with model\.convolution=simd, which is for CPUs: go on there, or'):
+        left_open.found(config, before)
+
+
 def test_a_processor_has_a_library_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     here = simd.LIBRARY.build('cpu')
     monkeypatch.setattr(library, '_processor', lambda: 'flags: fewer')

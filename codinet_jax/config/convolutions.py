@@ -48,3 +48,4 @@ def _cuda(model: RoutedResNet) -> Any:
 
 
 CONVOLUTIONS = {'xla': _xla, 'simd': _simd, 'cuda': _cuda}
+PLATFORMS = {'simd': ('cpu', 'CPUs'), 'cuda': ('gpu', 'CUDA devices')}  # that some are for alone

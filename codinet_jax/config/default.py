@@ -72,7 +72,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.routing.relaxation = 'gumbel_softmax'  # softmax, sampling, gumbel_straight_through, rounded
     config.routing.temperature = 1.0
     config.routing.final_temperature = placeholder(float)  # what methods that lower it come to in stage 1; unset: same
-    config.routing.noisy_evaluation = False  # whether methods that draw decisions in training do so in evaluation too
+    config.routing.noisy_evaluation = False  # whether ConvNet-AIG and stochastic gates draw decisions in evaluation too
     config.routing.curriculum = 0.5  # share of stage 1 by which a policy decides all blocks; at first only the last one
     config.routing.initial_run_rate = 0.5  # how likely an untrained router runs its block; near 1: blocks learn first
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from codinet_jax.config import setup
+from codinet_jax.config import convolutions, setup
 from codinet_jax.config.setup import Setup
 from codinet_jax.data import datasets
 from codinet_jax.models import pretrained, weights_file
@@ -58,6 +58,12 @@ def _convolution(config: ConfigDict, begun: ConfigDict | None, named: Setup) -> 
     if config.model.convolution is not None or begun is None:
         return config.model.convolution or named.fastest_convolution()
     recorded: str | None = begun.model.convolution  # None of one that was begun from Python
+    platform, those = convolutions.PLATFORMS.get(recorded or '', (jax.default_backend(), ''))
+    if jax.default_backend() != platform:
+        raise InputError(
+            f'The run was begun with model.convolution={recorded}, which is for {those}: go on there, or begin another '
+            'with a new --workdir.'
+        )
     return recorded
 
 

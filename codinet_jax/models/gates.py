@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from codinet_jax.models.architecture import Block
-from codinet_jax.models.router import Bias, Router, RouterKind, but_first, pooled
+from codinet_jax.models.router import (
+    Bias,
+    Router,
+    RouterKind,
+    but_first,
+    no_macs,
+    pooled,
+    strided_conv_macs,
+    torch_linear,
+)
 
 UNIT_FEATURES = 16
 UNIT_BIAS = (0.1, 2.0)  # open at 0.87
@@ -20,7 +29,6 @@ INDEPENDENT_LOGITS = (0.1, 4.0)  # open at 0.98
 LAYER_BIAS = (0.0, 5.0)  # open at 0.993
 
 _he = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
-_torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class GateUnit(Router):
@@ -51,7 +59,7 @@ class OneLayerGate(Router):
     @nn.compact
     def __call__(self, a_BxHxWxC: jax.Array, carry: Any, shared: Any, k: jax.Array) -> tuple[jax.Array, Any]:
         del shared, k
-        decide = nn.Dense(2, kernel_init=_torch_linear, bias_init=_constants(LAYER_BIAS), name='decide')
+        decide = nn.Dense(2, kernel_init=torch_linear, bias_init=_constants(LAYER_BIAS), name='decide')
         return decide(pooled(a_BxHxWxC)), carry
 
 
@@ -106,21 +114,12 @@ def _feed_forward1_macs(block: Block) -> int:
     return 9 * block.in_channels**2 * (half**2 + (-(-half // 2)) ** 2) + 2 * block.in_channels
 
 
-def _feed_forward2_macs(block: Block) -> int:
-    return 9 * block.in_channels**2 * (-(-block.in_size // 2)) ** 2 + 2 * block.in_channels
-
-
-def _no_macs(block: Block) -> int:
-    del block
-    return 0
-
-
 GATES = {
     'gate_unit': RouterKind(GateUnit, _unit_macs, initial_margin=UNIT_BIAS[1] - UNIT_BIAS[0]),
     'independent': RouterKind(
-        IndependentGate, _no_macs, bias=Bias(('logits',)), initial_margin=INDEPENDENT_LOGITS[1] - INDEPENDENT_LOGITS[0]
+        IndependentGate, no_macs, bias=Bias(('logits',)), initial_margin=INDEPENDENT_LOGITS[1] - INDEPENDENT_LOGITS[0]
     ),
     'one_layer': RouterKind(OneLayerGate, _one_layer_macs, initial_margin=LAYER_BIAS[1] - LAYER_BIAS[0]),
     'feedforward1': RouterKind(FeedForwardGate1, _feed_forward1_macs, first_runs=True),
-    'feedforward2': RouterKind(FeedForwardGate2, _feed_forward2_macs, first_runs=True),
+    'feedforward2': RouterKind(FeedForwardGate2, strided_conv_macs, first_runs=True),
 }

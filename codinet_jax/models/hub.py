@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from codinet_jax.models.architecture import BLOCKS_PER_STAGE
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, first_sentence
 
 NETWORKS = tuple(f'resnet{depth}' for depth in BLOCKS_PER_STAGE)
 
@@ -95,7 +95,7 @@ def _imported(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:  # the latter two where it does not fit its PyTorch
         raise InputError(
-            f'{module} cannot be imported ({_first_sentence(error)}): pip install {package}, or give --source a file.'
+            f'{module} cannot be imported ({first_sentence(error)}): pip install {package}, or give --source a file.'
         ) from error
 
 
@@ -107,7 +107,7 @@ def _fetched(source: str, place: str, fetch: Callable[[], pathlib.Path], may_dow
         return fetch()
     except Exception as error:  # clients raise whatever they stumble over
         raise InputError(
-            f'{source} cannot be fetched ({_first_sentence(error)}): try again, or give --source a file.'
+            f'{source} cannot be fetched ({first_sentence(error)}): try again, or give --source a file.'
         ) from error
 
 
@@ -119,7 +119,3 @@ def _meant(library: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3) or names
     return f'give one like {", ".join(f"{library}:{each}" for each in near)}'
-
-
-def _first_sentence(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].partition('. ')[0].removesuffix('.')

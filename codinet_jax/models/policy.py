@@ -12,12 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from codinet_jax.models.architecture import Architecture, Block, cifar_resnet, imagenet_resnet
+from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
 from codinet_jax.models.blocks import ModuleDef, Residual, Shortcut, stem
 from codinet_jax.models.cost import cost_table
-from codinet_jax.models.router import Bias, Router, RouterKind, pooled
-
-_torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+from codinet_jax.models.router import Bias, Router, RouterKind, no_macs, pooled, torch_linear
 
 
 class PolicyStart(nn.Module):
@@ -38,7 +36,7 @@ class PolicyStart(nn.Module):
         for i, block in enumerate(arch.blocks, start=1):
             shortcut = Shortcut(block, self.conv, self.norm, name=f'shortcut{i}')(x)
             x = nn.relu(shortcut + Residual(block, self.conv, self.norm, name=f'residual{i}')(x))
-        margins_Bxn = nn.Dense(arch.num_classes, kernel_init=_torch_linear, name='decide')(pooled(x))
+        margins_Bxn = nn.Dense(arch.num_classes, kernel_init=torch_linear, name='decide')(pooled(x))
         return (), margins_Bxn
 
 
@@ -68,11 +66,6 @@ def policy_macs(architecture: Architecture) -> int:
     return cost_table(policy_architecture(architecture), None).static_macs
 
 
-def _no_macs(block: Block) -> int:
-    del block
-    return 0
-
-
 POLICIES = {
-    'policy': RouterKind(PolicyRouter, _no_macs, start=PolicyStart, start_macs=policy_macs, bias=Bias(is_pair=False))
+    'policy': RouterKind(PolicyRouter, no_macs, start=PolicyStart, start_macs=policy_macs, bias=Bias(is_pair=False))
 }

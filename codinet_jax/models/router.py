@@ -36,6 +36,20 @@ class Router(nn.Module):
     norm: ModuleDef
 
 
+torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # how PyTorch begins a dense layer
+
+
+def no_macs(block: Block) -> int:
+    """What an image pays where a block's router computes nothing."""
+    del block
+    return 0
+
+
+def strided_conv_macs(block: Block) -> int:
+    """Of a 3x3 convolution that halves the image and keeps its channels, and a dense layer to two outputs."""
+    return 9 * block.in_channels**2 * (-(-block.in_size // 2)) ** 2 + 2 * block.in_channels
+
+
 class Bias(NamedTuple):
     """The parameter that moves a router's logit margin for all images alike.
 

@@ -19,7 +19,7 @@ from codinet_jax.models.policy import POLICIES
 from codinet_jax.models.random_router import INITIAL_MARGIN, PACE, RandomStart, random_logits
 from codinet_jax.models.recurrent import RECURRENT, RECURRENT_FEATURES
 from codinet_jax.models.resuming import RESUMING
-from codinet_jax.models.router import Bias, Router, RouterKind, pooled
+from codinet_jax.models.router import Bias, Router, RouterKind, no_macs, pooled, strided_conv_macs
 from codinet_jax.runtime.errors import InputError, meant
 
 __all__ = [
@@ -70,23 +70,13 @@ def _linear_macs(block: Block) -> int:
     return block.in_channels**2 + 2 * block.in_channels
 
 
-def _conv_macs(block: Block) -> int:
-    return 9 * block.in_channels**2 * (-(-block.in_size // 2)) ** 2 + 2 * block.in_channels
-
-
-def _random_macs(block: Block) -> int:
-    """None: the table counts convolutions and dense layers, and a hash has neither."""
-    del block
-    return 0
-
-
 ROUTERS: dict[str, RouterKind] = {
     'linear': RouterKind(LinearRouter, _linear_macs),
-    'conv': RouterKind(ConvRouter, _conv_macs),
+    'conv': RouterKind(ConvRouter, strided_conv_macs),
     'recurrent': RECURRENT['recurrent'],
     'random': RouterKind(
         RandomRouter,
-        _random_macs,
+        no_macs,  # the table counts convolutions and dense layers, and a hash has neither
         start=RandomStart,
         bias=Bias(('drift',), is_pair=False, gain=PACE),
         initial_margin=INITIAL_MARGIN,

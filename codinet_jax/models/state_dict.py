@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from codinet_jax.runtime import files
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, first_sentence
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file in the old format
 _TYPES = {
@@ -69,11 +69,11 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         return {str(name): _from_tensor(tensor, storages) for name, tensor in _state_dict(content).items()}
     except pickle.UnpicklingError as error:
         raise InputError(
-            f'{path} holds more than tensors, or is damaged, and is not unpickled ({_first_sentence(error)}): save the '
+            f'{path} holds more than tensors, or is damaged, and is not unpickled ({first_sentence(error)}): save the '
             'state_dict() alone, or give the weights as .safetensors.'
         ) from error
     except Exception as error:  # readers of zip files and pickles raise whatever they stumble over
-        reason = _first_sentence(error)
+        reason = first_sentence(error)
         unreadable = InputError(f'{path} cannot be read as a state dict ({reason}): fetch it again, or give another.')
         raise files.refused(path, error) or unreadable from error
 
@@ -220,7 +220,3 @@ def _from_tensor(tensor: Any, storages: Mapping[str, bytes]) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(
         numbers[offset:], shape, [stride * storage.dtype.itemsize for stride in strides]
     ).copy()
-
-
-def _first_sentence(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].partition('. ')[0]

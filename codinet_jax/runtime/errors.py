@@ -12,6 +12,16 @@ class Diverged(InputError):
     """A loss or a gradient is no finite number any more; on several hosts it is so on all of them."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, without a full stop, or its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip('.')
+
+
+def first_sentence(error: BaseException) -> str:
+    """What an error says in the first sentence of its first line."""
+    return first_line(error).partition('. ')[0]
+
+
 def meant(name: str, known: Iterable[str]) -> str:
     """The end of a sentence on a name that is not known: ' Did you mean cifar10?', or nothing if none is like it."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

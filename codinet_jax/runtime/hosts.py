@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, first_line
 
 T = TypeVar('T')
 
@@ -79,7 +79,7 @@ def joined(coordinator: str | None, num_processes: int | None, process_id: int |
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             )
         except (ValueError, RuntimeError) as error:
-            reason = _first_line(error)
+            reason = first_line(error)
             if coordinator:
                 raise InputError(
                     f'Process {process_id} cannot join at {coordinator} ({reason}): give --coordinator another free '
@@ -193,7 +193,7 @@ def _leave(error: BaseException) -> NoReturn:
     if isinstance(error, InputError):
         print(f'error: {error}', file=sys.stderr)
     elif isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):  # a ValueError, where arrays are read
-        print(f'error: {_first_line(error)}', file=sys.stderr)
+        print(f'error: {first_line(error)}', file=sys.stderr)
     else:
         traceback.print_exception(error)
     sys.stdout.flush()
@@ -202,7 +202,3 @@ def _leave(error: BaseException) -> NoReturn:
         time.sleep(FIRST_LEAVES_AFTER_SECONDS)
     # No sys.exit: on the way out JAX and Orbax wait for the others, who wait for this one.
     os._exit({InputError: 2, KeyboardInterrupt: 128 + signal.SIGINT}.get(type(error), 1))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from codinet_jax.routing.controller import ControllerState
 from codinet_jax.runtime import files, hosts
 from codinet_jax.runtime.console import log
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, first_line
 from codinet_jax.training.state import TrainState
 
 Progress = dict[str, Any]
@@ -145,7 +145,7 @@ class Checkpoints:
             except Exception as error:  # readers of damaged files raise whatever they stumble over
                 if refusal := files.refused(self._directory / str(step), error):  # it may be whole
                     raise refusal from error
-                damaged[step] = _first_line(error)
+                damaged[step] = first_line(error)
                 continue
             for bad in damaged:
                 log(f'warning: the checkpoint of step {bad} is damaged ({damaged[bad]}): it is put aside.')
@@ -174,7 +174,7 @@ class Checkpoints:
         if not isinstance(error, OSError) and 'os_error_code' not in str(error):  # TensorStore's
             return error
         full = 'No space left on device'
-        reason = full if full in str(error) else _first_line(error)
+        reason = full if full in str(error) else first_line(error)
         return InputError(
             f'No checkpoint can be written in {self._directory} ({reason}): make room, and the same command goes on '
             'from the last one.'
@@ -207,8 +207,3 @@ def _digest(state: _Saved, teacher: Any, progress: Progress) -> str:
         digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
         digest.update(np.ascontiguousarray(array).data if array.size else b'')
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__

@@ -14,7 +14,7 @@ class Diverged(InputError):
 
 def first_line(error: BaseException) -> str:
     """What an error says in its first line, without a full stop, or its kind if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip('.')
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
 
 
 def first_sentence(error: BaseException) -> str:

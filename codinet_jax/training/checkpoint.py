@@ -145,7 +145,7 @@ class Checkpoints:
             except Exception as error:  # readers of damaged files raise whatever they stumble over
                 if refusal := files.refused(self._directory / str(step), error):  # it may be whole
                     raise refusal from error
-                damaged[step] = first_line(error)
+                damaged[step] = first_line(error)[:200]
                 continue
             for bad in damaged:
                 log(f'warning: the checkpoint of step {bad} is damaged ({damaged[bad]}): it is put aside.')
@@ -174,7 +174,7 @@ class Checkpoints:
         if not isinstance(error, OSError) and 'os_error_code' not in str(error):  # TensorStore's
             return error
         full = 'No space left on device'
-        reason = full if full in str(error) else first_line(error)
+        reason = full if full in str(error) else first_line(error)[:200]
         return InputError(
             f'No checkpoint can be written in {self._directory} ({reason}): make room, and the same command goes on '
             'from the last one.'

@@ -89,7 +89,7 @@ void output_tile(const Windows& s, const float* x, const float* w, Finish finish
   }
 }
 
-// A row of so many pixels; finish(pixel, vector, sum).
+// Of a row, what is right of the j-th pixel; finish(pixel, vector, sum).
 template <int PIXELS, int OUT, class Finish>
 void output_row(const Windows& s, int64_t j, const float* x, const float* w, Finish finish) {
   for (; j + PIXELS <= s.width; j += PIXELS) {

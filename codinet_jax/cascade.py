@@ -3,7 +3,8 @@ answer is then the mean of all that were asked.
 
     python -m codinet_jax.cascade --members=runs/r20,runs/r56 --target_cost=0.5 --output=cascade.exported
 
-Members are finished static runs, cheapest first, of the same images and classes; nothing is trained. How unsure a
+Members are finished static runs, cheapest first, of the same images and classes; nothing is trained. The first may be
+a run whose network resumes: it answers twice, and who is unsure still goes on to the next. How unsure a
 network must be for the next to be asked is found on training images that were held out of the last run
 (config.val_split), or else on those it was trained on, of which networks are surer than of others: on new images such
 a cascade costs more than was asked for. What each target comes to on the test split is printed. What is written is an
@@ -22,7 +23,7 @@ from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command
 from codinet_jax.runtime.errors import InputError
 
-MEMBERS = flags.DEFINE_list('members', [], 'Workdirs of finished static runs, cheapest first.')
+MEMBERS = flags.DEFINE_list('members', [], 'Workdirs of finished static runs, cheapest first; the first may resume.')
 config_flag.define_import()
 OUTPUT = flags.DEFINE_string('output', None, 'A new directory to export into.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'A new directory to record the evaluation of the first target in.')
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     command.start_devices()
 
     from codinet_jax.config import setup
-    from codinet_jax.inference import calibration, cascade, cascade_record, exported
+    from codinet_jax.inference import calibration, cascade, cascade_answers, cascade_record, exported
     from codinet_jax.inference.operating_points import OperatingPoints
     from codinet_jax.workdir import Workdir
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     least = spec.fixed_macs / spec.static_macs
     if min(targets) < least:
         raise InputError(
-            f'--target_cost is {min(targets):g}, but an image that only the first network sees costs {least:.3f} of '
+            f'--target_cost is {min(targets):g}, but an image that gets the first answer costs {least:.3f} of '
             'the last: ask for more, or begin with a cheaper network.'
         )
     config = Workdir(MEMBERS.value[-1]).read_config()
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     split, test = ('validation' if named.data.val_split else 'train'), named.data.open('test')
     images = named.data.open(split).sample(NUM_IMAGES.value, named.recipe.seed)
     print(f'asking {len(members)} networks of {images.num_images} images of {named.data.name} {split} ...', flush=True)
-    measure = functools.partial(cascade.point, cascade.answers(members, images, BATCH_SIZE.value), spec)
+    measure = functools.partial(cascade_answers.point, cascade_answers.answers(members, images, BATCH_SIZE.value), spec)
     curve = calibration.trace_curve(measure, NUM_POINTS.value)
     found = {f'{target:g}': calibration.find_threshold(measure, curve, target) for target in targets}
     print(calibration.readable(curve, list(found.values())))
@@ -75,12 +76,12 @@ def main(argv: Sequence[str]) -> None:
     known = OperatingPoints({name: each._asdict() | rest for name, each in found.items()}, tuple(curve))
     cascade.from_networks(members, threshold=held_to, operating_points=known).export(OUTPUT.value)
     print(f'asking them of the {test.num_images} test images ...', flush=True)
-    tested = cascade.answers(members, test, BATCH_SIZE.value)
-    for member, predictions_N in zip(members, tested.alone_KxN, strict=True):
-        top1, macs = np.mean(predictions_N == tested.labels_N), member.model.costs.static_macs
-        print(f'  {member.model.architecture.name} alone: top-1 {top1:.2%} at {macs / 1e6:.2f} MMACs')
+    tested = cascade_answers.answers(members, test, BATCH_SIZE.value)
+    for step, predictions_N in zip(cascade.steps(members), tested.alone_KxN, strict=True):
+        top1 = np.mean(predictions_N == tested.labels_N)
+        print(f'  {step.name} alone: top-1 {top1:.2%} at {step.macs_alone / 1e6:.2f} MMACs')
     for name, each in found.items():
-        top1, share = cascade.point(tested, spec, each.threshold)[2:0:-1]
+        top1, share = cascade_answers.point(tested, spec, each.threshold)[2:0:-1]
         print(
             f'  --operating_point={name}: top-1 {top1:.2%} at {share * spec.static_macs / 1e6:.2f} MMACs, {share:.1%} '
             'of the last alone'

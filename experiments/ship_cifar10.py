@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from codinet_jax.config import setup
-from codinet_jax.inference import cascade, shipped
+from codinet_jax.inference import cascade, cascade_answers, shipped
 from codinet_jax.models import weights_file
 from codinet_jax.runtime import command, provenance
 from codinet_jax.workdir import Workdir
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     ]
     spec = cascade.network_spec(members)
     configs[-1].data_dir = DATA_DIR.value or configs[-1].data_dir
-    tested = cascade.answers(members, setup.read(configs[-1]).data.open('test'), BATCH_SIZE)
+    tested = cascade_answers.answers(members, setup.read(configs[-1]).data.open('test'), BATCH_SIZE)
     alone = {
         member.model.architecture.name: {
             'top1': float(np.mean(predictions_N == tested.labels_N)),
@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> None:
         print(line)
 
 
-def _on_test(tested: cascade.Answers, spec: Any, threshold: float) -> dict[str, float]:
-    found = cascade.point(tested, spec, threshold)
+def _on_test(tested: cascade_answers.Answers, spec: Any, threshold: float) -> dict[str, float]:
+    found = cascade_answers.point(tested, spec, threshold)
     return {'threshold': threshold, 'top1': found.top1, 'mmacs': found.macs_share * spec.static_macs / 1e6}
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,16 +13,17 @@ import codinet_jax
 import helpers
 from codinet_jax.analysis.run import read_run
 from codinet_jax.analysis.study import study
-from codinet_jax.data import digits
+from codinet_jax.data import augment, digits
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.evaluation.controls import macs_of_images
 from codinet_jax.evaluation.record import is_consistent
 from codinet_jax.evaluation.statistics import summarise
-from codinet_jax.inference import calibration, cascade, cascade_record, load
+from codinet_jax.inference import calibration, cascade, cascade_answers, cascade_record, load
 from codinet_jax.inference.calibration import RUN_ALL, RUN_NONE
 from codinet_jax.inference.cascade import Member
 from codinet_jax.inference.predictor import Prediction
-from codinet_jax.models.architecture import cifar_resnet
+from codinet_jax.models import execution
+from codinet_jax.models.architecture import cifar_resnet, resumed
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime.errors import InputError
@@ -35,9 +37,22 @@ def member(depth: int, seed: int, router: str | None = None, **changes: Any) -> 
     return Member(network, SPEC, helpers.random_variables(network, seed))
 
 
-@pytest.fixture(scope='module')
-def members() -> list[Member]:
-    return [member(8, 1), member(14, 2), member(20, 3)]
+def resuming() -> Member:
+    """A ResNet-8 that a ResNet-14 resumes, whose own bias has no part in a cascade."""
+    first, whole = (cifar_resnet(depth, image_size=8, image_channels=1) for depth in (8, 14))
+    network = RoutedResNet(resumed(first, whole), 'resuming', unroll=9)
+    variables = helpers.random_variables(network, 1)
+    for head in (variables['params']['stage3_end']['head'], variables['params']['head']):
+        head['kernel'] = head['kernel'] / 8  # or it would be sure of all images
+    variables['params']['router_start']['bias'] = np.float32(0.7)
+    return Member(network, SPEC, variables)
+
+
+@pytest.fixture(scope='module', params=['static', 'the first resumes'])
+def members(request: pytest.FixtureRequest) -> list[Member]:
+    if request.param == 'static':
+        return [member(8, 1), member(14, 2), member(20, 3)]
+    return [resuming(), member(14, 2)]
 
 
 @pytest.fixture(scope='module')
@@ -47,29 +62,45 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope='module')
 def alone(members: list[Member], images: np.ndarray) -> np.ndarray:
-    """Probabilities [K, N, Y] of every network on its own."""
-    return np.stack([load.from_network(*each).in_batches(images, 21).probabilities_BxY for each in members])
+    """Probabilities [K, N, Y] of every step on its own."""
+    found = []
+    for model, spec, variables in members:
+        if model.architecture.first_pass:
+            inputs = augment.normalise(images, *spec.normalisation)
+            output: Any = model.apply(variables, inputs, execution.all_run(), train=False)
+            found += [jax.nn.softmax(logits_NxY) for logits_NxY in output.of_stages]
+        else:
+            found.append(load.from_network(model, spec, variables).in_batches(images, 21).probabilities_BxY)
+    return np.asarray(found, np.float64)
 
 
-def expected(alone_KxNxY: np.ndarray, macs_K: list[int], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@pytest.fixture(scope='module')
+def after(members: list[Member], alone: np.ndarray) -> np.ndarray:
+    """Answers [K, N, Y] after every step: means, but that who resumes has its last answer in place of its first."""
+    if members[0].resumes:
+        return np.stack([alone[0], alone[1], (alone[1] + alone[2]) / 2])
+    return np.stack([alone[: k + 1].mean(axis=0) for k in range(3)])
+
+
+def expected(after_KxNxY: np.ndarray, macs_K: list[int], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classes, decisions and MACs, image by image."""
     labels, decisions, macs = [], [], []
-    for of_image_KxY in alone_KxNxY.astype(np.float64).swapaxes(0, 1):
-        num_asked, spent, asked = 1, macs_K[0], []
+    for of_image_KxY in after_KxNxY.swapaxes(0, 1):
+        last, spent, asked = 0, macs_K[0], []
         for k in range(1, len(macs_K)):
-            asked.append(1 - of_image_KxY[:num_asked].mean(axis=0).max() >= threshold)
+            asked.append(1 - of_image_KxY[last].max() >= threshold)
             if asked[-1]:
-                num_asked, spent = k + 1, spent + macs_K[k]
-        labels.append(of_image_KxY[:num_asked].mean(axis=0).argmax())
+                last, spent = k, spent + macs_K[k]
+        labels.append(of_image_KxY[last].argmax())
         decisions.append(asked)
         macs.append(spent)
     return np.array(labels), np.array(decisions), np.array(macs)
 
 
 @pytest.fixture(scope='module')
-def between(alone: np.ndarray) -> float:
+def between(after: np.ndarray) -> float:
     """A threshold that parts the images well, in the widest gap of the middle third."""
-    unsure_N = np.sort(1 - alone[0].max(axis=-1))[7:14]
+    unsure_N = np.sort(1 - after[0].max(axis=-1))[7:14]
     i = int(np.argmax(np.diff(unsure_N)))
     return float((unsure_N[i] + unsure_N[i + 1]) / 2)
 
@@ -80,19 +111,27 @@ def assert_as_expected(answers: Prediction, wanted: tuple[np.ndarray, np.ndarray
 
 
 def macs(members: list[Member]) -> list[int]:
-    return [each.model.costs.static_macs for each in members]
+    """What every step adds."""
+    found = []
+    for model, *_ in members:
+        if model.architecture.first_pass:
+            macs_n, costs = model.costs.blocks_n, model.costs
+            found += [costs.stem + costs.head + costs.router_macs + sum(macs_n[:3]), sum(macs_n[3:])]
+        else:
+            found.append(model.costs.static_macs)
+    return found
 
 
 def test_each_image_is_answered_by_the_mean_of_the_first_that_are_sure_of_it(
-    members: list[Member], images: np.ndarray, alone: np.ndarray, between: float
+    members: list[Member], images: np.ndarray, after: np.ndarray, between: float
 ) -> None:
     predictor, costs = cascade.from_networks(members), macs(members)
-    labels_N, decisions_Nxn, macs_N = expected(alone, costs, between)
+    labels_N, decisions_Nxn, macs_N = expected(after, costs, between)
     assert 0 < decisions_Nxn[:, 0].mean() < 1, 'the threshold is to part the images'
     assert_as_expected(predictor(images, between), (labels_N, decisions_Nxn, macs_N))
     for threshold, num_asked in ((RUN_ALL, 3), (RUN_NONE, 1)):
-        mean_NxY = alone[:num_asked].astype(np.float64).mean(axis=0)
-        np.testing.assert_allclose(predictor(images, threshold).probabilities_BxY, mean_NxY, rtol=1e-5, atol=1e-7)
+        found = predictor(images, threshold).probabilities_BxY
+        np.testing.assert_allclose(found, after[num_asked - 1], rtol=1e-5, atol=1e-6)
     for i in (0, 5, 11):
         one = predictor(images[i : i + 1], between)
         assert_as_expected(one, (labels_N[i : i + 1], decisions_Nxn[i : i + 1], macs_N[i : i + 1]))
@@ -104,17 +143,17 @@ def test_what_a_threshold_comes_to_follows_from_answers_given_once(
     members: list[Member], alone: np.ndarray, between: float
 ) -> None:
     split, predictor = helpers.noise_images(21), cascade.from_networks(members)
-    answers = cascade.answers(members, split, batch_size=8)
+    answers = cascade_answers.answers(members, split, batch_size=8)
     np.testing.assert_array_equal(answers.alone_KxN, alone.argmax(axis=-1))
     for threshold in (RUN_ALL, between, RUN_NONE):
-        found = cascade.point(answers, predictor.spec, threshold)
+        found = cascade_answers.point(answers, predictor.spec, threshold)
         assert found == pytest.approx(calibration.measured(predictor, split, 21, threshold))
 
 
-def test_it_is_recorded_as_a_routed_network_is(members: list[Member], alone: np.ndarray, between: float) -> None:
+def test_it_is_recorded_as_a_routed_network_is(members: list[Member], after: np.ndarray, between: float) -> None:
     split = helpers.noise_images(21)
     found, table = cascade_record.evaluate(members, split, between, batch_size=8), cascade_record.costs(members)
-    labels_N, decisions_Nxn, macs_N = expected(alone, macs(members), between)
+    labels_N, decisions_Nxn, macs_N = expected(after, macs(members), between)
     np.testing.assert_array_equal(found.record.predictions_N, labels_N)
     np.testing.assert_array_equal(found.record.decisions_Nxn, decisions_Nxn)
     np.testing.assert_array_equal(found.record.labels_N, split.labels_N)
@@ -138,8 +177,7 @@ def test_it_is_recorded_as_a_routed_network_is(members: list[Member], alone: np.
     assert np.isfinite(found.augmented.divergences_AxN).all() and (found.augmented.divergences_AxN > 0).any()
 
     # The mean over shuffles, counted out: of each image over all images' routes.
-    means_KxNxY = np.stack([alone[: k + 1].mean(axis=0) for k in range(3)])
-    last_N, right_KxN = decisions_Nxn.sum(axis=1), means_KxNxY.argmax(axis=-1) == split.labels_N
+    last_N, right_KxN = decisions_Nxn.sum(axis=1), after.argmax(axis=-1) == split.labels_N
     everyone = np.mean([right_KxN[last] for last in last_N], axis=0)
     np.testing.assert_allclose(found.shuffled.right_N, everyone)
     of_class = [
@@ -150,12 +188,12 @@ def test_it_is_recorded_as_a_routed_network_is(members: list[Member], alone: np.
 
 
 def test_it_is_exported_as_any_network_is(
-    members: list[Member], images: np.ndarray, alone: np.ndarray, between: float, tmp_path: Path
+    members: list[Member], images: np.ndarray, after: np.ndarray, between: float, tmp_path: Path
 ) -> None:
     cascade.from_networks(members, threshold=between).export(tmp_path / 'exported')
     again = codinet_jax.load_exported(tmp_path / 'exported')
     for batch in (images, images[:1]):
-        wanted = expected(alone[:, : len(batch)], macs(members), between)
+        wanted = expected(after[:, : len(batch)], macs(members), between)
         assert_as_expected(again(batch), wanted)
 
 
@@ -164,6 +202,7 @@ def test_it_is_exported_as_any_network_is(
     [
         ([], r'two networks or more'),
         ([member(14, 2, router='linear')], r'CIFAR ResNet-14 is routed, and a cascade is of static networks'),
+        ([resuming()], r'ResNet-14 answering after 3 blocks is routed, .* of which the first alone may'),
         ([member(8, 2)], r'Network 2 of the cascade costs .* give the cheaper ones first'),
         ([member(14, 2, image_channels=3)], r'not of the images and classes of CIFAR ResNet-8'),
         ([member(14, 2)._replace(data_spec=DataSpec(7, 0.3, 0.4))], r'not of the images and classes of CIFAR ResNet-8'),

@@ -1,5 +1,6 @@
 """A shallow network inside a deep one, in experiments/real_accuracy; and what going on to the deep one is worth."""
 
+import pathlib
 from typing import Any
 
 import jax
@@ -12,7 +13,18 @@ from codinet_jax.models import execution
 from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS
-from experiments.real_accuracy import cascade, depths, images, methods, networks, probing, resumed, training
+from codinet_jax.runtime.errors import InputError
+from experiments.real_accuracy import (
+    cascade,
+    depths,
+    images,
+    longer_cascades,
+    methods,
+    networks,
+    probing,
+    resumed,
+    training,
+)
 
 SHALLOW = 8
 
@@ -131,6 +143,47 @@ def test_of_two_networks_one_is_begun_that_goes_on_below_nine_tenths(
     assert begun['params']['router_start']['bias'] == pytest.approx(np.log(9))
     # The shallow network is the deep one's first blocks, so that the first join has nothing to do.
     np.testing.assert_allclose(begun['params']['stage3_end']['join'], np.eye(16), atol=1e-3)
+
+
+def test_a_longer_cascade_is_what_image_by_image_counts(tmp_path: pathlib.Path) -> None:
+    """After one that answers twice comes a given network; no image goes on that went no further before."""
+    rng, num_images = np.random.default_rng(0), 400
+    labels_N, macs_K = rng.integers(0, 10, num_images), (40.0, 80.0, 100.0)
+    logits_KxNxY = rng.standard_normal((3, num_images, 10))
+    for k, right in enumerate((2, 3, 3)):
+        logits_KxNxY[k, np.arange(num_images), labels_N] += right
+    paths = [tmp_path / name for name in ('both_shallow_routes.npz', 'both_deep_routes.npz', 'given_other.npz')]
+    for path, macs, logits_NxY in zip(paths, macs_K, logits_KxNxY, strict=True):
+        answered = {f'{of}logits': logits_NxY for of in ('', 'calibration_')}
+        np.savez(path, macs=macs, labels=labels_N, calibration_labels=labels_N, **answered)
+    steps = longer_cascades.read(['both', 'other'], tmp_path, tmp_path)
+    found = longer_cascades.point(steps, 90.0, times=3000)
+
+    p_KxNxY = np.exp(logits_KxNxY) / np.exp(logits_KxNxY).sum(axis=-1, keepdims=True)
+    answers_KxNxY = np.stack([p_KxNxY[0], p_KxNxY[1], (p_KxNxY[1] + p_KxNxY[2]) / 2])
+
+    def last(i: int, threshold: float) -> int:
+        k = 0
+        while k < 2 and 1 - answers_KxNxY[k, i].max() >= threshold:
+            k += 1
+        return k
+
+    thresholds, last_N = np.linspace(0, 1, 2001), np.zeros(num_images, int)
+    for half in (0, 1):
+        costs = [np.mean([np.cumsum(macs_K)[last(i, t)] for i in range(half, num_images, 2)]) for t in thresholds]
+        threshold = thresholds[np.argmax(np.array(costs) <= 90)]
+        others = range(1 - half, num_images, 2)
+        last_N[1 - half :: 2] = [last(i, threshold) for i in others]
+    right_KxN = answers_KxNxY.argmax(axis=-1) == labels_N
+    assert found['mean_macs'] == pytest.approx(np.cumsum(macs_K)[last_N].mean(), abs=0.5)
+    own = 100 * right_KxN[last_N, np.arange(num_images)].mean()
+    assert found['accuracy'] == pytest.approx(own, abs=0.3)
+    shares_K = np.bincount(last_N, minlength=3) / num_images
+    assert found['share_of_images_by_last_step'] == pytest.approx(shares_K, abs=0.01) and shares_K.min() > 0.05
+    by_chance = 100 * (shares_K @ right_KxN).mean()
+    assert found['own_less_shuffled']['difference'] == pytest.approx(own - by_chance, abs=0.4)
+    with pytest.raises(InputError, match='Nothing has asked neither'):
+        longer_cascades.read(['neither', 'other'], tmp_path, tmp_path)
 
 
 def test_what_going_on_is_worth_is_told_by_others_going_on() -> None:

@@ -3,9 +3,11 @@
 The answer is the mean of the probabilities of those that were asked, as in "Wisdom of Committees" (arXiv 2012.01988),
 for what the cheaper ones found costs nothing more.
 
-To whoever uses it a cascade is a routed network with a gated block for every network but the first: v is how unsure the
-answer so far is, 1 less the largest probability, and the next one runs where v reaches the threshold. So it has a
-dial, is calibrated, exported, timed and served as any network is, and a batch's unsure rows alone reach the next one.
+The first may be a network that resumes (`models.resuming`). It answers in two steps, and its second answer is in place
+of its first; every other network is one step. To whoever uses it a cascade is a routed network with a gated block for
+every step but the first: v is how unsure the answer so far is, 1 less the largest probability, and the next step is
+taken where v reaches the threshold. So it has a dial, is calibrated, exported, timed and served as any network is, and
+a batch's unsure rows alone go on.
 """
 
 import itertools
@@ -20,27 +22,52 @@ from flax import traverse_util
 
 from codinet_jax.config import setup
 from codinet_jax.data.spec import DataSpec
-from codinet_jax.data.split import Split
-from codinet_jax.inference import exported, fused, load
+from codinet_jax.inference import exported, fused
+from codinet_jax.inference.calibration import RUN_FORCED
 from codinet_jax.inference.folding import cast, fold
-from codinet_jax.inference.operating_points import OperatingPoints, Point
+from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.inference.predictor import NetworkSpec, Predictor, Program
 from codinet_jax.inference.program import FUSED, STRATEGIES, program, ready
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.runtime.hosts import Host
 from codinet_jax.workdir import Workdir
 
 UNSURE = 0.1  # a threshold to begin with: the next network is asked where the likeliest class has less than 90 %
 
 
 class Member(NamedTuple):
-    """A static network of a cascade: the network, the images it takes, and its variables."""
+    """A network of a cascade, static or one that resumes: the network, the images it takes, and its variables."""
 
     model: RoutedResNet
     data_spec: DataSpec
     variables: Mapping[str, Any]
+
+    @property
+    def resumes(self) -> bool:
+        return self.model.architecture.first_pass > 0
+
+
+class Step(NamedTuple):
+    """One answer more: whose, what it adds to an image's MACs, and what the network takes to give it alone."""
+
+    name: str
+    macs: int
+    macs_alone: int
+
+
+def steps(members: Sequence[Member]) -> list[Step]:
+    """The answers that a cascade may give, in order: a network's one, or the two of one that resumes."""
+    found = []
+    for member in members:
+        costs, name = member.model.costs, member.model.architecture.name
+        if member.resumes:
+            macs_n, is_first_n = np.asarray(costs.blocks_n), np.asarray(member.model.always_run_n)
+            first, rest = costs.fixed_macs + int(macs_n[is_first_n].sum()), int(macs_n[~is_first_n].sum())
+            found += [Step(name, first, first), Step(member.model.architecture.in_order.name, rest, first + rest)]
+        else:
+            found.append(Step(name, costs.static_macs, costs.static_macs))
+    return found
 
 
 def from_networks(
@@ -50,11 +77,11 @@ def from_networks(
     about: Mapping[str, Any] | None = None,
     operating_points: OperatingPoints | None = None,
 ) -> Predictor:
-    """A cascade of static networks, cheapest first, on all devices; it can be exported.
+    """A cascade of networks, cheapest first, on all devices; it can be exported.
 
     Args:
-      members: two or more, of the same images and classes.
-      threshold: how unsure of an image a network is, 1 less its largest probability, for the next one to be asked.
+      members: two or more, of the same images and classes; all static, but that the first may be one that resumes.
+      threshold: how unsure the answer to an image is, 1 less its largest probability, for the next step to be taken.
       about: the networks' settings, for the reader of what is exported.
       operating_points: what calibration found of it.
 
@@ -62,21 +89,30 @@ def from_networks(
       InputError: they cannot be one cascade.
     """
     spec, known = network_spec(members), operating_points or OperatingPoints()
-    networks, weights = zip(
-        *(
-            ready(
-                member.model, member.data_spec, FUSED if fused.is_default(member.model) else 'masked', member.variables
-            )
-            for member in members
-        ),
-        strict=True,
-    )
-    forward = sharding.on_devices(_forward(networks, 'conditional'), _forward(networks, 'compacted'), weights)
+    members = [deciding_as_a_cascade(member) for member in members]
+
+    def on_devices(strategy: str) -> tuple[Program, Any]:
+        networks, weights = zip(
+            *(
+                ready(
+                    member.model,
+                    member.data_spec,
+                    FUSED if fused.is_default(member.model) else strategy,
+                    member.variables,
+                )
+                for member in members
+            ),
+            strict=True,
+        )
+        return _forward(networks, strategy, members[0]), weights
+
+    several, weights = on_devices('compacted')
+    forward = sharding.on_devices(on_devices('conditional')[0], several, weights)
     names = [member.model.architecture.name for member in members]
 
     def write(directory: str | os.PathLike[str], threshold: float) -> None:
-        by_xla = [program(member.model, member.data_spec, 'masked') for member in members]
-        compacted = _forward(by_xla, 'compacted')
+        by_xla = [program(member.model, member.data_spec, 'compacted') for member in members]
+        compacted = _forward(by_xla, 'compacted', members[0])
         numbered = {str(k): fold(member.variables) for k, member in enumerate(members)}
 
         def of_flat(flat: Mapping[str, jax.Array], *inputs: Any) -> Any:
@@ -111,100 +147,55 @@ def read_members(paths: Sequence[str | os.PathLike[str]]) -> list[Member]:
     return members
 
 
-class Answers(NamedTuple):
-    """What is said of N images after one network, after two, and so on: class, and how unsure; what each network says
-    alone; and the true classes."""
-
-    predictions_KxN: np.ndarray
-    unsure_KxN: np.ndarray
-    alone_KxN: np.ndarray
-    labels_N: np.ndarray
+def deciding_as_a_cascade(member: Member) -> Member:
+    """One that resumes decides by how unsure it is and a bias: without the bias, v is how unsure it is."""
+    if not member.resumes:
+        return member
+    params = {**member.variables['params'], 'router_start': {'bias': np.float32(0)}}
+    return member._replace(variables={**member.variables, 'params': params})
 
 
-def means(probabilities_KxBxY: np.ndarray) -> np.ndarray:
-    """The answers [K, B, Y] of the first network alone, of the first two, and so on to all: means of probabilities."""
-    found = [probabilities_KxBxY[0]]
-    for k, probabilities_BxY in enumerate(probabilities_KxBxY[1:], start=1):
-        found.append(_joined(found[-1], probabilities_BxY, k))
-    return np.stack(found)
-
-
-def _joined(mean_BxY: Any, probabilities_BxY: Any, num_before: int) -> Any:
+def joined(mean_BxY: Any, probabilities_BxY: Any, num_before: int) -> Any:
     """The mean of one more than those that `mean_BxY` is the mean of."""
     before = np.float32(num_before)
     return (before * mean_BxY + probabilities_BxY) / (before + np.float32(1))
-
-
-def answers(members: Sequence[Member], split: Split, batch_size: int) -> Answers:
-    """The answers of the first networks, of every number of them, from which any threshold's follow."""
-    networks = [load.from_network(*member) for member in members]
-    predictions, unsure, alone, labels = [], [], [], []
-    for images_BxHxWxC, labels_B, positions_B in split.evaluation_batches(batch_size, Host()):
-        is_real_B = positions_B >= 0
-        alone_KxBxY = np.stack([network(images_BxHxWxC).probabilities_BxY for network in networks])
-        means_KxBxY = means(alone_KxBxY)
-        alone.append(alone_KxBxY.argmax(axis=-1)[:, is_real_B])
-        predictions.append(means_KxBxY.argmax(axis=-1)[:, is_real_B])
-        # In float32, as the program decides: of an answer as sure as can be nothing is left.
-        unsure.append(np.float32(1) - means_KxBxY.max(axis=-1)[:, is_real_B].astype(np.float32))
-        labels.append(labels_B[is_real_B])
-    predictions_KxN, unsure_KxN, alone_KxN = (np.concatenate(each, axis=1) for each in (predictions, unsure, alone))
-    return Answers(predictions_KxN, unsure_KxN, alone_KxN, np.concatenate(labels))
-
-
-def decided(unsure_KxB: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Before each network but the first how unsure the answer is, and whether the network is asked: [B, K - 1] of both.
-
-    `unsure_KxB` is of the answers of the first network, of the first two, and so on, float32.
-    """
-    v, asked = [unsure_KxB[0]], [unsure_KxB[0] >= np.float32(threshold)]
-    for unsure_B in unsure_KxB[1:-1]:
-        # An image that is not asked of keeps its answer, and is as sure of it as before.
-        v.append(np.where(asked[-1], unsure_B, v[-1]))
-        asked.append(asked[-1] & (v[-1] >= np.float32(threshold)))
-    return np.stack(v, axis=-1), np.stack(asked, axis=-1)
-
-
-def point(found: Answers, spec: NetworkSpec, threshold: float) -> Point:
-    """What a threshold makes of the cascade; K counts the networks asked beside the first."""
-    _, asked_Nxn = decided(found.unsure_KxN, threshold)
-    predictions_N = np.take_along_axis(found.predictions_KxN, asked_Nxn.sum(axis=-1)[None], 0)[0]
-    macs = spec.fixed_macs + float(asked_Nxn.mean(axis=0) @ np.asarray(spec.blocks_macs))
-    top1 = float(np.mean(predictions_N == found.labels_N))
-    return Point(threshold, macs / spec.static_macs, top1, float(asked_Nxn.sum(axis=-1).mean()))
 
 
 def network_spec(members: Sequence[Member]) -> NetworkSpec:
     """What is to be known of a cascade; its cost is a share of the last network's, alone.
 
     Raises:
-      InputError: its networks are fewer than two, routed, of other images or classes, or not from cheap to expensive.
+      InputError: its networks are fewer than two, routed, of other images or classes, or not from cheap to expensive; a
+        first one that resumes is as cheap as its first answer.
     """
     if len(members) < 2:
         raise InputError('A cascade is of two networks or more, cheapest first: name another.')
     first, last = members[0], members[-1]
-    for member in members:
+    for k, member in enumerate(members):
         name, arch = member.model.architecture.name, member.model.architecture
-        if member.model.router is not None:
-            raise InputError(f'{name} is routed, and a cascade is of static networks: train it with method=static.')
+        if member.model.router is not None and not (member.resumes and k == 0):
+            raise InputError(
+                f'{name} is routed, and a cascade is of static networks, of which the first alone may be one that '
+                'resumes: train it with method=static.'
+            )
         if _takes(member) != _takes(first):
             raise InputError(f'{name} is not of the images and classes of {first.model.architecture.name}.')
-    macs = [member.model.costs.static_macs for member in members]
+    macs = [steps([member])[0].macs for member in members]
     for k, (before, after) in enumerate(itertools.pairwise(macs), start=2):
         if before >= after:
             raise InputError(
                 f'Network {k} of the cascade costs {after / 1e6:.2f} MMACs, and the one before it {before / 1e6:.2f}: '
                 'give the cheaper ones first.'
             )
-    arch = last.model.architecture
+    arch, (at_first, *then) = last.model.architecture, steps(members)
     return NetworkSpec(
         classes=first.data_spec.class_names,
         image_size=arch.image_size,
         num_channels=arch.image_channels,
         center_crop=first.data_spec.center_crop,
-        blocks_per_stage=(len(members) - 1,),
-        blocks_macs=tuple(macs[1:]),
-        fixed_macs=macs[0],
+        blocks_per_stage=(len(then),),
+        blocks_macs=tuple(step.macs for step in then),
+        fixed_macs=at_first.macs,
         static_macs=macs[-1],
     )
 
@@ -215,23 +206,25 @@ def _takes(member: Member) -> tuple[Any, ...]:
     return arch.image_size, arch.image_channels, spec.class_names, spec.center_crop
 
 
-def _forward(networks: Sequence[Program], strategy: str) -> Program:
+def _forward(networks: Sequence[Program], strategy: str, first_member: Member) -> Program:
     """The pure function of a cascade: of each network's weights, uint8 images and a threshold."""
     first, *others = networks
 
     def forward(weights: Sequence[Any], images_BxHxWxC: jax.Array, threshold: jax.Array) -> tuple[jax.Array, jax.Array]:
         execution = STRATEGIES[strategy](threshold)
-        mean_BxY = jax.nn.softmax(first(weights[0], images_BxHxWxC, threshold)[0])
-        unsure = []
+        # Above one even the blocks before the first answer of one that resumes would not run.
+        logits_BxY, v_Bxn = first(weights[0], images_BxHxWxC, jnp.minimum(threshold, RUN_FORCED))
+        mean_BxY = jax.nn.softmax(logits_BxY)
+        unsure = [v_Bxn[:, -1]] if first_member.resumes else []
         for k, (network, variables) in enumerate(zip(others, weights[1:], strict=True), start=1):
-            # Of an image that the network before was not asked of, the answer is the same, and so is how unsure it is:
-            # whoever is asked here was asked of by all before.
-            unsure.append(1 - jnp.max(mean_BxY, axis=-1))
+            now_B = 1 - jnp.max(mean_BxY, axis=-1)
+            # Whoever went no further before is as unsure as then, and goes no further now.
+            unsure.append(jnp.where(unsure[-1] >= threshold, now_B, unsure[-1]) if unsure else now_B)
 
             def ask(
                 images: jax.Array, mean: jax.Array, network: Program = network, variables: Any = variables, k: int = k
             ) -> jax.Array:
-                return _joined(mean, jax.nn.softmax(network(variables, images, threshold)[0]), k)
+                return joined(mean, jax.nn.softmax(network(variables, images, threshold)[0]), k)
 
             mean_BxY = execution.combine(ask, lambda _, mean: mean, (images_BxHxWxC, mean_BxY), unsure[-1])
         # Logits to whoever takes the softmax: what has no probability has the smallest there is.

@@ -19,8 +19,8 @@ from codinet_jax.evaluation.record import (
     write_thumbnails,
 )
 from codinet_jax.evaluation.statistics import summarise
-from codinet_jax.inference import load
-from codinet_jax.inference.cascade import Member, decided, means
+from codinet_jax.inference.cascade import Member, network_spec, steps
+from codinet_jax.inference.cascade_answers import Said, asking, decided
 from codinet_jax.models.cost import CostTable
 from codinet_jax.runtime import provenance
 from codinet_jax.runtime.hosts import Host
@@ -30,7 +30,7 @@ Asked = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Recorded(NamedTuple):
-    """What `evaluate` records; a block for every network but the first."""
+    """What `evaluate` records; a block for every step but the first."""
 
     record: Record
     augmented: AugmentedRecord
@@ -38,25 +38,25 @@ class Recorded(NamedTuple):
 
 
 def costs(members: Sequence[Member]) -> CostTable:
-    """A cascade's: every image pays the first network, as it would a stem; the static network is the last alone."""
-    first, *others = (member.model.costs.static_macs for member in members)
-    nothing_n = (0,) * len(others)
-    return CostTable(first, tuple(others), nothing_n, nothing_n, head=0, alone=others[-1])
+    """A cascade's: every image pays the first step, as it would a stem; the static network is the last alone."""
+    spec = network_spec(members)
+    nothing_n = (0,) * len(spec.blocks_macs)
+    return CostTable(spec.fixed_macs, spec.blocks_macs, nothing_n, nothing_n, head=0, alone=spec.static_macs)
 
 
 def evaluate(members: Sequence[Member], split: Split, threshold: float, batch_size: int) -> Recorded:
-    """Asks every network of every image and of its augmentations once, and decides as the cascade does.
+    """Takes every step with every image and with its augmentations once, and decides as the cascade does.
 
-    Shuffled routes need no more: what is answered after each network is known, so the shares are those of all shuffles.
+    Shuffled routes need no more: what is answered after each step is known, so the shares are those of all shuffles.
     """
-    networks = [load.from_network(*member) for member in members]
+    ask = asking(members)
     views = {'plain': lambda images_BxHxWxC, positions_B: images_BxHxWxC} | {
         name: jax.jit(function) for name, function in AUGMENTATIONS.items()
     }
     parts: list[list[Any]] = []
     for images_BxHxWxC, labels_B, positions_B in split.evaluation_batches(batch_size, Host()):
         is_real_B = positions_B >= 0
-        columns = _of_batch(networks, views, images_BxHxWxC, positions_B, threshold)
+        columns = _of_batch(ask, views, images_BxHxWxC, positions_B, threshold)
         parts.append([labels_B[is_real_B], *(column[..., is_real_B, :] for column in columns)])
     labels, *found = zip(*parts, strict=True)
     labels_N = np.concatenate(labels)
@@ -77,7 +77,7 @@ def write(
     It holds no weights: what it is for is to be analysed, and compared with runs.
     """
     table, found = costs(members), evaluate(members, split, threshold, batch_size)
-    networks = [f'ResNet-{member.model.architecture.name.rpartition("-")[2]}' for member in members]
+    networks = [f'ResNet-{step.name.rpartition("-")[2]}' for step in steps(members)]
     num_params = sum(leaf.size for member in members for leaf in jax.tree.leaves(member.variables['params']))
     results = summarise(found.record, table) | provenance.machine()
     results |= {'split': 'test', 'threshold': threshold, 'seed': last.recipe.seed, 'num_params': num_params}
@@ -90,20 +90,18 @@ def write(
 
 
 def _of_batch(
-    networks: Sequence[Callable[..., Any]],
+    ask: Callable[[np.ndarray], Said],
     views: Mapping[str, Callable[..., Any]],
     images_BxHxWxC: np.ndarray,
     positions_B: np.ndarray,
     threshold: float,
 ) -> Asked:
-    """Of each view how unsure, who is asked, the class after each network, and the divergence from the plain view's."""
+    """Of each view how unsure, who goes on, the class after each step, and the divergence from the plain view's."""
     columns = []
     plain_BxY = None
     for view in views.values():
         seen = np.asarray(view(images_BxHxWxC, positions_B))
-        probabilities_KxBxY = means(np.stack([network(seen).probabilities_BxY for network in networks]))
-        # In float32, as the program decides.
-        unsure_KxB = np.float32(1) - probabilities_KxBxY.max(axis=-1).astype(np.float32)
+        _, probabilities_KxBxY, unsure_KxB = ask(seen)
         v_Bxn, asked_Bxn = decided(unsure_KxB, threshold)
         last_1xBx1 = np.sum(asked_Bxn, axis=-1)[None, :, None]
         answer_BxY = np.take_along_axis(probabilities_KxBxY, last_1xBx1, 0)[0].astype(np.float64)

@@ -3,7 +3,8 @@
 from experiments.mutants.mutant import Mutant
 
 FOLDING, PREDICTOR, POINTS = 'inference/folding.py', 'inference/predictor.py', 'inference/operating_points.py'
-CASCADE, SERVING, EXPORTED = 'inference/cascade.py', 'inference/serving.py', 'inference/exported.py'
+CASCADE, ANSWERS = 'inference/cascade.py', 'inference/cascade_answers.py'
+SERVING, EXPORTED = 'inference/serving.py', 'inference/exported.py'
 
 INFERENCE = (
     Mutant(
@@ -114,8 +115,15 @@ INFERENCE = (
     Mutant(
         'a cascade asks where it is sure',
         CASCADE,
-        'unsure.append(1 - jnp.max(mean_BxY, axis=-1))',
-        'unsure.append(jnp.max(mean_BxY, axis=-1))',
+        'now_B = 1 - jnp.max(mean_BxY, axis=-1)',
+        'now_B = jnp.max(mean_BxY, axis=-1)',
+        ('cascade::each_image_is_answered_by_the_mean_of_the_first_that_are_sure_of_it',),
+    ),
+    Mutant(
+        'a network that resumes keeps its own bias in a cascade',
+        CASCADE,
+        "{'bias': np.float32(0)}",
+        "{'bias': member.variables['params']['router_start']['bias']}",
         ('cascade::each_image_is_answered_by_the_mean_of_the_first_that_are_sure_of_it',),
     ),
     Mutant(
@@ -127,14 +135,14 @@ INFERENCE = (
     ),
     Mutant(
         'a cascade goes on being unsure of what was answered',
-        CASCADE,
+        ANSWERS,
         'np.where(asked[-1], unsure_B, v[-1])',
         'np.where(asked[-1], unsure_KxB[0], v[-1])',
         ('cascade::what_a_threshold_comes_to_follows_from_answers_given_once',),
     ),
     Mutant(
         'a cascade counts the rows that fill its last batch up',
-        CASCADE,
+        ANSWERS,
         'is_real_B = positions_B >= 0',
         'is_real_B = positions_B >= -1',
         ('cascade::what_a_threshold_comes_to_follows_from_answers_given_once',),

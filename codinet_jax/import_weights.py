@@ -30,6 +30,9 @@ OUTPUT = flags.DEFINE_string('output', None, 'A new .npz file to write.')
 DOWNLOAD = flags.DEFINE_bool('download', False, 'Fetch published weights that are not in the cache of their library.')
 MEAN = flags.DEFINE_list('mean', None, "What was taken from pixels in [0, 1]: R,G,B; else as published, or ImageNet's.")
 STD = flags.DEFINE_list('std', None, "What they were divided by then: R,G,B; else as published, or ImageNet's.")
+STRIDE_ON = flags.DEFINE_enum(
+    'stride_on', None, ['1x1', '3x3'], 'The convolution of bottlenecks that strides; else 3x3, as in both packages.'
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,13 +62,21 @@ def main(argv: Sequence[str]) -> None:
             f'{recorded.path} is what the cache has of {source}, and is damaged: delete it, and give --download.'
         ) from error
     backbone = pretrained.find(tensors, source)
+    architecture = backbone.architecture
+    if STRIDE_ON.value and not architecture.stride_on:
+        raise InputError(f'--stride_on is of bottlenecks, and a {backbone} has none: leave it out.')
+    stride_on = STRIDE_ON.value or architecture.stride_on
     variables = pretrained.from_torch(tensors, backbone, source)
     sha256 = hashlib.sha256(recorded.path.read_bytes()).hexdigest()
-    weights_file.write(output, variables, weights_file.WeightsInput(mean, std, recorded.name, sha256))
+    weights_file.write(output, variables, weights_file.WeightsInput(mean, std, recorded.name, sha256), stride_on)
     millions = sum(leaf.size for leaf in jax.tree.leaves(variables['params'])) / 1e6
     print(f'{source}: {backbone}, {millions:.2f} M parameters, {backbone.num_classes} classes')
     print(f'its pixels are normalised by mean {mean} and std {std}; other ones are given by --mean and --std')
-    print(f'written to {output}; train with {" ".join(_config_flags(backbone))} --config.init_from={output}')
+    print(f'written to {output}; train with {" ".join(_config_flags(backbone, stride_on))} --config.init_from={output}')
+    if stride_on:
+        print(
+            f'(its bottlenecks stride on {stride_on}, which no tensor tells: the other place is given by --stride_on)'
+        )
     if not backbone.is_cifar:
         print('(on photographs of your own by --config=finetune_folder:static and --config.data_dir=DIR in its place)')
 
@@ -85,18 +96,14 @@ def _source(given: str) -> tuple[str, 'hub.Published']:
     return str(path), hub.Published(path.name, path, pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD)
 
 
-def _config_flags(backbone: 'pretrained.Backbone') -> list[str]:
+def _config_flags(backbone: 'pretrained.Backbone', stride_on: str | None) -> list[str]:
     """What to give `codinet_jax.main` to train this network."""
     if backbone.is_cifar:
         config = 'cifar100_r32' if backbone.num_classes == 100 else 'cifar10_r20'
         shortcut = ['--config.model.shortcut=projection'] if backbone.shortcut == 'projection' else []
         return [f'--config={config}', f'--config.model.depth={backbone.depth}', *shortcut]
-    # torchvision's and timm's networks stride on the 3x3 convolution, unlike the paper's.
-    return [
-        '--config=imagenet_r50',
-        f'--config.model.depth={backbone.depth}',
-        '--config.model.stride_on=3x3',
-    ]
+    strided = [f'--config.model.stride_on={stride_on}'] if stride_on else []
+    return ['--config=imagenet_r50', f'--config.model.depth={backbone.depth}', *strided]
 
 
 def _per_channel(flag: flags.FlagHolder[list[str] | None], like: tuple[float, ...]) -> tuple[float, ...] | None:

@@ -4,7 +4,8 @@ config.json         the resolved config
 metrics.jsonl       one line of numbers every `log_every_steps`, one for every evaluation
 tensorboard/        the same for TensorBoard, where TensorFlow is installed
 checkpoints/        the whole train state, for resuming
-weights.npz         the final parameters and batch statistics, by path; input/: a normalisation not the data set's own
+weights.npz         the final parameters and batch statistics, by path; input/: a normalisation not the data set's own,
+                    and which convolution of bottlenecks strides
 results.json        what came of it
 routes/test.npz     every test image's label, prediction, gates and decisions, and those of its augmentations
 thumbnails/test.npz what the test images look like
@@ -192,9 +193,12 @@ class Workdir:
             unreadable = f'{path} holds no record that can be read ({error}): make it with codinet_jax.evaluate.'
             raise files.refused(path, error) or InputError(unreadable) from error
 
-    def write_weights(self, variables: Mapping[str, Any], trained_on: WeightsInput | None = None) -> None:
-        """Keeps the final variables, and the input they were trained on if it is not the data set's own."""
-        weights_file.write(self.path / 'weights.npz', variables, trained_on)
+    def write_weights(
+        self, variables: Mapping[str, Any], trained_on: WeightsInput | None = None, stride_on: str | None = None
+    ) -> None:
+        """Keeps the final variables, the input they were trained on if it is not the data set's own, and, of an
+        architecture that has bottlenecks, its `stride_on`."""
+        weights_file.write(self.path / 'weights.npz', variables, trained_on, stride_on)
 
     def read_weights(self) -> dict[str, Any]:
         """The final variables, as the network's `apply` takes them.

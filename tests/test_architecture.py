@@ -90,6 +90,11 @@ def test_a_bottleneck_stage_strides_where_it_is_told(stride_on: str, strided: tu
     first = [stage.transition for stage in arch.stages if stage.transition]
     assert [tuple(conv.stride for conv in block.convs) for block in first] == [(1, 1, 1), strided, strided, strided]
     assert all(conv.stride == 1 for stage in arch.stages for conv in stage.block.convs)
+    assert (arch.stride_on, imagenet_resnet(34, stride_on='1x1').stride_on, cifar_resnet(8).stride_on) == (
+        stride_on,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(('depth', 'near'), [(21, 20), (111, 110), (18, 20), (2, 8), (0, 8), (-110, 8)])

@@ -108,11 +108,17 @@ def zero_state() -> State:
 
 
 def run_main(
-    source: Path | str | None, output: Path | str | None, *, download: bool = False, **per_channel: str
+    source: Path | str | None,
+    output: Path | str | None,
+    *,
+    download: bool = False,
+    stride_on: str | None = None,
+    **per_channel: str,
 ) -> None:
     """The command in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_weights, 'DOWNLOAD', types.SimpleNamespace(value=download))
+        patch.setattr(import_weights, 'STRIDE_ON', types.SimpleNamespace(value=stride_on))
         for name, path in (('SOURCE', source), ('OUTPUT', output)):
             patch.setattr(import_weights, name, types.SimpleNamespace(value=path and str(path)))
         for name in ('mean', 'std'):
@@ -377,43 +383,61 @@ def test_other_floats_become_float32(tmp_path: Path, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ('shapes', 'told', 'flags'),
+    ('shapes', 'stride_on', 'told', 'flags'),
     [
         (
             torch_shapes(50),
+            None,
             'ResNet-50, 25.56 M parameters, 1000 classes',
             '--config=imagenet_r50 --config.model.depth=50 --config.model.stride_on=3x3',
         ),
         (
+            torch_shapes(50, num_classes=3),
+            '1x1',
+            'ResNet-50, 23.51 M parameters, 3 classes',
+            '--config=imagenet_r50 --config.model.depth=50 --config.model.stride_on=1x1',
+        ),
+        (
+            torch_shapes(18),
+            None,
+            'ResNet-18, 11.69 M parameters, 1000 classes',
+            '--config=imagenet_r50 --config.model.depth=18',
+        ),
+        (
             cifar_shapes(20),
+            None,
             'CIFAR ResNet-20, 0.27 M parameters, 10 classes',
             '--config=cifar10_r20 --config.model.depth=20',
         ),
         (
             cifar_shapes(8, is_projected=True),
+            None,
             'CIFAR ResNet-8, 0.08 M parameters, 10 classes',
             '--config=cifar10_r20 --config.model.depth=8 --config.model.shortcut=projection',
         ),
     ],
-    ids=['50', 'CIFAR 20A', 'CIFAR 8B'],
+    ids=['50', '50 of the paper', '18', 'CIFAR 20A', 'CIFAR 8B'],
 )
 def test_what_was_read_and_how_to_go_on_is_told(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     shapes: dict[str, tuple[int, ...]],
+    stride_on: str | None,
     told: str,
     flags: str,
 ) -> None:
     monkeypatch.setattr(state_dict, 'read', lambda path: {name: np.zeros(shape) for name, shape in shapes.items()})
     monkeypatch.chdir(tmp_path)
     Path('net.safetensors').touch()
-    run_main('net.safetensors', 'net.npz')
+    run_main('net.safetensors', 'net.npz', stride_on=stride_on)
     first, second, third, *more = capsys.readouterr().out.splitlines()
     assert first == f'net.safetensors: {told}'
     assert 'mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225)' in second
     assert third == f'written to net.npz; train with {flags} --config.init_from=net.npz'
     assert ('finetune_folder:static' in ' '.join(more)) == ('imagenet_r50' in flags)
+    kept = weights_file.read_stride_on('net.npz')
+    assert f'stride_on={kept}' in flags if 'depth=50' in flags else kept is None
     Path('net.npz').unlink()
 
 
@@ -441,6 +465,15 @@ def test_a_normalisation_that_is_none_is_refused(tmp_path: Path, flags: dict[str
     with pytest.raises(InputError, match=rf'--{next(iter(flags))} is .*give three numbers like \(0\.'):
         run_main(source, output, **flags)
     assert not output.exists()
+
+
+def test_a_place_of_the_stride_is_refused_where_there_is_no_bottleneck(tmp_path: Path) -> None:
+    safetensors.numpy.save_file(
+        {name: np.zeros(shape) for name, shape in cifar_shapes(8).items()}, tmp_path / 'a.safetensors'
+    )
+    with pytest.raises(InputError, match=r'^--stride_on is of bottlenecks, and a CIFAR ResNet-8 has none'):
+        run_main(tmp_path / 'a.safetensors', tmp_path / 'a.npz', stride_on='1x1')
+    assert not (tmp_path / 'a.npz').exists()
 
 
 # --- What is refused. ---

@@ -4,6 +4,7 @@ writes anything if they do not fit."""
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -16,6 +17,7 @@ from codinet_jax.evaluation import evaluate
 from codinet_jax.evaluation.record import read_routes
 from codinet_jax.inference import load
 from codinet_jax.models import weights_file
+from codinet_jax.models.architecture import Architecture
 from codinet_jax.models.execution import masked
 from codinet_jax.models.weights_file import WeightsInput
 from codinet_jax.runtime.errors import InputError
@@ -157,6 +159,29 @@ def test_weights_that_say_nothing_of_it_leave_the_data_sets_own(root: Path, weig
     workdir = run_from(root, 'silent', root / 'silent.npz')
     assert workdir.read_config().mean is None and workdir.read_config().std is None
     assert weights_file.read_input(workdir.path / 'weights.npz') is None
+
+
+def test_a_run_says_where_its_bottlenecks_stride(
+    root: Path, weights: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Architecture, 'stride_on', '1x1')
+    weights_file.write(root / 'silent.npz', weights)
+    file = run_from(root, 'strided', root / 'silent.npz').path / 'weights.npz'
+    assert (weights_file.read_stride_on(file), weights_file.read_input(file)) == ('1x1', None)
+    jax.tree.map(np.testing.assert_array_equal, weights_file.read(file), weights)
+
+
+@pytest.mark.parametrize('setting', ['init_from', 'distillation.teacher'])
+def test_weights_of_bottlenecks_that_stride_elsewhere_are_refused(root: Path, setting: str) -> None:
+    weights_file.write(root / 'bottlenecks.npz', {'params': {'head': {'bias': np.zeros(10)}}}, stride_on='3x3')
+    bottlenecks = {'model.backbone': 'imagenet_resnet', 'model.depth': 50, 'model.stride_on': '1x1'}
+    taught = {'distillation.weight': 1.0, 'distillation.teacher_depth': 50} if 'teacher' in setting else {}
+    changed = config(root, **bottlenecks, **taught, **{setting: str(root / 'bottlenecks.npz')})
+    with pytest.raises(
+        InputError, match=r'strides on its 3x3 convolutions, and model\.stride_on is 1x1: set it to 3x3'
+    ):
+        helpers.train(changed, Workdir(root / 'refused'))
+    assert not (root / 'refused').exists()
 
 
 def test_that_of_other_channels_is_refused(root: Path, weights: dict[str, Any]) -> None:

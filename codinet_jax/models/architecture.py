@@ -114,6 +114,14 @@ class Architecture:
     def out_channels(self) -> int:
         return self.stages[-1].block.channels
 
+    @property
+    def stride_on(self) -> StrideOn | None:
+        """Which convolution of its bottlenecks strides, as in `imagenet_resnet`; None if it has none."""
+        bottlenecks = [block.convs for block in self.blocks if len(block.convs) == 3 and block.stride > 1]
+        if not bottlenecks:
+            return None
+        return '1x1' if bottlenecks[0][0].stride > 1 else '3x3'
+
 
 def resumed(first: Architecture, whole: Architecture) -> Architecture:
     """The blocks of a deep network in another order: all that a shallow one has too, then stage by stage the others.

@@ -1,4 +1,4 @@
-"""Weights on disk: variables by path in one .npz, and the input that they were trained on."""
+"""Weights on disk: variables by path in one .npz, the input that they were trained on, and what no shape tells."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 _INPUT = 'input/'  # before the names of a file's `WeightsInput`, beside params/ and batch_stats/
+_STRIDE_ON = f'{_INPUT}stride_on'  # there, so that older versions pass over it
 
 
 class WeightsInput(NamedTuple):
@@ -25,13 +26,23 @@ class WeightsInput(NamedTuple):
     sha256: str = ''
 
 
-def write(path: pathlib.Path, variables: Mapping[str, Any], trained_on: WeightsInput | None = None) -> None:
-    """Writes variables by path, so that `read` and `numpy.load` can read them, and what they expect."""
+def write(
+    path: pathlib.Path,
+    variables: Mapping[str, Any],
+    trained_on: WeightsInput | None = None,
+    stride_on: str | None = None,
+) -> None:
+    """Writes variables by path, so that `read` and `numpy.load` can read them, and what they expect.
+
+    `stride_on` is the architecture's.
+    """
     flat: dict[str, Any] = {
         key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()
     }
     if trained_on is not None:
         flat |= {f'{_INPUT}{name}': np.asarray(value) for name, value in trained_on._asdict().items()}
+    if stride_on is not None:
+        flat[_STRIDE_ON] = np.asarray(stride_on)
     files.write(path, lambda file: np.savez(file, **flat))
 
 
@@ -58,6 +69,16 @@ def read_input(path: str | os.PathLike[str]) -> WeightsInput | None:
             return None
         mean, std = (tuple(map(float, arrays[f'{_INPUT}{name}'])) for name in ('mean', 'std'))
         return WeightsInput(mean, std, *(str(arrays[f'{_INPUT}{name}']) for name in ('source', 'sha256')))
+
+
+def read_stride_on(path: str | os.PathLike[str]) -> str | None:
+    """Which convolution strides in the bottlenecks whose weights such a file holds, if it says so.
+
+    Raises:
+      InputError: the file cannot be read, or is none of these.
+    """
+    with _opened_weights(path) as arrays:
+        return str(arrays[_STRIDE_ON]) if _STRIDE_ON in arrays.files else None
 
 
 @contextlib.contextmanager

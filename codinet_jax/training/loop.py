@@ -81,7 +81,8 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
                 return None
             write_routes(workdir, setup.test_split, record, augmented)
             write_thumbnails(workdir, setup.test_split, thumbnails(test_set))
-            workdir.write_weights(jax.device_get(run.state.variables), start.trained_on(setup))
+            variables = jax.device_get(run.state.variables)
+            workdir.write_weights(variables, start.trained_on(setup), setup.model.architecture.stride_on)
             workdir.write_results(outcome)
             return outcome
 

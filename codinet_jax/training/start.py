@@ -10,6 +10,7 @@ from codinet_jax.config.setup import Setup
 from codinet_jax.data import augment
 from codinet_jax.data.split import Split
 from codinet_jax.models import joining, pretrained, weights_file
+from codinet_jax.models.architecture import Architecture
 from codinet_jax.models.network import drawn
 from codinet_jax.models.routers import is_of_routing
 from codinet_jax.models.weights_file import WeightsInput
@@ -66,6 +67,7 @@ def given_variables(setup: Setup, train_set: Split) -> tuple[dict[str, Any] | No
     if file is None:
         setup.check_start(is_given=False)
         return None, _teacher(setup, {})
+    _check_stride(setup.model.architecture, file)
     imported = weights_file.read(file)
     with waiting('making the weights'):
         fresh = jax.device_get(drawn(setup.model, setup.recipe.seed))
@@ -89,6 +91,7 @@ def _teacher(setup: Setup, imported: dict[str, Any]) -> dict[str, Any] | None:
     if file is None:
         return pretrained.teacher(setup.model, imported, str(recipe.init_from))
     _check_pixels(setup, file)
+    _check_stride(setup.teaching(setup.model).architecture, file)
     variables = pretrained.teacher(setup.teaching(setup.model), weights_file.read(file), file)
     log(f'taught by {file}')
     return variables
@@ -142,6 +145,16 @@ def _check_pixels(setup: Setup, file: str) -> None:
         raise InputError(
             f'{file} was trained on pixels normalised by mean {trained_on.mean}, std {trained_on.std}, and this run '
             f'normalises by {mean}, {std}: give networks that were trained alike.'
+        )
+
+
+def _check_stride(architecture: Architecture, file: str) -> None:
+    """Refuses weights of bottlenecks that stride elsewhere: they have the same shapes."""
+    has, wants = weights_file.read_stride_on(file), architecture.stride_on
+    if has is not None and wants is not None and has != wants:
+        raise InputError(
+            f'{file} holds weights of a network that strides on its {has} convolutions, and model.stride_on is '
+            f'{wants}: set it to {has}.'
         )
 
 

@@ -45,4 +45,4 @@ def write(start: pathlib.Path, setup: Setup, target_cost: float, output: pathlib
     place_n[order['order']] = np.linspace(1, 0, len(order['order']), endpoint=False)
     margins_n = np.where(allocation.pruned(place_n, costs, target_macs) > 0, SURE, -SURE)
     fixed = gates.edited(variables, ('logits',), [np.array([0.0, margin], np.float32) for margin in margins_n])
-    weights_file.write(output, fixed, weights_file.read_input(start))
+    weights_file.write(output, fixed, weights_file.read_input(start), model.architecture.stride_on)

@@ -68,6 +68,15 @@ def test_where_the_file_has_no_routers_they_start_fresh(
     assert kernels and all(kernel.std() > 0 for kernel in kernels)
 
 
+def test_where_a_static_network_starts_from_a_routed_one_it_is_said(
+    root: Path, weights: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    static = {'method': 'static', 'model.router': 'static'}
+    found = started(root, 'opened', root / 'before' / 'weights.npz', monkeypatch, **static)
+    assert 'std (0.376,); its routers are left out, and every block runs\n' in capsys.readouterr().out
+    assert found.keys() == helpers.by_path(helpers.without_routers(weights)).keys()
+
+
 def with_head(weights: dict[str, Any], num_classes: int) -> dict[str, Any]:
     features = len(weights['params']['head']['kernel'])
     head = {'kernel': np.zeros((features, num_classes), np.float32), 'bias': np.zeros(num_classes, np.float32)}

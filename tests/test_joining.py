@@ -177,6 +177,7 @@ def given(root: Path) -> dict[str, str]:
         'wide': own[8] | {'params': own[8]['params'] | {'stem_conv': wide}},
         'imagenet': static_variables(imagenet_resnet(18, image_size=8), 1),
         'uneven': static_variables(staged.architecture(1, 2), 1),
+        'routed': helpers.random_variables(RoutedResNet(setup_of(root, 8), 'linear'), 8),
     }
     for name, variables in files.items():
         weights_file.write(root / f'{name}.npz', variables)
@@ -198,6 +199,11 @@ def setup_of(root: Path, depth: int) -> Any:
         ({'model.resumes': 'imagenet'}, r'imagenet\.npz holds the weights of one of kind imagenet_resnet'),
         ({'model.resumes': 'uneven'}, r'uneven\.npz has \(1, 2, 1, 0\) blocks in its stages'),
         ({'model.resumes': 'joined'}, r'weights\.npz has \(1, 1, 1, 1, 1, 1\) blocks in its stages'),
+        ({'model.resumes': 'routed'}, r'routed\.npz holds a routed network, and without its routers it is another one'),
+        (
+            {'model.resumes': 'shallow', 'distillation.weight': 1.0, 'distillation.teacher': 'routed'},
+            r'routed\.npz holds a routed network, and without its routers it is another one: give the weights of a st',
+        ),
         ({'model.resumes': 'grey'}, r'grey\.npz was trained on pixels normalised by mean \(0\.5,\), std \(0\.25,\)'),
         ({'model.resumes': 'shallow', 'init_from': 'joined'}, r'weights\.npz is no static network, and model\.resumes'),
         ({'model.resumes': 'shallow', 'init_from': 'seven'}, r'does not fit this network|tells 7 classes apart'),

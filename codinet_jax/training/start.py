@@ -72,14 +72,16 @@ def given_variables(setup: Setup, train_set: Split) -> tuple[dict[str, Any] | No
     with waiting('making the weights'):
         fresh = jax.device_get(drawn(setup.model, setup.recipe.seed))
     _check_resuming(setup, imported)
+    is_opened = setup.model.router is None and _is_routed(imported)
     if setup.recipe.resumes is None:
         variables = pretrained.into(fresh, imported, file)
     else:
         variables = _joined(setup, setup.recipe.resumes, imported, train_set)
         variables['params']['router_start'] = fresh['params']['router_start']
     spec, classes = setup.data.spec, pretrained.other_classes(fresh, imported)
+    routers = '; its routers are left out, and every block runs' if is_opened else ''
     head = f'; its head is of {classes} classes, so one of {spec.num_classes} starts fresh' if classes else ''
-    log(f'starting from {file}, pixels normalised by mean {spec.mean}, std {spec.std}{head}')
+    log(f'starting from {file}, pixels normalised by mean {spec.mean}, std {spec.std}{routers}{head}')
     return variables, _teacher(setup, imported)
 
 
@@ -90,19 +92,17 @@ def _teacher(setup: Setup, imported: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if file is None:
         return pretrained.teacher(setup.model, imported, str(recipe.init_from))
-    _check_pixels(setup, file)
     _check_stride(setup.teaching(setup.model).architecture, file)
-    variables = pretrained.teacher(setup.teaching(setup.model), weights_file.read(file), file)
+    variables = pretrained.teacher(setup.teaching(setup.model), _static(setup, file), file)
     log(f'taught by {file}')
     return variables
 
 
 def _check_resuming(setup: Setup, imported: dict[str, Any]) -> None:
     """Refuses weights to start from that are of two networks joined where one is wanted, or the other way round."""
-    recipe = setup.recipe
+    recipe, is_joined = setup.recipe, _is_routed(imported)
     if not setup.model.architecture.first_pass:
         return
-    is_joined = any(map(is_of_routing, traverse_util.flatten_dict(imported)))
     if recipe.resumes is not None and is_joined:
         raise InputError(
             f'{recipe.init_from} is no static network, and model.resumes is to be joined to one: leave it out if these '
@@ -123,8 +123,7 @@ def _check_resuming(setup: Setup, imported: dict[str, Any]) -> None:
 def _joined(setup: Setup, file: str, imported: dict[str, Any], train_set: Split) -> dict[str, Any]:
     """The variables of two networks made one, but for those of `router_start`."""
     architecture, spec = setup.model.architecture, setup.data.spec
-    _check_pixels(setup, file)
-    shallow = pretrained.one_of_two(architecture.answering_first, weights_file.read(file), file)
+    shallow = pretrained.one_of_two(architecture.answering_first, _static(setup, file), file)
     deep = pretrained.one_of_two(architecture.in_order, imported, str(setup.recipe.init_from))
     images_NxHxWxC, _ = train_set.sample(JOINED_ON, setup.recipe.seed)
     rows = range(0, len(images_NxHxWxC), JOINED_AT_ONCE)
@@ -135,6 +134,22 @@ def _joined(setup: Setup, file: str, imported: dict[str, Any], train_set: Split)
         variables: dict[str, Any] = jax.device_get(joining.joined(architecture, shallow, deep, batches))
     log(f'{file} answers first, joined on {len(images_NxHxWxC)} training images')
     return variables
+
+
+def _static(setup: Setup, file: str) -> dict[str, Any]:
+    """The weights of a static network beside the one to start from, trained on pixels that were normalised alike."""
+    _check_pixels(setup, file)
+    imported = weights_file.read(file)
+    if _is_routed(imported):
+        raise InputError(
+            f'{file} holds a routed network, and without its routers it is another one: give the weights of a static '
+            'run (method=static).'
+        )
+    return imported
+
+
+def _is_routed(imported: dict[str, Any]) -> bool:
+    return any(map(is_of_routing, traverse_util.flatten_dict(imported)))
 
 
 def _check_pixels(setup: Setup, file: str) -> None:

@@ -1,5 +1,6 @@
 """Training from Python: arrays in, a state out, as the loop of commands trains; and what does not fit is refused."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import helpers
 from codinet_jax.methods import terms
 from codinet_jax.methods.method import Seen, Term
 from codinet_jax.models import routers
+from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import RouterKind
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import cost_matching
@@ -49,6 +51,25 @@ def test_training_starts_from_given_variables() -> None:
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)
 
 
+def test_a_static_network_teaches_one_that_resumes() -> None:
+    network = RoutedResNet(helpers.suited(helpers.tiny_architecture(), 'resuming'), 'resuming', unroll=2)
+    static = jax.tree.map(np.asarray, helpers.random_variables(network.static))
+    taught = cj.Trainer(network, SPEC, cj.methods.Resumed(), distillation_weight=1.0, **SMALL)
+    state = taught.fit(IMAGES, epochs=(0, 0), teacher=static)
+    jax.tree.map(np.testing.assert_array_equal, state.teacher, static)
+    with pytest.raises(InputError, match=r'and a network that resumes does not teach: give fit a static one as teach'):
+        taught.fit(IMAGES, variables=state.variables)
+    with pytest.raises(InputError, match=r'^A teacher is given, and distillation_weight is 0'):
+        trainer().fit(IMAGES, teacher=static)
+
+
+def test_a_networks_own_convolution_is_kept() -> None:
+    own = functools.partial(jax.lax.conv_general_dilated, precision='highest')
+    network = helpers.tiny_network().clone(convolution=own)
+    setup = cj.Trainer(network, SPEC, cj.methods.CoDiNet(), **SMALL)._setup((1, 1))
+    assert setup.training_model().convolution is own and setup.evaluation_model().convolution is own
+
+
 def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r'^CoDiNet trains networks with routers; this one has router None'):
         trainer(router=None)
@@ -63,6 +84,11 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             cj.Trainer(helpers.tiny_network(), SPEC, cj.methods.CoDiNet(), **{name: 'weights.npz'})
     with pytest.raises(InputError, match=r'^The network has 10 classes and the data 3'):
         cj.Trainer(helpers.tiny_network(), cj.DataSpec(3, 0.3, 0.4), cj.methods.CoDiNet())
+    rgb = cj.DataSpec(10, (0.3, 0.3, 0.3), 0.4)
+    with pytest.raises(InputError, match=r'^mean is \(0\.3, 0\.3, 0\.3\), and images of the network have 1 channel'):
+        cj.Trainer(helpers.tiny_network(), rgb, cj.methods.CoDiNet())
+    with pytest.raises(InputError, match=r'^std is \(0\.4, 0\.4\), and images of the network have 1 channel'):
+        cj.predictor(helpers.tiny_network(), cj.DataSpec(10, 0.3, (0.4, 0.4)), {})
     with pytest.raises(InputError, match='an image that skips every block costs'):
         trainer(cj.methods.CoDiNet(target_cost=0.001)).fit(IMAGES)
     monkeypatch.setitem(routers.ROUTERS, 'unbiased', RouterKind(routers.LinearRouter, lambda block: 0, bias=None))

@@ -89,13 +89,16 @@ class Setup:
         Raises:
           InputError: they are the kernels, and cannot be had here.
         """
-        return self.model.clone(
-            convolution=convolutions.of_name(self.convolution or self.fastest_convolution(), self.model)
-        )
+        return self._computed_by(self.convolution or self.fastest_convolution())
 
     def evaluation_model(self) -> RoutedResNet:
         """The network with the convolutions that are fastest here, whatever it was trained with."""
-        return self.model.clone(convolution=convolutions.of_name(self.fastest_convolution(), self.model))
+        return self._computed_by(self.fastest_convolution())
+
+    def _computed_by(self, convolution: str) -> RoutedResNet:
+        if self.model.convolution is not None:  # no config's has one
+            return self.model
+        return self.model.clone(convolution=convolutions.of_name(convolution, self.model))
 
     def fastest_convolution(self) -> str:
         """Those that are fastest here, of all that change nothing but rounding."""

@@ -43,16 +43,22 @@ class DataSpec:
                 f'{self} cannot be: there is at least one class, crop_padding is at least 0, and center_crop a share.'
             )
 
-    def check_classes(self, of_network: int) -> None:
-        """Refuses a network of another number of classes.
+    def check_network(self, num_classes: int, num_channels: int) -> None:
+        """Refuses a network of so many classes and channels of an image.
 
         Raises:
-          InputError: it is one.
+          InputError: it is not for such images.
         """
-        if self.num_classes != of_network:
+        if self.num_classes != num_classes:
             raise InputError(
-                f'The network has {of_network} classes and the data {self.num_classes}: give both the same.'
+                f'The network has {num_classes} classes and the data {self.num_classes}: give both the same.'
             )
+        for name, given in zip(('mean', 'std'), self.normalisation, strict=True):
+            if len(given) not in (1, num_channels):
+                raise InputError(
+                    f'{name} is {given}, and images of the network have {num_channels} channel(s): give one number '
+                    'for each, or one for all.'
+                )
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

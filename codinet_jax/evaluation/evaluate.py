@@ -189,10 +189,10 @@ def evaluate_weights(
       and rates as shares, costs in MACs.
 
     Raises:
-      InputError: the network's router does not exist, it has another number of classes, or the machine does not let an
-        image be read.
+      InputError: the network's router does not exist, it is for other images, or the machine does not let an image be
+        read.
     """
-    spec.check_classes(model.architecture.num_classes)
+    spec.check_network(model.architecture.num_classes, model.architecture.image_channels)
     mesh = sharding.data_mesh()
     forward = make_forward(model, spec, mesh, threshold, is_sampled=is_sampled)
     variables = jax.device_put(variables, sharding.replicated(mesh))

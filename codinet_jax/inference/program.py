@@ -32,10 +32,10 @@ def network_spec(model: RoutedResNet, spec: DataSpec) -> NetworkSpec:
     """What is to be known of a network of such images.
 
     Raises:
-      InputError: the network has another number of classes.
+      InputError: the network is for other images.
     """
     arch, costs = model.architecture, model.costs
-    spec.check_classes(arch.num_classes)
+    spec.check_network(arch.num_classes, arch.image_channels)
     return NetworkSpec(
         classes=spec.class_names,
         image_size=arch.image_size,

@@ -51,7 +51,7 @@ class Trainer:
                 f'{type(method).__name__} does not train router {network.router!r}: give the network '
                 f'{method.router or "another"}, or take another method.'
             )
-        spec.check_classes(network.architecture.num_classes)
+        spec.check_network(network.architecture.num_classes, network.architecture.image_channels)
         self.network, self.spec, self.method = network, spec, method
         self.learning_rate, self.recipe = learning_rate, recipe
 
@@ -62,6 +62,7 @@ class Trainer:
         *,
         epochs: tuple[float, float] = (22.0, 6.0),
         variables: Mapping[str, Any] | None = None,
+        teacher: Mapping[str, Any] | None = None,
     ) -> TrainState:
         """Trains both stages and returns the state; its `variables` are what is evaluated and kept.
 
@@ -69,8 +70,9 @@ class Trainer:
           train: images, uint8 [N, H, W, C] of the network's size and channels, and their classes, integers [N].
           test: such images too, evaluated on the way, if given.
           epochs: of the two stages, in passes over the images.
-          variables: to start from, as of a static network, and to distil if `distillation_weight` is set; routers that
-            are not among them start fresh.
+          variables: to start from, as of a static network; routers that are not among them start fresh.
+          teacher: of the same blocks without routers, to distil, if `distillation_weight` is set; unset: `variables`,
+            every block run.
 
         Raises:
           InputError: the images or the variables do not fit the network, or a setting cannot be.
@@ -85,11 +87,7 @@ class Trainer:
         setup.recipe.check_devices(jax.device_count())
         setup.recipe.check_images(train.num_images)
         setup.check_start(is_given=variables is not None)
-        teacher = None
-        if setup.recipe.distillation_weight:
-            if variables is None:
-                raise InputError('distillation_weight is set: give fit the variables that teach.')
-            teacher = pretrained.teacher(self.network, variables, 'The given variables')
+        teacher = self._teacher(setup, variables, teacher)
         if variables is not None:
             fresh = jax.device_get(drawn(self.network, setup.recipe.seed))
             variables = pretrained.into(fresh, variables, 'The given variables')
@@ -97,6 +95,23 @@ class Trainer:
             run = Run(setup, train, tests[0] if tests else None, None, open_files, variables, teacher)
             run.both_stages()
             return run.state
+
+    def _teacher(
+        self, setup: Setup, variables: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None
+    ) -> Mapping[str, Any] | None:
+        if not setup.recipe.distillation_weight:
+            if teacher is not None:
+                raise InputError('A teacher is given, and distillation_weight is 0: set that too, or leave it out.')
+            return None
+        if teacher is None and self.network.architecture.first_pass:
+            raise InputError(
+                'distillation_weight is set, and a network that resumes does not teach: give fit a static one as '
+                'teacher.'
+            )
+        teacher = variables if teacher is None else teacher
+        if teacher is None:
+            raise InputError('distillation_weight is set: give fit the variables that teach.')
+        return pretrained.teacher(self.network, teacher, 'What is to teach')
 
     def _setup(self, epochs: tuple[float, float]) -> Setup:
         first, second = epochs

@@ -140,6 +140,7 @@ def test_an_image_gets_the_same_answer_in_any_batch() -> None:
         (network_of(50, config=imagenet_r50), 'ResNet-50'),
         (network_of(20, 'recurrent'), 'recurrent'),
         (network_of(20, **{'model.shortcut': 'projection'}), 'projection'),
+        (network_of(20, **{'model.dtype': 'float32'}), 'in float32: take masked'),
     ],
 )
 def test_a_network_it_does_not_compute_is_refused_in_a_sentence(network: Network, word: str) -> None:

@@ -3,8 +3,8 @@
     weights = jax.device_put(cuda.pack(model, spec, fold(variables)))  # once
     logits_BxY, v_Bxn = jax.jit(cuda.program(model, spec))(weights, images_BxHxWxC, threshold)
 
-It computes what `masked` does. Activations and convolutions' weights are bfloat16 whatever the network's dtype, sums
-float32 until they are an activation; pooling, routers, gates and the head are float32.
+It computes what `masked` does of a network in bfloat16. Activations and convolutions' weights are that, sums float32
+until they are an activation; pooling, routers, gates and the head are float32.
 """
 
 import dataclasses
@@ -45,13 +45,14 @@ def supports(model: RoutedResNet) -> str | None:
         return f'The fused kernel reads 32x32 RGB images, not of {shape}.'
     if arch.num_classes > MOST_CLASSES:
         return f'The fused kernel knows {MOST_CLASSES} classes at most, not {arch.num_classes}.'
+    if (dtype := jnp.dtype(model.dtype)) != jnp.bfloat16:
+        return f'The fused kernel computes in bfloat16, and this network was trained in {dtype.name}: take masked.'
     return None
 
 
 def is_possible(model: RoutedResNet) -> bool:
-    """Whether the kernel is for a network here: it computes it, in bfloat16, on these devices, and can be built."""
-    is_for = jnp.dtype(model.dtype) == jnp.bfloat16 and supports(model) is None
-    return is_for and _is_built_for(jax.devices()[0]) and LIBRARY.can_be_built('CUDA')
+    """Whether the kernel is for a network here: it computes it, on these devices, and can be built."""
+    return supports(model) is None and _is_built_for(jax.devices()[0]) and LIBRARY.can_be_built('CUDA')
 
 
 def _is_built_for(device: Any) -> bool:

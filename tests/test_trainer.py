@@ -43,7 +43,7 @@ def test_a_network_is_trained_by_both_stages_to_the_cost_that_is_asked_for(monke
 
 
 def test_training_starts_from_given_variables() -> None:
-    static = helpers.random_variables(helpers.tiny_network(None))
+    static = jax.device_put(helpers.random_variables(helpers.tiny_network(None)), jax.devices()[0])
     state = trainer(seed=3).fit(IMAGES, epochs=(0, 0), variables=static)
     found, given = helpers.by_path(state.variables), helpers.by_path(static)
     assert given.keys() < found.keys()

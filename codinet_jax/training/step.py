@@ -194,8 +194,8 @@ class Step:
         """The state after a step, or that before it where loss or gradient is not finite; and whether it is that."""
         is_finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
         # The schedule's own count goes on with the step, or the rate that is logged would not be the one applied.
-        counts = optax.tree.get_all_with_path(after.opt_state, 'count')  # Adam has another one, of the same value
-        counted = optax.tree.set(state.opt_state, count=counts[0][1])
+        count = optax.tree.get(after.opt_state, 'count', filtering=_is_of_schedule)
+        counted = optax.tree.set(state.opt_state, _is_of_schedule, count=count)
         before = dataclasses.replace(state, step=after.step, opt_state=counted)
         after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
         return after, metrics | {'skipped': 1.0 - is_finite}
@@ -231,3 +231,8 @@ class Step:
             'agreement': paths.agreement(decisions_Bxn.reshape(-1, self.num_views, decisions_Bxn.shape[-1])),
             'run_rates_n': run_rates_n,
         }
+
+
+def _is_of_schedule(path: tuple[Any, ...], _: Any) -> bool:
+    """Whether an optimiser's count is that of the learning rate; Adam counts what its moments are of."""
+    return bool(path[-1].tuple_name == 'ScaleByScheduleState')

@@ -78,6 +78,7 @@ class Trainer:
           InputError: the images or the variables do not fit the network, or a setting cannot be.
           Diverged: a loss or gradient is not finite.
         """
+        variables, teacher = jax.device_get((variables, teacher))  # they may lie on one device alone
         arch = self.network.architecture
         shape = (arch.image_size, arch.image_size, arch.image_channels)
         train, *tests = (

@@ -21,7 +21,7 @@ def setup_of(
     """A tiny config's, of a network that is only its costs, which can be any, and its router."""
     tiny = helpers.tiny_setup(**{'loss.target_cost': None} | changes)
     spec = tiny.data.spec if classes is None else dataclasses.replace(tiny.data.spec, classes=classes)
-    network: Any = types.SimpleNamespace(costs=costs, router=router, initial_run_rate=None)
+    network: Any = types.SimpleNamespace(costs=costs, router=router, initial_run_rate=None, norm_groups=1)
     return dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, spec=spec), model=network)
 
 

@@ -89,6 +89,10 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         cj.Trainer(helpers.tiny_network(), rgb, cj.methods.CoDiNet())
     with pytest.raises(InputError, match=r'^std is \(0\.4, 0\.4\), and images of the network have 1 channel'):
         cj.predictor(helpers.tiny_network(), cj.DataSpec(10, 0.3, (0.4, 0.4)), {})
+    with pytest.raises(InputError, match=r'^batch_size 16 in 1 part\(s\) cannot be divided evenly into 3 groups'):
+        cj.Trainer(helpers.tiny_network().clone(norm_groups=3), SPEC, cj.methods.CoDiNet(), **SMALL).fit(IMAGES)
+    with pytest.raises(InputError, match=r'^Images are float64 \[64, 8, 8, 1\]: give uint8 \[N, 8, 8, 1\]'):
+        cj.evaluate_weights(helpers.tiny_network(), SPEC, {}, cj.ImageSet(IMAGES[0] / 255, IMAGES[1]))
     with pytest.raises(InputError, match='an image that skips every block costs'):
         trainer(cj.methods.CoDiNet(target_cost=0.001)).fit(IMAGES)
     monkeypatch.setitem(routers.ROUTERS, 'unbiased', RouterKind(routers.LinearRouter, lambda block: 0, bias=None))

@@ -49,6 +49,12 @@ class Setup:
                 f'image(s) to each, and {type(self.method).__name__} compares {self.method.least_images}: give a '
                 'larger batch_size or fewer accumulate_steps.'
             )
+        if num_images % self.model.norm_groups:
+            raise InputError(
+                f'batch_size {self.recipe.batch_size} in {self.recipe.accumulate_steps} part(s) cannot be divided '
+                f'evenly into {self.model.norm_groups} groups of model.batch_norm=device: give another batch_size or '
+                'model.norm_groups.'
+            )
         _check_price(self.method, self.model)
         if self.recipe.extra_terms and self.method.stages()[0].frozen == 'routers':
             raise InputError(
@@ -247,11 +253,6 @@ def _network(config: ConfigDict, data: DataSource, method: Method) -> RoutedResN
     if model.norm_groups is not None:
         checks.at_least('model.norm_groups', model.norm_groups, 1)
     num_groups = model.norm_groups or (jax.device_count() if model.batch_norm == 'device' else 1)
-    if (config.batch_size // max(1, config.accumulate_steps)) % num_groups:
-        raise InputError(
-            f'batch_size {config.batch_size} in {config.accumulate_steps} part(s) cannot be divided evenly into '
-            f'{num_groups} groups of model.batch_norm=device: give another batch_size or model.norm_groups.'
-        )
     architecture = _architecture(config, data)
     # XLA:CPU runs the backward pass of a convolution inside a loop about thirty times slower than outside one. On an
     # H100 a step of ResNet-110 takes 14.8 ms without loops and 25.3 with them, for launches and what loops store.

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from codinet_jax.data import augment
 from codinet_jax.data.augmentations import AUGMENTATIONS
+from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.prefetch import prefetch
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.data.split import Split
@@ -189,10 +190,13 @@ def evaluate_weights(
       and rates as shares, costs in MACs.
 
     Raises:
-      InputError: the network's router does not exist, it is for other images, or the machine does not let an image be
-        read.
+      InputError: the network's router does not exist, it or the split is of other images, or the machine does not let
+        an image be read.
     """
-    spec.check_network(model.architecture.num_classes, model.architecture.image_channels)
+    arch = model.architecture
+    spec.check_network(arch.num_classes, arch.image_channels)
+    if isinstance(split, ImageSet):
+        split = ImageSet.checked(*split, arch.image_shape, arch.num_classes)
     mesh = sharding.data_mesh()
     forward = make_forward(model, spec, mesh, threshold, is_sampled=is_sampled)
     variables = jax.device_put(variables, sharding.replicated(mesh))

@@ -76,6 +76,11 @@ class Architecture:
     first_pass: int = 0
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[H, W, C] of one image."""
+        return (self.image_size, self.image_size, self.image_channels)
+
+    @property
     def stem_size(self) -> int:
         """Side of the stem convolution's output, before any pooling."""
         return self.image_size if self.stem == 'cifar' else _strided(self.image_size, 2)

@@ -80,9 +80,10 @@ class Trainer:
         """
         variables, teacher = jax.device_get((variables, teacher))  # they may lie on one device alone
         arch = self.network.architecture
-        shape = (arch.image_size, arch.image_size, arch.image_channels)
         train, *tests = (
-            ImageSet.checked(*images, shape, arch.num_classes) for images in (train, test) if images is not None
+            ImageSet.checked(*images, arch.image_shape, arch.num_classes)
+            for images in (train, test)
+            if images is not None
         )
         setup = self._setup(epochs)
         setup.recipe.check_devices(jax.device_count())
@@ -91,7 +92,7 @@ class Trainer:
         teacher = self._teacher(setup, variables, teacher)
         if variables is not None:
             fresh = jax.device_get(drawn(self.network, setup.recipe.seed))
-            variables = pretrained.into(fresh, variables, 'The given variables')
+            variables = pretrained.into(fresh, variables, 'What fit was given')
         with contextlib.ExitStack() as open_files:
             run = Run(setup, train, tests[0] if tests else None, None, open_files, variables, teacher)
             run.both_stages()

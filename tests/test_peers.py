@@ -162,8 +162,8 @@ def test_a_step_knows_how_far_its_stage_is() -> None:
     ('variant', 'setting', 'value', 'sentence'),
     [
         ('convnet_aig', 'loss.block_rates', (0.5, 0.5), r'loss\.block_rates are 2 for 3 blocks'),
-        ('convnet_aig', 'loss.block_rates', (0.5, 0.5, 1.5), r'^loss\.block_rates is \(0\.5, 0\.5, 1\.5\)'),
-        ('convnet_aig', 'loss.target_rate', 0.0, r'^loss\.target_rate is 0\.0; give a run rate in \(0, 1\]'),
+        ('convnet_aig', 'loss.block_rates', (0.5, 0.5, 1.5), r'^loss\.block_rates is 1\.5; give a share in \(0, 1\]'),
+        ('convnet_aig', 'loss.target_rate', 0.0, r'^loss\.target_rate is 0\.0; give a share in \(0, 1\]\.$'),
         ('stochastic_gates', 'loss.rate_weight', -1.0, r'^loss\.rate_weight is -1\.0'),
         ('laudnet', 'loss.target_rate', float('nan'), r'^loss\.target_rate is nan'),
         ('laudnet', 'routing.final_temperature', 0.0, r'^routing\.final_temperature is 0\.0; it must be above 0'),
@@ -171,8 +171,9 @@ def test_a_step_knows_how_far_its_stage_is() -> None:
             'skipnet',
             'routing.relaxation',
             'gumbel_softmax',
-            r"^routing\.relaxation is 'gumbel_softmax'; of this method",
+            r"^routing\.relaxation is 'gumbel_softmax'; it must be one of rounded, softmax",
         ),
+        ('blockdrop', 'routing.curriculum', 0.0, r'^routing\.curriculum is 0\.0; give a share in \(0, 1\]\.$'),
         ('skipnet', 'loss.target_cost', 0.3, r'skips all that it can costs 0\.4'),
     ],
 )

@@ -5,8 +5,8 @@ import itertools
 import math
 from collections.abc import Mapping
 
-from codinet_jax.config import checks
 from codinet_jax.methods import terms
+from codinet_jax.runtime import checks
 from codinet_jax.runtime.errors import InputError
 
 DECAYS = ('steps', 'cosine', 'linear')

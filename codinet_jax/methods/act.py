@@ -40,6 +40,7 @@ from codinet_jax.methods.method import (
 )
 from codinet_jax.models import execution
 from codinet_jax.models.halting import INITIAL_RUN_RATE
+from codinet_jax.runtime import checks
 
 _OURS = {
     'method': 'act',
@@ -80,7 +81,7 @@ class ACT(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(0, 'ponder_weight')
+        checks.at_least('ponder_weight', self.ponder_weight, 0)
 
     def stages(self) -> tuple[Rules, Rules]:
         return Rules(execution.masked(), self.objective), HARD_STAGE

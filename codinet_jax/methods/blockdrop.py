@@ -29,6 +29,7 @@ from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, clas
 from codinet_jax.models import execution
 from codinet_jax.models.network import RoutedOutput
 from codinet_jax.routing import losses, policy_gradient, relaxation
+from codinet_jax.runtime import checks
 from codinet_jax.runtime.errors import InputError
 
 CERTAINTY = 0.8  # their α
@@ -84,10 +85,11 @@ class BlockDrop(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(0, 'entropy_weight', 'policy_weight')
+        checks.at_least('entropy_weight', self.entropy_weight, 0)
+        checks.at_least('policy_weight', self.policy_weight, 0)
         if len(self.wrong_penalties) != 2 or not all(0 <= penalty < float('inf') for penalty in self.wrong_penalties):
             raise InputError(f'wrong_penalties are {self.wrong_penalties}; give two of at least 0, one for each stage.')
-        self.check_rates('curriculum')
+        checks.share_above_zero('curriculum', self.curriculum)
 
     def stages(self) -> tuple[Rules, Rules]:
         drawn = execution.relaxed(_drawn, 1.0)

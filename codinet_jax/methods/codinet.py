@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification, relaxed_then_hard
 from codinet_jax.routing import losses, relaxation
-from codinet_jax.runtime.errors import InputError, meant
+from codinet_jax.runtime import checks
+from codinet_jax.runtime.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,14 +48,12 @@ class CoDiNet(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(0, 'alpha', 'beta', 'consistency_margin', 'diversity_margin')
-        if self.relaxation not in relaxation.RELAXATIONS:
-            known = relaxation.RELAXATIONS
-            hint = meant(self.relaxation, known)
-            raise InputError(f'relaxation is {self.relaxation!r}; it must be one of {", ".join(known)}.{hint}')
+        for name in ('alpha', 'beta', 'consistency_margin', 'diversity_margin'):
+            checks.at_least(name, getattr(self, name), 0)
+        checks.one_of('relaxation', self.relaxation, relaxation.RELAXATIONS)
         if self.relaxation == 'drawn' and not self.noise_free:
             raise InputError('relaxation is drawn, which has no gradient: routers would learn nothing by it.')
-        self.check_above_zero('temperature')
+        checks.above_zero('temperature', self.temperature)
         if self.samples_in_evaluation and self.temperature != 1:
             raise InputError('relaxation sampling draws at temperature 1 when it is evaluated: leave temperature at 1.')
 

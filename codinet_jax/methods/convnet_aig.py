@@ -27,6 +27,7 @@ from codinet_jax.methods.method import (
     relaxed_then_hard,
 )
 from codinet_jax.routing import rates, relaxation
+from codinet_jax.runtime import checks
 from codinet_jax.runtime.errors import InputError
 
 _OURS = {
@@ -84,9 +85,11 @@ class ConvNetAIG(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(0, 'rate_weight')
-        self.check_rates('target_rate', 'block_rates')
-        self.check_above_zero('temperature')
+        checks.at_least('rate_weight', self.rate_weight, 0)
+        checks.share_above_zero('target_rate', self.target_rate)
+        for rate in self.block_rates:
+            checks.share_above_zero('block_rates', rate)
+        checks.above_zero('temperature', self.temperature)
 
     @property
     def samples_in_evaluation(self) -> bool:

@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification, cross_entropy
 from codinet_jax.models import execution
+from codinet_jax.runtime import checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class EarlyExit(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(0, 'exit_weight')
+        checks.at_least('exit_weight', self.exit_weight, 0)
 
     def stages(self) -> tuple[Rules, Rules]:
         # The router is the threshold alone: nothing learns it, and decay would draw it to a half.

@@ -25,6 +25,7 @@ from codinet_jax.methods.method import HARD_STAGE, Method, Rules, Seen, Term, Va
 from codinet_jax.models import execution
 from codinet_jax.models.execution import Execution
 from codinet_jax.routing import rates, relaxation
+from codinet_jax.runtime import checks
 
 FREE_AFTER = 0.33  # of training
 
@@ -79,9 +80,11 @@ class LAUDNet(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(0, 'rate_weight')
-        self.check_rates('target_rate')
-        self.check_above_zero('temperature', *(['final_temperature'] if self.final_temperature is not None else []))
+        checks.at_least('rate_weight', self.rate_weight, 0)
+        checks.share_above_zero('target_rate', self.target_rate)
+        checks.above_zero('temperature', self.temperature)
+        if self.final_temperature is not None:
+            checks.above_zero('final_temperature', self.final_temperature)
 
     def stages(self) -> tuple[Rules, Rules]:
         return Rules(self.execution, self.objective), HARD_STAGE

@@ -9,7 +9,6 @@ registers it: there `--config.method` names it.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -26,7 +25,7 @@ from codinet_jax.models.routers import router_kind
 from codinet_jax.routing import losses
 from codinet_jax.routing.controller import CostController
 from codinet_jax.routing.relaxation import Relaxation
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime import checks
 
 
 class Seen(NamedTuple):
@@ -138,11 +137,12 @@ class Method:
     gamma_max: float = 10.0
 
     def __post_init__(self) -> None:
-        self.check_at_least(0, 'gamma', 'gamma_gain', 'gamma_damping_steps')
-        self.check_at_least(1, 'gamma_window')
-        self.check_at_least(self.gamma, 'gamma_max')
-        if self.target_cost is not None and not 0 < self.target_cost <= 1:
-            raise InputError(f'target_cost is {self.target_cost}; give a share of the static cost in (0, 1].')
+        for name in ('gamma', 'gamma_gain', 'gamma_damping_steps'):
+            checks.at_least(name, getattr(self, name), 0)
+        checks.at_least('gamma_window', self.gamma_window, 1)
+        checks.at_least('gamma_max', self.gamma_max, self.gamma)
+        if self.target_cost is not None:
+            checks.share_above_zero('target_cost', self.target_cost)
 
     @property
     def samples_in_evaluation(self) -> bool:
@@ -185,34 +185,3 @@ class Method:
         Raises:
           InputError: the first such setting, by name.
         """
-
-    def check_at_least(self, bound: float, *names: str) -> None:
-        """Refuses settings below a bound, infinite ones and NaN.
-
-        Raises:
-          InputError: the first such setting, by name.
-        """
-        for name in names:
-            if not bound <= getattr(self, name) < math.inf:
-                raise InputError(f'{name} is {getattr(self, name)}; it must be finite and at least {bound}.')
-
-    def check_above_zero(self, *names: str) -> None:
-        """Refuses settings that are not above 0, infinite ones and NaN.
-
-        Raises:
-          InputError: the first such setting, by name.
-        """
-        for name in names:
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f'{name} is {getattr(self, name)}; it must be above 0.')
-
-    def check_rates(self, *names: str) -> None:
-        """Refuses settings that are no run rate to aim at.
-
-        Raises:
-          InputError: the first such setting, by name.
-        """
-        for name in names:
-            value = getattr(self, name)
-            if not all(0 < rate <= 1 for rate in (value if isinstance(value, tuple) else (value,))):
-                raise InputError(f'{name} is {value}; give a run rate in (0, 1], or one for each block.')

@@ -26,7 +26,7 @@ from codinet_jax.methods.method import (
     relaxed_then_hard,
 )
 from codinet_jax.routing import relaxation
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime import checks
 
 RELAXATIONS = ('rounded', 'softmax')
 
@@ -73,9 +73,8 @@ class SkipNet(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.relaxation not in RELAXATIONS:
-            raise InputError(f'relaxation is {self.relaxation!r}; of this method it is {" or ".join(RELAXATIONS)}.')
-        self.check_above_zero('temperature')
+        checks.one_of('relaxation', self.relaxation, RELAXATIONS)
+        checks.above_zero('temperature', self.temperature)
 
     def stages(self) -> tuple[Rules, Rules]:
         return relaxed_then_hard(relaxation.RELAXATIONS[self.relaxation], self.temperature, priced_classification)

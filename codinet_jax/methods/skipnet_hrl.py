@@ -26,6 +26,7 @@ from codinet_jax.methods.method import Rules, Seen, Term, Variants, cifar_epochs
 from codinet_jax.methods.skipnet import SkipNet
 from codinet_jax.models import execution
 from codinet_jax.routing import policy_gradient, relaxation
+from codinet_jax.runtime import checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ class SkipNetHRL(SkipNet):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(0, 'skip_reward', 'policy_weight')
+        checks.at_least('skip_reward', self.skip_reward, 0)
+        checks.at_least('policy_weight', self.policy_weight, 0)
 
     def stages(self) -> tuple[Rules, Rules]:
         drawn = execution.relaxed(relaxation.drawn, self.temperature)

@@ -27,6 +27,7 @@ from codinet_jax.methods.method import (
     relaxed_then_hard,
 )
 from codinet_jax.routing import rates, relaxation
+from codinet_jax.runtime import checks
 
 _DEPENDENT = {
     'method': 'stochastic_gates',
@@ -80,9 +81,9 @@ class StochasticGates(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(0, 'rate_weight')
-        self.check_rates('target_rate')
-        self.check_above_zero('temperature')
+        checks.at_least('rate_weight', self.rate_weight, 0)
+        checks.share_above_zero('target_rate', self.target_rate)
+        checks.above_zero('temperature', self.temperature)
 
     @property
     def samples_in_evaluation(self) -> bool:

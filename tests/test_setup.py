@@ -1,5 +1,6 @@
 """Every config file starts in every variant, and a bad setting is refused by name."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -171,6 +172,82 @@ def test_a_peer_is_had_on_our_schedule_and_on_its_authors() -> None:
             if is_theirs:
                 has_two_stages = changes['method'] in ('skipnet_hrl', 'blockdrop')
                 assert changes['num_views'] == 1 and (changes['stage2.epochs'] > 0) == has_two_stages
+
+
+# As different as can be from what any author has.
+ODD = {
+    'batch_size': 32,
+    'num_views': 3,
+    'routing.relaxation': 'softmax',
+    'routing.temperature': 2.0,
+    'routing.final_temperature': 0.5,
+    'routing.noisy_evaluation': True,
+    'routing.curriculum': 0.3,
+    'routing.initial_run_rate': 0.8,
+    'loss.gamma': 0.1,
+    'loss.rate_weight': 3.0,
+    'loss.target_rate': 0.4,
+    'loss.block_rates': (0.5,) * 54,
+    'loss.one_sided': True,
+    'loss.policy_weight': 2.0,
+    'loss.skip_reward': 1.0,
+    'loss.wrong_penalties': (2.0, 3.0),
+    'loss.entropy_weight': 0.3,
+    'loss.ponder_weight': 0.2,
+    'loss.label_smoothing': 0.1,
+    'loss.target_cost': 0.6,
+    'loss.extra_terms': ('mine',),
+    'loss.extra_weights': (1.0,),
+    'distillation.weight': 0.5,
+    'distillation.temperature': 3.0,
+    'distillation.teacher': 'teacher.npz',
+    'distillation.teacher_depth': 20,
+    'optimizer.kind': 'adam',
+    'optimizer.momentum': 0.8,
+    'optimizer.nesterov': True,
+    'optimizer.weight_decay': 1e-3,
+    'optimizer.base_batch_size': 64,
+    'optimizer.router_factor': 5.0,
+    'optimizer.block_factor': 0.5,
+    'optimizer.ema_decay': 0.9,
+} | {
+    f'{stage}.{name}': value
+    for stage in ('stage1', 'stage2')
+    for name, value in {
+        'epochs': 3.0,
+        'learning_rate': 0.3,
+        'warmup_epochs': 1.0,
+        'decay': 'linear',
+        'decay_epochs': (1.0,),
+        'decay_factor': 0.5,
+    }.items()
+}
+# Of a recipe: what is asked of a machine or seen of a run, and the weights that it starts from.
+NO_SCHEDULE = {'seed', 'accumulate_steps', 'skip_nonfinite', 'init_from', 'resumes', 'eval_batch_size'} | {
+    *('eval_every_epochs', 'match_every_epochs', 'log_every_steps', 'checkpoint_every_steps')
+}
+
+
+def schedule(config: ConfigDict) -> dict[str, Any]:
+    """All that a method and its training go by, but for a second stage of no epochs and a controller of no cost."""
+    named = setup.read(config)
+    recipe, method = dataclasses.asdict(named.recipe), dataclasses.asdict(named.method)
+    assert method['target_cost'] is None
+    found = {name: value for name, value in method.items() if not name.startswith('gamma_')}
+    found |= {name: value for name, value in recipe.items() if name not in NO_SCHEDULE}
+    found |= {'stage2': found['stage2'] if named.recipe.stage2.epochs else None}
+    return found | {'initial_run_rate': named.model.initial_run_rate}
+
+
+@pytest.mark.parametrize('variant', [name for name in default.variants() if name.endswith(('_authors', '_imagenet'))])
+def test_authors_have_their_schedule_whatever_the_config(variant: str) -> None:
+    theirs = schedule(load('default', variant))
+    assert (theirs['num_views'], theirs['ema_decay'], theirs['distillation_weight']) == (1, 0.0, 0.0)
+    odd = default.get_config()
+    odd.update_from_flattened_dict(ODD)
+    assert schedule(default.with_variant(odd, variant)) == theirs
+    for name in NAMES:
+        assert schedule(load(name, variant)) == theirs, name
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:

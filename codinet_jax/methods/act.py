@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from codinet_jax.methods.method import (
     HARD_STAGE,
-    PLAIN_SGD,
+    PLAIN,
     Method,
     Rules,
     Seen,
@@ -63,17 +63,14 @@ class ACT(Method):
     router: ClassVar[str | None] = 'halting'
     variants: ClassVar[Variants] = {
         'act': _OURS,
-        'act_authors': _OURS
+        'act_authors': PLAIN
+        | _OURS
         | {
             'batch_size': 128,
-            'num_views': 1,
-            'loss.target_cost': None,
-            **PLAIN_SGD,
             'optimizer.weight_decay': 2e-4,
             'stage1.epochs': cifar_epochs(100_000),
             'stage1.learning_rate': 0.1,
             'stage1.decay_epochs': (cifar_epochs(60_000), cifar_epochs(75_000), cifar_epochs(90_000)),
-            'stage2.epochs': 0.0,
         },
     }
 

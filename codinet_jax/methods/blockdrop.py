@@ -25,7 +25,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from codinet_jax.methods.method import Method, Rules, Seen, Term, Variants, classification
+from codinet_jax.methods.method import PLAIN, Method, Rules, Seen, Term, Variants, classification
 from codinet_jax.models import execution
 from codinet_jax.models.network import RoutedOutput
 from codinet_jax.routing import losses, policy_gradient, relaxation
@@ -58,19 +58,17 @@ class BlockDrop(Method):
     router: ClassVar[str | None] = 'policy'
     variants: ClassVar[Variants] = {
         'blockdrop': _OURS,
-        'blockdrop_authors': _OURS
+        'blockdrop_authors': PLAIN
+        | _OURS
         | {
             'batch_size': 256,
-            'num_views': 1,
-            'loss.target_cost': None,
+            'loss.policy_weight': 1.0,
             'routing.initial_run_rate': 0.5,
             'routing.curriculum': 54 / 5000,
             'optimizer.kind': 'adam',
             'optimizer.weight_decay': 0.0,
             'stage1.epochs': 5000.0,
             'stage1.learning_rate': 1e-3,
-            'stage1.warmup_epochs': 0.0,
-            'stage1.decay': 'steps',
             'stage1.decay_epochs': (),
             'stage2.epochs': 2000.0,
             'stage2.learning_rate': 1e-4,

@@ -17,7 +17,7 @@ import math
 from typing import ClassVar
 
 from codinet_jax.methods.method import (
-    PLAIN_SGD,
+    PLAIN,
     Method,
     Rules,
     Seen,
@@ -38,19 +38,20 @@ _OURS = {
     'loss.beta': 0.0,
     'loss.rate_weight': 2.0,
 }
-_AUTHORS = _OURS | {
-    'batch_size': 256,
-    'num_views': 1,
-    'model.shortcut': 'projection',
-    'loss.target_cost': None,
-    'loss.target_rate': 0.7,
-    **PLAIN_SGD,
-    'optimizer.weight_decay': 5e-4,
-    'stage1.epochs': 350.0,
-    'stage1.learning_rate': 0.1,
-    'stage1.decay_epochs': (150.0, 250.0),
-    'stage2.epochs': 0.0,
-}
+_AUTHORS = (
+    PLAIN
+    | _OURS
+    | {
+        'batch_size': 256,
+        'model.shortcut': 'projection',
+        'loss.target_rate': 0.7,
+        'loss.block_rates': (),
+        'optimizer.weight_decay': 5e-4,
+        'stage1.epochs': 350.0,
+        'stage1.learning_rate': 0.1,
+        'stage1.decay_epochs': (150.0, 250.0),
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

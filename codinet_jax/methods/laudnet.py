@@ -21,7 +21,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from codinet_jax.methods.method import HARD_STAGE, Method, Rules, Seen, Term, Variants, priced_classification
+from codinet_jax.methods.method import HARD_STAGE, PLAIN, Method, Rules, Seen, Term, Variants, priced_classification
 from codinet_jax.models import execution
 from codinet_jax.models.execution import Execution
 from codinet_jax.routing import rates, relaxation
@@ -54,11 +54,10 @@ class LAUDNet(Method):
 
     variants: ClassVar[Variants] = {
         'laudnet': _OURS,
-        'laudnet_authors': _OURS
+        'laudnet_authors': PLAIN
+        | _OURS
         | {
             'batch_size': 256,
-            'num_views': 1,
-            'loss.target_cost': None,
             'loss.target_rate': 0.5,
             'distillation.temperature': 4.0,
             'optimizer.nesterov': True,
@@ -66,10 +65,8 @@ class LAUDNet(Method):
             'optimizer.base_batch_size': 256,
             'stage1.epochs': 100.0,
             'stage1.learning_rate': 0.02,
-            'stage1.warmup_epochs': 0.0,
             'stage1.decay': 'cosine',
             'stage1.decay_epochs': (),
-            'stage2.epochs': 0.0,
         },
     }
 

@@ -58,8 +58,36 @@ class Term(NamedTuple):
 
 Objective = Callable[[Seen], dict[str, Term]]
 Variants = Mapping[str, Mapping[str, Any]]  # by name, settings by dotted name
-# What an author's schedule that says nothing else is by, whatever the config's own is.
-PLAIN_SGD = {'optimizer.kind': 'sgd', 'optimizer.nesterov': False, 'stage1.warmup_epochs': 0.0, 'stage1.decay': 'steps'}
+# What authors' variants begin with, or they would keep what a config has for CoDiNet: one view of an image, one stage,
+# SGD whose rate falls by steps, and nothing beside what the method minimises.
+PLAIN: dict[str, Any] = {
+    'num_views': 1,
+    'routing.temperature': 1.0,
+    'routing.noisy_evaluation': False,
+    'loss.gamma': 0.0,
+    'loss.target_cost': None,
+    'loss.label_smoothing': 0.0,
+    'loss.extra_terms': (),
+    'loss.extra_weights': (),
+    'distillation.weight': 0.0,
+    'distillation.temperature': 2.0,
+    'distillation.teacher': None,
+    'distillation.teacher_depth': None,
+    'optimizer.kind': 'sgd',
+    'optimizer.momentum': 0.9,
+    'optimizer.nesterov': False,
+    'optimizer.base_batch_size': None,
+    'optimizer.router_factor': 1.0,
+    'optimizer.block_factor': 1.0,
+    'optimizer.ema_decay': 0.0,
+    'stage1.warmup_epochs': 0.0,
+    'stage1.decay': 'steps',
+    'stage1.decay_factor': 0.1,
+    'stage2.epochs': 0.0,
+    'stage2.warmup_epochs': 0.0,
+    'stage2.decay': 'steps',
+    'stage2.decay_factor': 0.1,
+}
 
 
 def cifar_epochs(steps: int) -> float:

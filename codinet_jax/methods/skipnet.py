@@ -17,7 +17,7 @@ import dataclasses
 from typing import ClassVar
 
 from codinet_jax.methods.method import (
-    PLAIN_SGD,
+    PLAIN,
     Method,
     Rules,
     Variants,
@@ -52,19 +52,16 @@ class SkipNet(Method):
         'skipnet': _OURS,
         'skipnet_feedforward1': _OURS | {'model.router': 'feedforward1'},
         'skipnet_feedforward2': _OURS | {'model.router': 'feedforward2'},
-        'skipnet_authors': _OURS
+        'skipnet_authors': PLAIN
+        | _OURS
         | {
             'batch_size': 128,
-            'num_views': 1,
             'model.shortcut': 'projection',
-            'loss.target_cost': None,
             'routing.initial_run_rate': 0.5,
-            **PLAIN_SGD,
             'optimizer.weight_decay': 1e-4,
             'stage1.epochs': cifar_epochs(64_000),
             'stage1.learning_rate': 0.1,
             'stage1.decay_epochs': (cifar_epochs(32_000), cifar_epochs(48_000)),
-            'stage2.epochs': 0.0,
         },
     }
 

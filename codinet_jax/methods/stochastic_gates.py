@@ -17,7 +17,7 @@ import math
 from typing import ClassVar
 
 from codinet_jax.methods.method import (
-    PLAIN_SGD,
+    PLAIN,
     Method,
     Rules,
     Seen,
@@ -40,17 +40,14 @@ _DEPENDENT = {
 _INDEPENDENT = {'model.router': 'independent', 'routing.initial_run_rate': 1 / (1 + math.exp(-3.9))}
 _AUTHORS = {
     'batch_size': 256,
-    'num_views': 1,
     'model.shortcut': 'projection',
-    'loss.target_cost': None,
-    **PLAIN_SGD,
     'loss.rate_weight': 1.0,
     'loss.target_rate': 0.6,
+    'loss.one_sided': False,
     'optimizer.weight_decay': 1e-4,
     'stage1.epochs': 100.0,
     'stage1.learning_rate': 0.1,
     'stage1.decay_epochs': (30.0, 60.0, 90.0),
-    'stage2.epochs': 0.0,
 }
 
 
@@ -68,9 +65,9 @@ class StochasticGates(Method):
 
     variants: ClassVar[Variants] = {
         'stochastic_gates': _DEPENDENT,
-        'stochastic_gates_authors': _DEPENDENT | _AUTHORS,
+        'stochastic_gates_authors': PLAIN | _DEPENDENT | _AUTHORS,
         'independent_gates': _DEPENDENT | _INDEPENDENT,
-        'independent_gates_authors': _DEPENDENT | _INDEPENDENT | _AUTHORS,
+        'independent_gates_authors': PLAIN | _DEPENDENT | _INDEPENDENT | _AUTHORS,
     }
 
     rate_weight: float = 2.0

@@ -250,6 +250,51 @@ def test_authors_have_their_schedule_whatever_the_config(variant: str) -> None:
         assert schedule(load(name, variant)) == theirs, name
 
 
+PRICE = 'gamma gamma_gain gamma_damping_steps gamma_window gamma_max'
+READ = {  # of the settings that are not of all methods
+    'codinet': f'{PRICE} alpha beta consistency_margin diversity_margin noise_free relaxation temperature',
+    'static': '',
+    'random': PRICE,
+    'convnet_aig': f'{PRICE} rate_weight target_rate block_rates temperature noisy_evaluation',
+    'skipnet': f'{PRICE} relaxation temperature',
+    'skipnet_hrl': f'{PRICE} relaxation temperature skip_reward policy_weight',
+    'stochastic_gates': f'{PRICE} rate_weight target_rate one_sided temperature noisy_evaluation',
+    'laudnet': f'{PRICE} rate_weight target_rate temperature final_temperature',
+    'blockdrop': f'{PRICE} wrong_penalties entropy_weight policy_weight curriculum',
+    'act': f'{PRICE} ponder_weight',
+    'early_exit': 'exit_weight',
+    'resumed': 'exit_weight',
+}
+OF_ALL = {'target_cost', 'label_smoothing', 'extra_terms', 'extra_weights', 'initial_run_rate'}
+
+
+@pytest.mark.parametrize('method', READ)
+def test_a_setting_that_the_method_never_reads_is_refused_where_it_is_given(method: str) -> None:
+    config = load('digits_r14', method)
+    config.loss.target_cost = 0.7
+    names = [f'{section}.{name}' for section in ('loss', 'routing') for name in config[section]]
+    read = {name for name in names if name.rpartition('.')[2] in OF_ALL | set(READ[method].split())}
+    if method == 'static':
+        read.remove('routing.initial_run_rate')
+    if READ[method].startswith(PRICE):
+        read.add('optimizer.router_factor')
+    default.check_given(config, read)
+    for name in {'optimizer.router_factor', *names} - read:
+        with pytest.raises(InputError, match=rf'^{re.escape(name)} is of .*{method}.*: leave it out'):
+            default.check_given(config, [name])
+    assert setup.read(config if method != 'static' else load('digits_r14', method))  # what a file says may stay there
+
+
+@pytest.mark.parametrize(
+    ('name', 'needed'),
+    [('match_every_epochs', 'loss.target_cost'), ('distillation.temperature', 'distillation.weight')],
+)
+def test_a_setting_of_another_that_is_unset_is_refused_where_it_is_given(name: str, needed: str) -> None:
+    with pytest.raises(InputError, match=rf'^{name} is read where {needed} is set'):
+        default.check_given(changed('digits_r14', loss__target_cost=None), [name])
+    default.check_given(changed('digits_r14', distillation__weight=0.5), [name])
+
+
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"'vanila'.*codinet, vanilla, consistency, static, random"):
         load('digits_r14', 'vanila')

@@ -109,12 +109,14 @@ def read(flag: flags.FlagHolder[ConfigDict], wanted: str = 'what to train: ') ->
     """The config that --config names, overrides applied, the modules that it lists imported.
 
     Raises:
-      InputError: none is named, where `wanted` begins the sentence; or a module cannot be imported.
+      InputError: none is named, where `wanted` begins the sentence; a module cannot be imported; or an override is of
+        what nothing would read.
     """
     if flag.value is None:
         raise InputError(f'Say {wanted}--config=digits_r14, or another name or file.')
     settings.check_types(flag.value)
     plugins.load(flag.value.imports)
+    settings.check_given(flag.value, config_flags.get_override_values(flags.FLAGS[flag.name]))
     return flag.value
 
 

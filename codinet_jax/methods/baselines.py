@@ -21,6 +21,7 @@ class Static(Method):
     """No routers; both stages train by cross-entropy alone."""
 
     is_routed: ClassVar[bool] = False
+    learns_routes: ClassVar[bool] = False
     variants: ClassVar[Variants] = {
         'static': {
             'method': 'static',

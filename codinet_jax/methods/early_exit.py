@@ -31,6 +31,7 @@ class EarlyExit(Method):
       exit_weight: w, of the sum over all heads but the last.
     """
 
+    learns_routes: ClassVar[bool] = False
     router: ClassVar[str | None] = 'exits'
     variants: ClassVar[Variants] = {
         'early_exit': {

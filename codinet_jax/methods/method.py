@@ -154,6 +154,7 @@ class Method:
     """
 
     is_routed: ClassVar[bool] = True
+    learns_routes: ClassVar[bool] = True  # if not, gamma moves nothing
     router: ClassVar[str | None] = None  # the only one that it can be had with, if there is but one
     variants: ClassVar[Variants] = MappingProxyType({})  # see `method`
 
@@ -171,6 +172,13 @@ class Method:
         checks.at_least('gamma_max', self.gamma_max, self.gamma)
         if self.target_cost is not None:
             checks.share_above_zero('target_cost', self.target_cost)
+
+    @classmethod
+    def settings(cls) -> set[str]:
+        """The settings of a config's `loss` and `routing` that it reads."""
+        return {
+            field.name for field in dataclasses.fields(cls) if cls.learns_routes or not field.name.startswith('gamma')
+        }
 
     @property
     def samples_in_evaluation(self) -> bool:

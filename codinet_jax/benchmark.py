@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'--run_rate draws pixels and decisions at random, and --{given} is of real ones: give one.')
     command.start_devices()
 
-    from codinet_jax.config import setup
+    from codinet_jax.config import left_open, setup
     from codinet_jax.inference import load, timing, timing_report
     from codinet_jax.models.network import drawn
     from codinet_jax.runtime import provenance
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         if not run_rates:
             images = named.data.open('test').sample(MOST_IMAGES, named.recipe.seed).images_NxHxWxC
     else:
-        named = setup.read(config_flag.read(CONFIG, 'what to time: --workdir=DIRECTORY, or '))
+        named = left_open.read(config_flag.read(CONFIG, 'what to time: --workdir=DIRECTORY, or '))
         variables, run_rates = drawn(named.model, named.recipe.seed), run_rates or [0.25, 0.5, 1.0]
     model, seed = named.model, named.recipe.seed
     contests = []

@@ -52,13 +52,13 @@ def main(argv: Sequence[str]) -> int:
     command.start_devices(batch)
 
     from codinet_jax.compiling import programs, report, summary, targets
-    from codinet_jax.config import setup
+    from codinet_jax.config import left_open
     from codinet_jax.runtime import provenance
 
     targets.prepare_process()
     target = targets.parse(TOPOLOGY.value)
     mesh = targets.mesh(target)
-    named = setup.read(config)
+    named = left_open.read(config)
     recipe = named.recipe
     started = time.perf_counter()
     if is_train:

@@ -35,12 +35,12 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f'{trace} is a file: give --trace a directory.')
     command.start_devices(config.batch_size // max(1, config.accumulate_steps), trains=True)
 
-    from codinet_jax.config import setup
+    from codinet_jax.config import left_open
     from codinet_jax.runtime import provenance
     from codinet_jax.training import profiling
 
     found = profiling.profile(
-        setup.read(config),
+        left_open.read(config),
         STAGE.value,
         STEPS.value,
         trace,

@@ -14,7 +14,7 @@ import pytest
 
 import helpers
 import staged
-from codinet_jax.config import default
+from codinet_jax.config import default, left_open, setup
 from codinet_jax.models import joining, pretrained, weights_file
 from codinet_jax.models.architecture import (
     BLOCKS_PER_STAGE,
@@ -228,6 +228,25 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(
     with pytest.raises(InputError, match=sentence):
         helpers.train(config(root, **{'model.first_depth': None} | files), Workdir(root / 'refused'))
     assert not (root / 'refused').exists()
+
+
+def test_what_no_run_is_begun_with_is_as_deep_as_in_a_run(root: Path, given: dict[str, str]) -> None:
+    files = {'init_from': given['deep'], 'model.resumes': given['deep']}
+    taught = {'distillation.weight': 1.0, 'distillation.teacher': given['shallow']}
+    begun = begin(config(root, 20, **files | taught), Workdir(root / 'none'))
+    found = left_open.read(config(root, 20, **files | taught))
+    assert found.model.architecture == begun.model.architecture
+    assert found.teacher == begun.teacher == setup_of(root, 8)
+    assert found.model.architecture != setup.read(config(root, 20, **files)).model.architecture
+
+
+@pytest.mark.parametrize('name', ['profile', 'compile', 'benchmark'])
+def test_commands_on_a_config_look_how_deep_its_networks_are(name: str, root: Path) -> None:
+    files = {'model.depth': 14, 'model.resumes': root / 'nowhere.npz', 'init_from': root / 'deep.npz'}
+    flags = helpers.tiny_flags(**files)
+    flags[0] += ':resumed'
+    said = helpers.run_command(name, *flags, *(['--topology=cpu'] if name == 'compile' else []))
+    helpers.assert_refused(said, 'nowhere.npz')
 
 
 @pytest.mark.long

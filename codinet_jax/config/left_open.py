@@ -29,7 +29,7 @@ def found(config: ConfigDict, begun: ConfigDict | None) -> dict[str, Any]:
     Raises:
       InputError: the config cannot be used, or not on so many devices, or what it names cannot be read.
     """
-    depths = {setting: _depth(config, begun, setting) for setting in DEPTHS}
+    depths = _depths(config, begun)
     known = filled(_as_begun(config, begun), depths)
     named = setup.read(known)
     named.recipe.check_devices(jax.device_count())
@@ -42,6 +42,16 @@ def found(config: ConfigDict, begun: ConfigDict | None) -> dict[str, Any]:
         'model.norm_groups': num_groups,
         'model.convolution': _convolution(config, begun, named),
     } | depths
+
+
+def read(config: ConfigDict) -> Setup:
+    """What a config names where no run is begun with it: the networks are as deep there as in a run, and all else that
+    is open stays so.
+
+    Raises:
+      InputError: the config cannot be used, or weights that it names cannot be read.
+    """
+    return setup.read(filled(config, _depths(config, None)))
 
 
 def filled(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
@@ -65,6 +75,10 @@ def _convolution(config: ConfigDict, begun: ConfigDict | None, named: Setup) -> 
             'with a new --workdir.'
         )
     return recorded
+
+
+def _depths(config: ConfigDict, begun: ConfigDict | None) -> dict[str, int | None]:
+    return {setting: _depth(config, begun, setting) for setting in DEPTHS}
 
 
 def _depth(config: ConfigDict, begun: ConfigDict | None, setting: str) -> int | None:

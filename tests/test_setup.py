@@ -353,6 +353,12 @@ def test_a_near_miss_is_answered_with_what_was_meant() -> None:
         setup.read(changed(model__depth=21))
 
 
+def test_gamma_is_bounded_where_it_is_moved() -> None:
+    setup.read(changed(loss__gamma=20.0))
+    with pytest.raises(InputError, match=r'^loss\.gamma_max is 10\.0; it must be finite and at least 20\.0'):
+        setup.read(changed(loss__gamma=20.0, loss__target_cost=0.7))
+
+
 def test_a_target_must_lie_above_what_skipping_everything_costs() -> None:
     table = setup.read(load('cifar10_r20')).costs
     floor = table.fixed_macs / table.static_macs

@@ -57,7 +57,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.model.first_depth = placeholder(int)
     config.model.shortcut = 'pad'  # of a cifar_resnet, where a block changes the shape: pad (A) or projection (B)
     config.model.stride_on = '3x3'  # of an imagenet_resnet from depth 50: the convolution that strides, 1x1 or 3x3
-    # conv, recurrent; gate_unit, one_layer, independent, lstm, feedforward1 and 2 of other authors; random, policy,
+    # conv, recurrent; gate_unit, one_layer, independent, lstm, feedforward1 and 2, policy of other authors; random;
     # halting, exits, resuming: each of one method; static: of method static, all run.
     config.model.router = 'linear'
     config.model.dtype = 'float32'  # of convolutions and norms; bfloat16 leaves parameters, routes, losses in float32
@@ -200,10 +200,10 @@ def check_given(config: ConfigDict, names: Iterable[str]) -> None:
     for name in names:
         section, _, field = name.rpartition('.')
         if section in ('loss', 'routing') and name not in OF_ALL and field not in method.settings():
-            owners = [owner for owner, kind in METHODS.items() if field in kind.settings()]
+            owners = ' or '.join(owner for owner, kind in METHODS.items() if field in kind.settings())
             raise InputError(
-                f'{name} is of method={" or ".join(owners)}, and that is {config.method}: leave it out, or name '
-                'another variant.'
+                f'{name} is of method={owners or "one of your own"}, and that is {config.method}: leave it out, or '
+                'name another variant.'
             )
         is_idle = {
             'optimizer.router_factor': not method.learns_routes,

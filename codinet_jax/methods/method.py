@@ -166,12 +166,12 @@ class Method:
     gamma_max: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ('gamma', 'gamma_gain', 'gamma_damping_steps'):
+        for name in ('gamma', 'gamma_gain', 'gamma_damping_steps', 'gamma_max'):
             checks.at_least(name, getattr(self, name), 0)
         checks.at_least('gamma_window', self.gamma_window, 1)
-        checks.at_least('gamma_max', self.gamma_max, self.gamma)
         if self.target_cost is not None:
             checks.share_above_zero('target_cost', self.target_cost)
+            checks.at_least('gamma_max', self.gamma_max, self.gamma)
 
     @classmethod
     def settings(cls) -> set[str]:

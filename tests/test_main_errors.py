@@ -32,10 +32,6 @@ BAD_FIELDS: dict[str, tuple[list[str], list[str]]] = {
     'margin': (['--config.loss.diversity_margin=-0.5'], ['loss.diversity_margin', '-0.5', 'at least 0']),
     'weight': (['--config.loss.beta=-1.0'], ['loss.beta', '-1.0', 'at least 0']),
     'views': (['--config.num_views=0'], ['num_views is 0', 'at least 1']),
-    'setting of other methods': (
-        ['--config=digits_r14:laudnet', '--config.routing.noisy_evaluation=true'],
-        ['routing.noisy_evaluation is of method=convnet_aig or stochastic_gates, and that is laudnet: leave it out'],
-    ),
     'target cost': (['--config.loss.target_cost=1.5'], ['loss.target_cost is 1.5', '(0, 1]']),
     'target below what every image pays': (['--config.loss.target_cost=0.01'], ['loss.target_cost is 0.01', 'skips']),
     'batch over devices': ([], ['batch_size 16', '3 devices', 'batch_size=15']),

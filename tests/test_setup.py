@@ -13,7 +13,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
+import helpers
 from codinet_jax.config import default, setup
+from codinet_jax.config.unread import unread
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.methods import METHODS, terms
 from codinet_jax.runtime.errors import InputError
@@ -269,7 +271,7 @@ OF_ALL = {'target_cost', 'label_smoothing', 'extra_terms', 'extra_weights', 'ini
 
 
 @pytest.mark.parametrize('method', READ)
-def test_a_setting_that_the_method_never_reads_is_refused_where_it_is_given(method: str) -> None:
+def test_of_a_setting_that_the_method_never_reads_it_is_said(method: str) -> None:
     config = load('digits_r14', method)
     config.loss.target_cost = 0.7
     names = [f'{section}.{name}' for section in ('loss', 'routing') for name in config[section]]
@@ -278,21 +280,27 @@ def test_a_setting_that_the_method_never_reads_is_refused_where_it_is_given(meth
         read.remove('routing.initial_run_rate')
     if READ[method].startswith(PRICE):
         read.add('optimizer.router_factor')
-    default.check_given(config, read)
+    assert not list(unread(config, read))
     for name in {'optimizer.router_factor', *names} - read:
-        with pytest.raises(InputError, match=rf'^{re.escape(name)} is of .*{method}.*: leave it out'):
-            default.check_given(config, [name])
-    assert setup.read(config if method != 'static' else load('digits_r14', method))  # what a file says may stay there
+        (sentence,) = unread(config, [name])
+        assert re.match(rf'{re.escape(name)} changes nothing: .*(method=|that is ){method}\b', sentence)
 
 
 @pytest.mark.parametrize(
     ('name', 'needed'),
     [('match_every_epochs', 'loss.target_cost'), ('distillation.temperature', 'distillation.weight')],
 )
-def test_a_setting_of_another_that_is_unset_is_refused_where_it_is_given(name: str, needed: str) -> None:
-    with pytest.raises(InputError, match=rf'^{name} is read where {needed} is set'):
-        default.check_given(changed('digits_r14', loss__target_cost=None), [name])
-    default.check_given(changed('digits_r14', distillation__weight=0.5), [name])
+def test_of_a_setting_of_another_that_is_unset_it_is_said(name: str, needed: str) -> None:
+    sentence = f'{name} changes nothing: it is read where {needed} is set.'
+    assert list(unread(changed('digits_r14', loss__target_cost=None), [name])) == [sentence]
+    assert not list(unread(changed('digits_r14', distillation__weight=0.5), [name]))
+
+
+def test_whoever_gives_one_is_told() -> None:
+    given = ('--config.routing.noisy_evaluation=true', '--config.loss.target_cost=1.5')
+    told, refused = helpers.run_command('main', '--config=digits_r14:laudnet', *given).stderr.splitlines()
+    assert told.startswith('warning: routing.noisy_evaluation changes nothing: it is of')
+    assert refused.startswith('error: loss.target_cost is 1.5')
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones() -> None:

@@ -6,8 +6,7 @@ A config takes a variant's name after a colon, and any field can be set on the c
 """
 
 import json
-import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flax import traverse_util
@@ -173,47 +172,6 @@ def check_types(config: ConfigDict, where: str = '') -> None:
             raise InputError(f'{where}{name} is {given!r}; it must be {like}.')
         if isinstance(given, tuple | list) and name not in TEXTS and not all(map(_is_number, given)):
             raise InputError(f'{where}{name} is {given!r}; it must be of numbers.')
-
-
-# Settings that are read whatever the method, among those that are methods' own.
-OF_ALL = ('routing.initial_run_rate', 'loss.label_smoothing', 'loss.extra_terms', 'loss.extra_weights')
-# Settings that are read where another is set.
-OF_OTHERS = {
-    'loss.gamma_gain': 'loss.target_cost',
-    'loss.gamma_damping_steps': 'loss.target_cost',
-    'loss.gamma_window': 'loss.target_cost',
-    'loss.gamma_max': 'loss.target_cost',
-    'match_every_epochs': 'loss.target_cost',
-    'distillation.temperature': 'distillation.weight',
-}
-
-
-def check_given(config: ConfigDict, names: Iterable[str]) -> None:
-    """Refuses settings given one by one that nothing would read; a config file may have some, for its other variants.
-
-    Raises:
-      InputError: the first such setting, by name.
-    """
-    method = METHODS.get(config.method)
-    if method is None:
-        return  # refused where the config is read
-    for name in names:
-        section, _, field = name.rpartition('.')
-        if section in ('loss', 'routing') and name not in OF_ALL and field not in method.settings():
-            owners = ' or '.join(owner for owner, kind in METHODS.items() if field in kind.settings())
-            raise InputError(
-                f'{name} is of method={owners or "one of your own"}, and that is {config.method}: leave it out, or '
-                'name another variant.'
-            )
-        is_idle = {
-            'optimizer.router_factor': not method.learns_routes,
-            'routing.initial_run_rate': not method.is_routed,
-        }
-        if is_idle.get(name):
-            raise InputError(f'{name} is of routers, and those of method={config.method} learn nothing: leave it out.')
-        needed = OF_OTHERS.get(name)
-        if needed and not operator.attrgetter(needed)(config):
-            raise InputError(f'{name} is read where {needed} is set, and that is not: set it too, or leave {name} out.')
 
 
 def _is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ parsed.
 import pathlib
 import re
 import runpy
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from codinet_jax.config import default as settings
 from codinet_jax.config import plugins
+from codinet_jax.config.unread import unread
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError, meant
 
@@ -108,15 +110,17 @@ def shares(texts: Sequence[str]) -> list[float]:
 def read(flag: flags.FlagHolder[ConfigDict], wanted: str = 'what to train: ') -> ConfigDict:
     """The config that --config names, overrides applied, the modules that it lists imported.
 
+    Of overrides that nothing reads stderr is told.
+
     Raises:
-      InputError: none is named, where `wanted` begins the sentence; a module cannot be imported; or an override is of
-        what nothing would read.
+      InputError: none is named, where `wanted` begins the sentence; or a module cannot be imported.
     """
     if flag.value is None:
         raise InputError(f'Say {wanted}--config=digits_r14, or another name or file.')
     settings.check_types(flag.value)
     plugins.load(flag.value.imports)
-    settings.check_given(flag.value, config_flags.get_override_values(flags.FLAGS[flag.name]))
+    for sentence in unread(flag.value, config_flags.get_override_values(flags.FLAGS[flag.name])):
+        print(f'warning: {sentence}', file=sys.stderr)
     return flag.value
 
 

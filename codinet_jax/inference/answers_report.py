@@ -30,7 +30,7 @@ class Form:
     def legend(self) -> str:
         run, skipped = self.marks[1], self.marks[0]
         if self.spec.is_cascade:
-            return f'{run} is a further answer that was asked for, {skipped} one that was not; the first is always given'
+            return f'{run} is a further answer that was asked for, {skipped} one that was not; the first always is'
         return f'{run} is a block that runs, {skipped} one that is skipped; stages are set apart'
 
     def line(self, found: Named) -> str:

@@ -1,0 +1,38 @@
+"""Settings that were given and change nothing, because the method does not have them or what they belong to is off."""
+
+import operator
+from collections.abc import Iterable, Iterator
+
+from ml_collections import ConfigDict
+
+from codinet_jax.methods import METHODS
+
+# Settings that are read whatever the method, among those that are methods' own.
+OF_ALL = ('routing.initial_run_rate', 'loss.label_smoothing', 'loss.extra_terms', 'loss.extra_weights')
+# Settings that are read where another is set.
+OF_OTHERS = {
+    'loss.gamma_gain': 'loss.target_cost',
+    'loss.gamma_damping_steps': 'loss.target_cost',
+    'loss.gamma_window': 'loss.target_cost',
+    'loss.gamma_max': 'loss.target_cost',
+    'match_every_epochs': 'loss.target_cost',
+    'distillation.temperature': 'distillation.weight',
+}
+
+
+def unread(config: ConfigDict, names: Iterable[str]) -> Iterator[str]:
+    """A sentence on each of these settings that nothing reads, by dotted name."""
+    method = METHODS.get(config.method)
+    if method is None:
+        return  # refused where the config is read
+    for name in names:
+        section, _, field = name.rpartition('.')
+        if section in ('loss', 'routing') and name not in OF_ALL and field not in method.settings():
+            owners = [owner for owner, kind in METHODS.items() if field in kind.settings()]
+            yield f'{name} changes nothing: it is of method={" or ".join(owners)}, and that is {config.method}.'
+        elif name == 'optimizer.router_factor' and not method.learns_routes:
+            yield f'{name} changes nothing: no router of method={config.method} learns.'
+        elif name == 'routing.initial_run_rate' and not method.is_routed:
+            yield f'{name} changes nothing: method={config.method} has no routers.'
+        elif name in OF_OTHERS and not operator.attrgetter(OF_OTHERS[name])(config):
+            yield f'{name} changes nothing: it is read where {OF_OTHERS[name]} is set.'

@@ -21,17 +21,14 @@ from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command, console, files
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.files import OutputDirectory
-from codinet_jax.workdir import Workdir
+from codinet_jax.workdir import Workdir, name_of_point
 
 OUTPUT = flags.DEFINE_string('output', None, 'The directory to write into; made if it is not there.')
 config_flag.define_import()
 SPLIT = flags.DEFINE_enum(
     'split', None, ['train', 'validation', 'test'], 'Evaluated images; if not given, those that trainings ended with.'
 )
-OPERATING_POINT = flags.DEFINE_string(
-    'operating_point', None, 'One that all the runs were evaluated at, by its name; as trained if not given.'
-)
-flags.DEFINE_alias('budget', 'operating_point')
+OPERATING_POINT, COST = command.define_operating_point()  # that all of the runs were evaluated at
 GROUP = flags.DEFINE_bool(
     'group', False, 'Whether runs of one label are seeds of one thing, of which mean and spread are given.'
 )
@@ -50,7 +47,8 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.analysis.study import study
     from codinet_jax.analysis.tables import text
 
-    runs = [read_run(workdir, SPLIT.value, OPERATING_POINT.value, label) for label, workdir in named]
+    point = name_of_point(OPERATING_POINT.value, COST.value)
+    runs = [read_run(workdir, SPLIT.value, point, label) for label, workdir in named]
     if len({run.dataset for run in runs}) > 1:
         sets = ', '.join(f'{run.name} on {run.dataset}' for run in runs)
         raise InputError(f'Runs of different data sets cannot be held against each other: {sets}.')

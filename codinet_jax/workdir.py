@@ -231,20 +231,28 @@ class Workdir:
         """Keeps what thresholds were measured to cost, on so many images of a split, in place of what was there."""
         self.write_results({'split': split, 'num_images': num_images, 'curve': list(points)}, 'cost_curve')
 
-    def read_cost_curve(self) -> list[dict[str, Any]]:
-        """All that was measured on the images that the newest curve was measured on; empty if there is no curve.
+    def read_cost_curve(self) -> dict[str, Any]:
+        """All that was measured on the images that the newest curve was measured on, as `write_cost_curve` keeps it.
 
-        Older versions kept a curve with every operating point and none by itself.
+        Its curve is empty if there is none. Older versions kept one with every operating point and none by itself.
         """
         points = list(self.read_operating_points().values())
         newest = self.read_results('cost_curve') or next((each for each in points[::-1] if each.get('curve')), None)
         if newest is None:
-            return []
-        keys = ('split', 'num_images')
+            return {'curve': []}
+        measured_on = {key: newest.get(key) for key in ('split', 'num_images')}
         same = [
-            each for each in points if 'macs_share' in each and all(each.get(key) == newest.get(key) for key in keys)
+            each
+            for each in points
+            if 'macs_share' in each and all(each.get(key) == value for key, value in measured_on.items())
         ]
-        return [*newest['curve'], *same]
+        return measured_on | {'curve': [*newest['curve'], *same]}
+
+    def read_evaluations(self, split: str) -> dict[str, dict[str, Any]]:
+        """Summaries of a split at operating points and costs, as `name_of_point` calls these."""
+        start = f'evaluation_{split}_'
+        paths = sorted(self.path.glob(f'{start}*.json'))
+        return {path.stem.removeprefix(start): files.read_json(path) for path in paths}
 
 
 def begin(config: ConfigDict, workdir: Workdir) -> Setup:

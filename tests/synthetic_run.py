@@ -62,7 +62,6 @@ def recorded_run(
         thumbnails_SxhxwxC=thumbnails_SxhxwxC,
         results={},
         metrics=[],
-        operating_points={},
         evaluations={},
     )
 

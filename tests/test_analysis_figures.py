@@ -19,15 +19,16 @@ from PIL import Image
 
 from codinet_jax.analysis import figures, options, pool, style, tables
 from codinet_jax.analysis.figures import accuracy_cost, flow, histograms, images, maps, rates, training
-from codinet_jax.analysis.run import Run
+from codinet_jax.analysis.run import Curve, Run
 from codinet_jax.config.setup import Setup
 from codinet_jax.evaluation.record import AugmentedRecord, Record
+from codinet_jax.inference.operating_points import Point
 from codinet_jax.models.cost import CostTable
 from codinet_jax.runtime.errors import InputError
 from synthetic_run import setup_of
 
 AUGMENTATIONS = ('crop', 'rotation')
-CURVE = [{'threshold': t, 'macs_share': 1 - t, 'top1': 0.9 - t**2, 'mean_path_length': 0.0} for t in (0.0, 0.3, 0.9)]
+CURVE = Curve('train', tuple(Point(t, 1 - t, 0.9 - t**2, 0.0) for t in (0.0, 0.3, 0.9)))
 OF_ONE_RUN = ['flow', 'extremes']
 OF_ROUTES = ['path_lengths', 'run_rates', *OF_ONE_RUN]
 ALL = [
@@ -75,8 +76,8 @@ def make_run(N: int = 120, n: int = 6, num_thumbnails: int = 40, seed: int = 0, 
             for step in (10, 20, 30)
             for kind in ('train', 'evaluation')
         ],
-        'operating_points': {'0.4': {'threshold': 0.7, 'split': 'train', 'curve': CURVE}},
         'evaluations': {'as trained': summary, '0.4': {'top1': 0.7, 'mean_macs': 200.0 * n}},
+        'curve': CURVE,
     }
     return Run(**fields | changes)
 
@@ -87,7 +88,7 @@ def make_static(**changes: Any) -> Run:
     record = run.record._replace(run_probability_Nxn=ones_Nxn, decisions_Nxn=ones_Nxn == 1)
     metrics = [{key: row[key] for key in ('step', 'kind', 'stage', 'loss', 'accuracy', 'top1')} for row in run.metrics]
     setup = of_cifar(run.num_blocks, router=None)
-    return dataclasses.replace(run, setup=setup, record=record, metrics=metrics, operating_points={}, evaluations={})
+    return dataclasses.replace(run, setup=setup, record=record, metrics=metrics, evaluations={}, curve=None)
 
 
 def with_record(run: Run, **changes: np.ndarray) -> Run:
@@ -305,8 +306,7 @@ def test_accuracy_and_cost_are_stated_as_in_the_paper() -> None:
     points = accuracy_cost.points(run)
     assert [point.name for point in points] == ['operating point 0.4', 'as trained']
     np.testing.assert_allclose([point.gflops for point in points], [2 * 1200e-9, 2 * 2400e-9])
-    (curve,) = accuracy_cost.curves(run).values()
-    np.testing.assert_allclose(curve[0], (2 * 6150e-9, 90))
+    np.testing.assert_allclose(accuracy_cost.curve(run)[0], (2 * 6150e-9, 90))
     picture = draw_one('accuracy_cost', run)
     (axis,) = panels(picture.figure)
     drawn = np.concatenate([line.get_xydata() for line in axis.lines])
@@ -455,7 +455,6 @@ def one_route(run: Run) -> Run:
     return with_record(run, decisions_Nxn=np.tile(run.record.decisions_Nxn[:1], (run.num_images, 1)))
 
 
-NO_CURVE = {'0.4': {'threshold': 0.7, 'split': 'train', 'curve': []}}
 NAMELESS = AugmentedRecord(*(np.zeros((0, *shape)) for shape in ((), (120,), (120, 6), (120, 6), (120,))))
 
 
@@ -466,7 +465,7 @@ NAMELESS = AugmentedRecord(*(np.zeros((0, *shape)) for shape in ((), (120,), (12
         ([make_run(metrics=[{**make_run().metrics[-1], 'step': 0}])], ['training']),
         ([only_class_0(make_run(num_thumbnails=0))], ['extremes']),
         ([make_run(N=3, num_thumbnails=3, metrics=make_run().metrics[:1])], []),
-        ([make_run(n=1, operating_points=NO_CURVE, evaluations={})], []),
+        ([make_run(n=1, curve=None, evaluations={})], []),
         ([make_run(augmented=NAMELESS, operating_point='0.4')], ['divergence']),
         ([make_run(), make_static(n=9, seed=1), make_run(N=5, n=54, seed=2)], OF_ONE_RUN),
     ],

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import helpers
-from codinet_jax.analysis import embedding
+from codinet_jax.analysis import embedding, style
 from codinet_jax.analysis import study as analysis
+from codinet_jax.analysis.figures import accuracy_cost
 from codinet_jax.analysis.run import Run, read_run
 from codinet_jax.analysis.tables import Table, text
 from codinet_jax.evaluation.record import Record
@@ -78,6 +79,35 @@ def test_an_analysis_comes_out_the_same_again(analysed: Path) -> None:
     again = analysis.study([read_run(Workdir(analysed))], log=lambda _: None).files
     there = helpers.all_bytes(analysed / 'analysis')
     assert {name for name in again if again[name] != there[name]} <= {'report.html'}  # Bokeh numbers its models anew
+
+
+def test_all_that_was_evaluated_and_calibrated_is_on_the_plane_of_accuracy_and_cost(
+    workdir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / 'run'
+    shutil.copytree(workdir, path)
+    kept = Workdir(path)
+    as_trained = kept.read_results()
+    assert as_trained is not None
+    for name, top1 in (('test_cost=0.5', 0.7), ('test_cheap', 0.6), ('validation', 0.8), ('validation_cost=0.5', 0.5)):
+        kept.write_results(as_trained | {'top1': top1, 'mean_macs': 1e6 * top1}, f'evaluation_{name}')
+    kept.write_cost_curve([{'threshold': 0.3, 'macs_share': 0.8, 'top1': 0.9, 'mean_path_length': 2.0}], 'train', 9)
+    run = read_run(kept)
+    points = {point.name: point.top1 for point in accuracy_cost.points(run)}
+    assert points == {
+        'as trained': 100 * as_trained['top1'],
+        'a cost of 0.5': 70,
+        'operating point cheap': pytest.approx(60),
+    }
+    assert accuracy_cost.curve(run) == [(pytest.approx(2 * 0.8 * run.costs.static_macs / 1e9), 90)]
+    figure = accuracy_cost.accuracy_cost([run], style.theme(False))
+    assert 'a cost of 0.5, 70.00 %' in figure.caption and 'training images' in figure.caption
+    for kind in ('routes', 'thumbnails'):
+        shutil.copyfile(path / kind / 'test.npz', path / kind / 'validation.npz')
+    assert {name: each['top1'] for name, each in read_run(kept, 'validation').evaluations.items()} == {
+        'as trained': 0.8,
+        'cost=0.5': 0.5,
+    }
 
 
 @pytest.mark.long
@@ -217,6 +247,7 @@ def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
         (['compare', '{run}', 'a={tmp}/cifar', '--output={tmp}/out'], 'different data sets'),
         (['compare', '{run}', 'a={tmp}/held_out', '--output={tmp}/out'], 'a on validation. Name one with --split.'),
         (['compare', '{run}', 'a={run}', '--output={tmp}/file'], 'cannot be made'),
+        (['compare', '{run}', 'a={run}', '--output={tmp}/out', '--cost=0.5'], 'test_cost=0.5.npz'),
     ],
 )
 def test_what_cannot_be_analysed_is_refused_in_a_sentence(

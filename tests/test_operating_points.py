@@ -220,17 +220,18 @@ def test_garbage_in_place_of_a_curve_is_refused_in_a_sentence(directory: Path, t
 
 def test_a_workdir_reads_its_newest_curve_and_the_points_on_the_same_images(run: Workdir, tmp_path: Path) -> None:
     points = run.read_operating_points()
-    assert [each['threshold'] for each in run.read_cost_curve()] == [
+    assert [each['threshold'] for each in run.read_cost_curve()['curve']] == [
         *(each['threshold'] for each in points['half']['curve']),
         points['half']['threshold'],
     ], 'an older version kept no curve by itself'
     workdir = Workdir(tmp_path)
-    assert workdir.read_cost_curve() == []
+    assert workdir.read_cost_curve() == {'curve': []}
     workdir.write_operating_point('half', points['half'])
     workdir.write_operating_point('bare', {'threshold': 0.5, 'split': 'train', 'num_images': 400})
     newer = [point._asdict() for point in EVEN.curve]
     workdir.write_cost_curve(newer, 'train', 400)
-    assert workdir.read_cost_curve() == [*newer, points['half']]
+    measured_on = {'split': 'train', 'num_images': 400}
+    assert workdir.read_cost_curve() == measured_on | {'curve': [*newer, points['half']]}
     workdir.write_cost_curve(newer, 'validation', 400)
     assert load.operating_points(workdir).curve == EVEN.curve
     (tmp_path / 'cost_curve.json').write_text('{"curve": [{"threshold": 0.5}]}')

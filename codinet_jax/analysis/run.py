@@ -1,7 +1,7 @@
 """A finished run as analysis sees it: what evaluation recorded, and what the workdir says of it."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,20 @@ from codinet_jax.evaluation.record import (
     read_thumbnails,
 )
 from codinet_jax.evaluation.statistics import statistics
+from codinet_jax.inference import load
+from codinet_jax.inference.operating_points import Point
 from codinet_jax.models.cost import CostTable
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 AS_TRAINED = 'as trained'
+
+
+class Curve(NamedTuple):
+    """What `calibrate` measured of thresholds, and on which split."""
+
+    split: str
+    points: tuple[Point, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +39,11 @@ class Run:
 
     It is `recorded` under a name, its split's and its operating point's; `is_own` says whether training ended with it.
     `thumbnails_SxhxwxC` show the first S images. `results` are the run's own, `metrics` the rows of its training,
-    `operating_points` what `calibrate` found. `evaluations` are the summaries there are of the same split: the run's
-    own under `AS_TRAINED`, if it was on that split, and those at operating points under their names. `shuffled` is what
-    came of other images' routes, if that was asked for. `cascade` has the networks and costs of a cascade, whose blocks
-    are all its networks but the first; its setup is the last one's. `is_pooled` says that the record holds the images
-    of several seeds.
+    `evaluations` are the summaries there are of the same split: as trained under `AS_TRAINED`, and those at operating
+    points and costs as `workdir.name_of_point` calls them, which `operating_point` is too. `curve` is what calibration
+    measured, if it did. `shuffled` is what came of other images' routes, if that was asked for. `cascade` has the
+    networks and costs of a cascade, whose blocks are all its networks but the first; its setup is the last one's.
+    `is_pooled` says that the record holds the images of several seeds.
     """
 
     name: str
@@ -48,8 +57,8 @@ class Run:
     thumbnails_SxhxwxC: np.ndarray
     results: dict[str, Any]
     metrics: list[dict[str, Any]]
-    operating_points: dict[str, Any]
     evaluations: dict[str, dict[str, Any]]
+    curve: Curve | None = None
     shuffled: ShuffledRecord | None = None
     cascade: dict[str, Any] | None = None
     is_pooled: bool = False
@@ -129,9 +138,8 @@ def read_run(
         raise InputError(f'{workdir} holds an unfinished run: go on with codinet_jax.main.')
     named = setup.read(config)
     own_split = str(results.get('split', 'test'))
-    split, points = split or own_split, workdir.read_operating_points()
-    own = {AS_TRAINED: results} if split == own_split else {}
-    at_points = {name: workdir.read_results(f'evaluation_{split}_{name}') for name in points}
+    split = split or own_split
+    as_trained = results if split == own_split else workdir.read_results(f'evaluation_{split}')
     recorded = '_'.join(filter(None, (split, operating_point)))
     record, augmented = read_routes(workdir, recorded)
     classes = np.concatenate([record.labels_N, record.predictions_N, augmented.augmented_predictions_AxN.ravel()])
@@ -152,8 +160,18 @@ def read_run(
         thumbnails_SxhxwxC=read_thumbnails(workdir, split),
         results=results,
         metrics=[] if cascade else workdir.read_metrics(),
-        operating_points=points,
         shuffled=read_shuffled(workdir, recorded, record),
         cascade=cascade,
-        evaluations=own | {name: summary for name, summary in at_points.items() if summary is not None},
+        evaluations=({AS_TRAINED: as_trained} if as_trained else {}) | workdir.read_evaluations(split),
+        curve=_read_curve(workdir),
     )
+
+
+def _read_curve(workdir: Workdir) -> Curve | None:
+    points = load.operating_points(workdir).curve
+    return Curve(str(workdir.read_cost_curve()['split']), points) if points else None
+
+
+def point_in_words(name: str) -> str:
+    """What a sentence calls an operating point or a cost that `workdir.name_of_point` named."""
+    return f'a cost of {name.removeprefix("cost=")}' if name.startswith('cost=') else f'operating point {name}'

@@ -13,7 +13,7 @@ from codinet_jax.analysis.options import ON_THE_PAGE, Options
 from codinet_jax.analysis.remarks import remarks
 from codinet_jax.analysis.report import Page, Shown, page_html
 from codinet_jax.analysis.route_map import route_map_html
-from codinet_jax.analysis.run import Run
+from codinet_jax.analysis.run import Run, point_in_words
 from codinet_jax.evaluation import controls
 from codinet_jax.runtime.console import plural
 from codinet_jax.runtime.files import json_bytes
@@ -132,7 +132,7 @@ def _title(runs: Sequence[Run]) -> str:
 
 def _subtitle(runs: Sequence[Run], num_pooled: int) -> str:
     run = runs[0]
-    at = f' at operating point {run.operating_point}' if run.operating_point else ''
+    at = f' at {point_in_words(run.operating_point)}' if run.operating_point else ''
     over = '; figures hold the images of all seeds' if num_pooled else ''
     return f'{run.dataset}, {plural(run.num_images, "image")} of {run.split}{at}{over}'
 

@@ -59,8 +59,8 @@ def _of_package(name: str, predictor: Predictor) -> Subject:
 
 
 def _calibrated_on(run: Workdir) -> str:
-    found = run.read_results('cost_curve') or {}
-    if 'num_images' not in found or 'split' not in found:
+    found = run.read_cost_curve()
+    if found.get('num_images') is None or found.get('split') is None:
         return 'the images that it was calibrated on'
     return f'{plural(found["num_images"], "image")} of the {found["split"]} split'
 

@@ -108,7 +108,7 @@ def operating_points(workdir: Workdir) -> OperatingPoints:
       InputError: it cannot be read.
     """
     try:
-        points, curve = workdir.read_operating_points(), workdir.read_cost_curve()
+        points, curve = workdir.read_operating_points(), workdir.read_cost_curve()['curve']
         return OperatingPoints.of_record(points, curve, str(workdir))
     except InputError:  # a ValueError, with a sentence of its own
         raise

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from codinet_jax.analysis import layout, paper, style
 from codinet_jax.analysis.figures.picture import Data, Picture
-from codinet_jax.analysis.run import AS_TRAINED, Run
+from codinet_jax.analysis.run import AS_TRAINED, Curve, Run, point_in_words
 from codinet_jax.evaluation.statistics import summarise
 
 PAPER_MARKERS = 'D^sv*PXdph<>8H'
@@ -52,8 +52,8 @@ def accuracy_cost(runs: Sequence[Run], theme: style.Theme, others: Sequence[pape
     unit = unit_of([gflops for gflops, _ in places])
     handles = _draw_runs(axis, runs, unit, theme) | _draw_reported(axis, reported, unit, theme, bool(others))
     scale = np.array([unit.of_a_gflop, 1])
-    along = [place for run in runs for curve in curves(run).values() for place in curve]
-    _set_limits(axis, scale * np.array(places), scale * np.array(along).reshape(-1, 2))
+    along = np.array([place for run in runs for place in curve(run)]).reshape(-1, 2)
+    _set_limits(axis, scale * np.array(places), scale * along)
     if others:
         axis.set_xscale('log')  # theirs are networks of very different cost
         x = [gflops * unit.of_a_gflop for gflops, _ in places]
@@ -93,9 +93,9 @@ def _draw_runs(axis: Axes, runs: Sequence[Run], unit: Unit, theme: style.Theme) 
         (handles[look.label],) = axis.plot(
             x, y, color=look.colour, marker=look.marker, markersize=6, linestyle='', zorder=3
         )
-        for split, curve in curves(run).items():
-            gflops, top1 = np.array(curve).T
-            (handles[f'{look.label}, {SPLITS.get(split, split)} images'],) = axis.plot(
+        if run.curve:
+            gflops, top1 = np.array(curve(run)).T
+            (handles[f'{look.label}, {_calibrated_on(run.curve)} images'],) = axis.plot(
                 gflops * unit.of_a_gflop, top1, color=look.colour, linestyle='', marker='.', markersize=2.5, zorder=1
             )
     return handles
@@ -132,8 +132,8 @@ def _data(runs: Sequence[Run], reported: Sequence[paper.Reported]) -> Data:
     rows: list[tuple[Any, ...]] = []
     for run in runs:
         rows += [(run.name, point.name, run.split, point.gflops, point.top1) for point in points(run)]
-        for split, curve in curves(run).items():
-            rows += [(run.name, 'a threshold that calibration tried', split, *place) for place in curve]
+        if run.curve:
+            rows += [(run.name, 'a threshold that calibration tried', run.curve.split, *place) for place in curve(run)]
     rows += [(each.method, each.source, 'test', each.gflops, each.top1) for each in reported]
     return Data(('run', 'what', 'split', 'GFLOPs an image', 'top-1, %'), rows)
 
@@ -143,7 +143,7 @@ def points(run: Run) -> list[Point]:
     summaries = {run.operating_point or AS_TRAINED: summarise(run.record, run.costs)} | run.evaluations
     found = [
         Point(
-            name if name == AS_TRAINED else f'operating point {name}',
+            name if name == AS_TRAINED else point_in_words(name),
             name if name == AS_TRAINED else f'at {name}',
             paper.gflops(run.dataset, summary['mean_macs']),
             100 * summary['top1'],
@@ -153,14 +153,14 @@ def points(run: Run) -> list[Point]:
     return sorted(found, key=lambda point: point.gflops)
 
 
-def curves(run: Run) -> dict[str, list[tuple[float, float]]]:
-    """GFLOPs and top-1 along the thresholds that calibration tried, by the split it tried them on."""
+def curve(run: Run) -> list[tuple[float, float]]:
+    """GFLOPs and top-1 along the thresholds that calibration tried."""
     static = paper.gflops(run.dataset, run.costs.static_macs)
-    found = {point['split']: point['curve'] for point in run.operating_points.values() if point['curve']}
-    return {
-        split: [(static * point['macs_share'], 100 * point['top1']) for point in curve]
-        for split, curve in found.items()
-    }
+    return [(static * point.macs_share, 100 * point.top1) for point in (run.curve.points if run.curve else ())]
+
+
+def _calibrated_on(curve: Curve) -> str:
+    return SPLITS.get(curve.split, curve.split)
 
 
 def _in_digits(flops: float, _: int) -> str:
@@ -185,7 +185,7 @@ def _datasets(runs: Sequence[Run]) -> list[str]:
 
 
 def _curve_in_words(runs: Sequence[Run]) -> str:
-    splits = style.listed(sorted({SPLITS.get(split, split) for run in runs for split in curves(run)}))
+    splits = style.listed(sorted({_calibrated_on(run.curve) for run in runs if run.curve}))
     if not splits:
         return ''
     return f' Small dots are what moving the threshold does to {splits} images, on which it was calibrated.'

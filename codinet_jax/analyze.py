@@ -18,8 +18,7 @@ import numpy as np
 from absl import flags
 
 from codinet_jax.analysis import check_drawing, options
-from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command, console
+from codinet_jax.runtime import command, console, plugins
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.files import OutputDirectory
 from codinet_jax.workdir import Workdir, name_of_point
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from codinet_jax.analysis.run import Run
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a finished run, as runs/digits_r14.')
-config_flag.define_import()
+plugins.define_import()
 SPLIT = flags.DEFINE_enum(
     'split', None, ['train', 'validation', 'test'], 'Evaluated images; if not given, those that training ended with.'
 )

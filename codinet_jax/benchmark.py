@@ -13,12 +13,12 @@ from typing import TypeVar
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command, files
+from codinet_jax.runtime import command, files, plugins
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 CONFIG = config_flag.define_config('What to time, untrained: cifar10_r110[:variant], another name, or a file.')
-config_flag.define_import()
+plugins.define_import()
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where a finished run is kept, to be timed instead.')
 RUN_RATE = flags.DEFINE_list(
     'run_rate', None, 'Shares of blocks run at random; for a config 0.25,0.5,1.0 if not given.'

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, plugins
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from codinet_jax.inference.operating_points import Point
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a finished run, as runs/digits_r14.')
-config_flag.define_import()
+plugins.define_import()
 TARGET_COST = flags.DEFINE_list(
     'target_cost', None, "Wanted shares of the static network's MACs, as 0.4 or 0.4,0.6; the curve alone if not given."
 )

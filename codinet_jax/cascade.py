@@ -20,11 +20,11 @@ import numpy as np
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, plugins
 from codinet_jax.runtime.errors import InputError
 
 MEMBERS = flags.DEFINE_list('members', [], 'Workdirs of finished static runs, cheapest first; the first may resume.')
-config_flag.define_import()
+plugins.define_import()
 OUTPUT = flags.DEFINE_string('output', None, 'A new directory to export into.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'A new directory to record the evaluation of the first target in.')
 TARGET_COST = flags.DEFINE_list('target_cost', ['0.5'], "Wanted shares of the last member's MACs; the first is used.")

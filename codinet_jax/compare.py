@@ -17,14 +17,13 @@ import jax
 from absl import flags
 
 from codinet_jax.analysis import check_drawing, options
-from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command, console, files
+from codinet_jax.runtime import command, console, files, plugins
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.files import OutputDirectory
 from codinet_jax.workdir import Workdir, name_of_point
 
 OUTPUT = flags.DEFINE_string('output', None, 'The directory to write into; made if it is not there.')
-config_flag.define_import()
+plugins.define_import()
 SPLIT = flags.DEFINE_enum(
     'split', None, ['train', 'validation', 'test'], 'Evaluated images; if not given, those that trainings ended with.'
 )

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command, files
+from codinet_jax.runtime import command, files, plugins
 from codinet_jax.runtime.errors import InputError
 
 CONFIG = config_flag.define_config('What to compile: cifar10_r110[:variant], another name, or a file.')
-config_flag.define_import()
+plugins.define_import()
 TOPOLOGY = flags.DEFINE_string('topology', None, 'What to compile for, as v5e-4x4, v4-2x2x4, h100 or cpu.')
 PROGRAM = flags.DEFINE_enum('program', 'train', ['train', 'predict'], 'A step of training, or inference.')
 STAGE = flags.DEFINE_integer('stage', None, 'Of train: the stage whose step it is; 1.', lower_bound=1, upper_bound=2)

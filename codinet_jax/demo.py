@@ -13,12 +13,10 @@ address: to be asked by another name it wants --allowed_hosts. Ctrl-C ends it.
 import contextlib
 from collections.abc import Sequence
 
-from absl import flags
-
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, plugins
 
 NETWORK = command.define_network()
-IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from")
+plugins.define_import()
 OPERATING_POINT, COST = command.define_operating_point()
 HOST, PORT, ALLOWED_HOSTS, MAX_UPLOAD_MB = command.define_listening()
 
@@ -35,9 +33,7 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.closing(http_server.bound(HOST.value, PORT.value)) as listening:
         hosts = trusted_hosts.of_socket(listening, HOST.value, ALLOWED_HOSTS.value)
         command.start_devices()
-        predictor = source.predictor(
-            network, imports=IMPORT.value, operating_point=OPERATING_POINT.value, cost=COST.value
-        )
+        predictor = source.predictor(network, operating_point=OPERATING_POINT.value, cost=COST.value)
         shown, address = subject(predictor, network), http_server.address(listening)
 
         def report_ready(seconds: dict[int, float]) -> None:

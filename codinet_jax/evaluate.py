@@ -13,13 +13,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, plugins
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir, name_of_point
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a finished run, as runs/digits_r14.')
-config_flag.define_import()
+plugins.define_import()
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'validation', 'test'], 'The images to evaluate on.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data lie, if not where the run's config says.")
 OPERATING_POINT, COST = command.define_operating_point()

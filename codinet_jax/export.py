@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, plugins
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The directory of a finished run, as runs/digits_r14.')
-config_flag.define_import()
+plugins.define_import()
 OUTPUT = flags.DEFINE_string('output', None, 'A new directory to export into.')
 OPERATING_POINT, COST = command.define_operating_point()
 

@@ -13,11 +13,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command, hosts
+from codinet_jax.runtime import command, hosts, plugins
 from codinet_jax.workdir import Workdir
 
 CONFIG = config_flag.define_config('What to train: cifar10_r110[:variant], another name, or a file.')
-IMPORT = config_flag.define_import()
+IMPORT = plugins.define_import()
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run is kept; runs/CONFIG_NAME if not given.')
 DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Join the other processes of a Cloud TPU pod or a Slurm job.')
 COORDINATOR = flags.DEFINE_string('coordinator', None, 'Elsewhere: HOST:PORT of process 0, any free port there.')

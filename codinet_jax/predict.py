@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command, files
+from codinet_jax.runtime import command, files, plugins
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from codinet_jax.inference.inputs import Item
 
 NETWORK = command.define_network()
-config_flag.define_import()
+plugins.define_import()
 SPLIT = flags.DEFINE_enum('split', None, ['train', 'validation', 'test'], "A split of the run's data set, for files.")
 DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data lie, if not where the run's config says.")
 OPERATING_POINT, COST = command.define_operating_point()

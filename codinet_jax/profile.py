@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from absl import flags
 
 from codinet_jax.config import flags as config_flag
-from codinet_jax.runtime import command, files
+from codinet_jax.runtime import command, files, plugins
 from codinet_jax.runtime.errors import InputError
 
 CONFIG = config_flag.define_config('Whose step: cifar10_r110[:variant], another name, or a file.')
-config_flag.define_import()
+plugins.define_import()
 STAGE = flags.DEFINE_integer('stage', 1, 'The stage whose step is taken.', lower_bound=1, upper_bound=2)
 STEPS = flags.DEFINE_integer('steps', 20, 'Steps that are timed.', lower_bound=1)
 PEAK_TFLOPS = flags.DEFINE_float(

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from codinet_jax.runtime import command
+from codinet_jax.runtime import command, plugins
 from codinet_jax.runtime.errors import InputError
 
 NETWORK = command.define_network()
-IMPORT = flags.DEFINE_multi_string('import', [], "Modules or files that the run's routers and the like are from")
+plugins.define_import()
 OPERATING_POINT, COST = command.define_operating_point()
 THRESHOLD = flags.DEFINE_float(
     'threshold', None, 'A block runs where its gate reaches this, in place of --operating_point or --cost.'
@@ -48,9 +48,7 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.closing(http_server.bound(HOST.value, PORT.value)) as listening:
         hosts = trusted_hosts.of_socket(listening, HOST.value, ALLOWED_HOSTS.value)
         command.start_devices()
-        predictor = source.predictor(
-            network, imports=IMPORT.value, operating_point=OPERATING_POINT.value, cost=COST.value
-        )
+        predictor = source.predictor(network, operating_point=OPERATING_POINT.value, cost=COST.value)
         if THRESHOLD.value is not None:
             predictor.threshold = THRESHOLD.value
         batcher = Batcher(

@@ -14,7 +14,8 @@ import pytest
 
 import codinet_jax
 import helpers
-from codinet_jax.config import plugins, setup
+from codinet_jax.config import setup
+from codinet_jax.runtime import plugins
 from codinet_jax.runtime.errors import InputError
 
 ROUTER = """
@@ -189,6 +190,23 @@ def test_evaluate_predict_and_export_agree(evaluated: Path) -> None:
     np.testing.assert_array_equal(answers.decisions_Bxn, decisions_Nxn)
 
 
+@pytest.mark.parametrize(('name', 'ready'), [('serve', 'ready in .* batches of 1$'), ('demo', 'ready in .* open http')])
+def test_servers_take_them(trained: Path, name: str, ready: str) -> None:
+    flags = ['--port=0', *(['--max_batch=1'] if name == 'serve' else [])]
+    server = helpers.start_command(name, '--workdir=runs/digits_r14', *flags, *IMPORTS, cwd=trained)
+    lines = [server.stdout.readline() for _ in range(2)] if server.stdout else []
+    server.terminate()
+    _, errors = server.communicate(timeout=60)
+    assert errors == '' and re.search(ready, lines[1].strip()), (lines, errors)
+
+
+@pytest.mark.parametrize('name', ['predict', 'serve', 'demo'])
+def test_what_cannot_be_imported_is_refused_for_an_exported_network_too(tmp_path: Path, name: str) -> None:
+    result = run(tmp_path, name, '--exported=none', '--import=nothing.py')
+    assert (result.returncode, result.stdout) == (2, '')
+    assert result.stderr == f'error: nothing.py cannot be imported: {tmp_path / "nothing.py"} is no file.\n'
+
+
 def test_calibrate_and_analyze_take_them(evaluated: Path) -> None:
     flags = ('--target_cost=0.5', '--num_points=3')
     calibrated = run(evaluated, 'calibrate', '--workdir=runs/digits_r14', *flags, *IMPORTS)
@@ -252,6 +270,8 @@ COMMANDS = {
     'calibrate': ['--target_cost=0.5'],
     'export': ['--output=never'],
     'benchmark': [],
+    'serve': ['--port=0'],
+    'demo': ['--port=0'],
     'analyze': [],
 }
 

@@ -1,8 +1,7 @@
-"""The flags that name a config and modules of one's own, and what is read of them.
+"""The flag that names a config, and what is read of it.
 
 `--config` is the name of a config that comes with the package, digits_r14, or the path of a file with a `get_config`;
-a variant's name may follow after a colon. What it names is run, and what `--import` names is imported, while flags are
-parsed.
+a variant's name may follow after a colon. What it names is run while flags are parsed.
 """
 
 import pathlib
@@ -15,9 +14,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from codinet_jax.config import default as settings
-from codinet_jax.config import plugins
 from codinet_jax.config.unread import unread
-from codinet_jax.runtime import files
+from codinet_jax.runtime import files, plugins
 from codinet_jax.runtime.errors import InputError, meant
 
 flags.disclaim_key_flags()  # flags defined here are those of the command that asks for them
@@ -59,12 +57,6 @@ def _run(path: pathlib.Path, variants: list[str]) -> ConfigDict:
     return config
 
 
-class _ModuleParser(flags.ArgumentParser):
-    def parse(self, argument: str) -> str:
-        plugins.load([argument])
-        return argument
-
-
 def define_config(
     help_string: str, default: str | None = None, flag_values: flags.FlagValues = flags.FLAGS
 ) -> flags.FlagHolder[ConfigDict]:
@@ -75,17 +67,6 @@ def define_config(
     if default is not None:
         flags.set_default(holder, default)
     return holder
-
-
-def define_import() -> flags.FlagHolder[list[str]]:
-    """The flag --import, for every command that reads a config or a workdir."""
-    return flags.DEFINE_multi(
-        _ModuleParser(),
-        flags.ArgumentSerializer(),
-        'import',
-        [],
-        'A module, or a .py file, that registers routers, methods, loss terms or data sets of your own',
-    )
 
 
 def shares(texts: Sequence[str]) -> list[float]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from codinet_jax.config import convolutions, default, plugins
+from codinet_jax.config import convolutions, default
 from codinet_jax.config.recipe import Recipe, StageRecipe
 from codinet_jax.data import datasets
 from codinet_jax.data.datasets import DataSource
@@ -18,7 +18,7 @@ from codinet_jax.models.architecture import Architecture, cifar_resnet, first_th
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import ROUTERS, router_kind
-from codinet_jax.runtime import checks
+from codinet_jax.runtime import checks, plugins
 from codinet_jax.runtime.errors import InputError
 
 STATIC = 'static'

@@ -3,8 +3,6 @@
 Only what that one needs is imported, so that an exported network is used without the code of the models.
 """
 
-from collections.abc import Sequence
-
 from codinet_jax.inference.predictor import Predictor
 from codinet_jax.runtime.command import NamedNetwork
 
@@ -12,7 +10,6 @@ from codinet_jax.runtime.command import NamedNetwork
 def predictor(
     network: NamedNetwork,
     *,
-    imports: Sequence[str] = (),
     operating_point: str | None = None,
     cost: float | None = None,
     strategy: str | None = None,
@@ -21,7 +18,6 @@ def predictor(
 
     Args:
       network: its name.
-      imports: modules or files that a run's routers and the like are from.
       operating_point: a name that `codinet_jax.calibrate` gave to a threshold; the network's own if not given.
       cost: what the mean image may cost instead, as a share of the static network's MACs.
       strategy: how a run's network is executed; see `load.from_network`.
@@ -30,10 +26,6 @@ def predictor(
       InputError: there is no such network, operating point or strategy, or the cost cannot be had.
     """
     if network.workdir:
-        from codinet_jax.config import plugins
-
-        plugins.load(imports)
-
         from codinet_jax.inference import load
 
         return load.from_workdir(network.workdir, operating_point=operating_point, cost=cost, strategy=strategy)

@@ -10,8 +10,29 @@ import sys
 import traceback
 from collections.abc import Iterable
 
+from absl import flags
+
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
+
+flags.disclaim_key_flags()  # the flag defined here is that of the command that asks for it
+
+
+class _ModuleParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> str:
+        load([argument])
+        return argument
+
+
+def define_import() -> flags.FlagHolder[list[str]]:
+    """The flag --import, for every command; what it names is imported while flags are parsed."""
+    return flags.DEFINE_multi(
+        _ModuleParser(),
+        flags.ArgumentSerializer(),
+        'import',
+        [],
+        'A module, or a .py file, that registers routers, methods, loss terms or data sets of your own',
+    )
 
 
 def load(names: Iterable[str]) -> None:

@@ -248,8 +248,11 @@ def test_extremes_are_chosen_by_length_then_by_expected_length_then_by_position(
         run_probability_Nxn=np.repeat(expected_N[:, None] / 3, 3, axis=1),
     )
     assert images.fewest_and_most(run) == ([2, 3, 1], [4, 0, 5])
-    axes = panels(draw_one('extremes', run).figure)
-    for axis, i in zip(axes, [2, 3, 1, 4, 0, 5], strict=True):
+    picture = draw_one('extremes', run)
+    assert not run.is_correct_N[[2, 3, 1, 4, 0, 5]].all() and 'Framed in orange: classified wrong.' in picture.caption
+    for axis, i in zip(panels(picture.figure), [2, 3, 1, 4, 0, 5], strict=True):
+        framed = {to_rgb(spine.get_edgecolor()) for spine in axis.spines.values()} == {to_rgb(style.WRONG)}
+        assert framed == (not run.is_correct_N[i])
         np.testing.assert_array_equal(axis.images[0].get_array(), run.thumbnails_SxhxwxC[i])
         name, blocks = axis.get_xlabel().split('\n')
         assert name == run.class_names[run.record.labels_N[i]] and blocks.startswith(f'{decisions_Nxn[i].sum()} block')

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codinet_jax.analysis import report
+from codinet_jax.analysis import report, style
 from codinet_jax.analysis.report import Page, Shown
 from codinet_jax.analysis.route_map import route_map_html
 from codinet_jax.analysis.tables import Table
@@ -72,6 +73,14 @@ def png(shade: int) -> bytes:
     file = io.BytesIO()
     Image.new('L', (2, 2), shade).save(file, 'PNG')
     return file.getvalue()
+
+
+def test_the_page_has_the_colours_of_the_figures() -> None:
+    light, dark = re.findall(r':root {(.*?)}', report._packaged('page.css'), re.DOTALL)
+    for text, theme in ((light, style.theme(is_dark=False)), (dark, style.theme(is_dark=True))):
+        colours = dict(re.findall(r'--(\w+): (#\w+);', text))
+        of_figures = {'paper': theme.paper, 'ink': theme.ink, 'muted': theme.muted, 'accent': theme.runs[0]}
+        assert colours.items() >= of_figures.items()
 
 
 def test_text_is_shown_and_never_obeyed() -> None:

@@ -31,7 +31,6 @@ from codinet_jax.analysis.run import Run
 
 SHEET_COLUMNS, SHEET_ROWS = 32, 32
 LOSSLESS_BYTES = 2**22  # of pixels; what has more is shown as WebP, in a sixth of the space
-RIGHT, WRONG = '#0072b2', '#d55e00'
 
 
 def route_map_html(run: Run, positions_Px2: np.ndarray) -> str:
@@ -92,8 +91,8 @@ def _palette(is_dark: bool) -> dict[str, Any]:
         'classes': colours.classes,
         'others': colours.others,
         'cost': [to_hex(colour) for colour in colours.sequential(np.linspace(0, 1, 32))],
-        'right': RIGHT,
-        'wrong': WRONG,
+        'right': style.RIGHT,
+        'wrong': style.WRONG,
         'ink': colours.ink,
     }
 

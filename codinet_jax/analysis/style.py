@@ -46,7 +46,7 @@ SHEETS = {
 
 
 class Theme(NamedTuple):
-    """The colours of a page and the sizes of a sheet.
+    """The colours of a page, those of page.css, and the sizes of a sheet.
 
     `runs` are Okabe and Ito's; `classes` are six of theirs and four that were searched for to lie farthest from them
     and from each other, to eyes that see all colours and to those that lack a cone.
@@ -64,6 +64,7 @@ class Theme(NamedTuple):
 
 
 WIDTH_OF_BARS = 0.8  # all that share a position, one being from it to the next
+RIGHT, WRONG = '#0072b2', '#d55e00'  # answers, on light and dark pages
 OKABE_ITO = ('#e69f00', '#56b4e9', '#009e73', '#0072b2', '#d55e00', '#cc79a7')
 
 
@@ -73,7 +74,7 @@ def theme(is_dark: bool, width: str = 'page') -> Theme:
         return Theme(
             paper='#16181d',
             ink='#e8eaed',
-            muted='#9aa1ab',
+            muted='#9ba6b2',
             faint='#2c3038',
             runs=('#56b4e9', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#f0e442', '#0072b2'),
             classes=(*OKABE_ITO, '#5f1fff', '#dfff9f', '#7fffff', '#9f5fff'),
@@ -84,7 +85,7 @@ def theme(is_dark: bool, width: str = 'page') -> Theme:
     return Theme(
         paper='#ffffff',
         ink='#1b1e24',
-        muted='#6b7280',
+        muted='#59626d',
         faint='#e8eaee',
         runs=('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#f0e442'),
         classes=(*OKABE_ITO, '#9f1fff', '#5f1f00', '#00007f', '#3f1f3f'),
@@ -213,6 +214,12 @@ def blocks(number: int) -> str:
 
 def shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else f'{text[: longest - 1]}…'
+
+
+def frame(axis: Axes) -> None:
+    """A faint line around it, for what has neither ticks nor scales."""
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set(visible=True, alpha=0.4)
 
 
 def per_cent(axis: Axes) -> None:

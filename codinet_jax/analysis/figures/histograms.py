@@ -46,7 +46,7 @@ def divergence(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
                 of_name.append(f'{style.of_run(run, runs)}{_in_nats(float(np.median(divergences_N)))}')
         medians += [f'{name} {", ".join(of_name)}'] if of_name else []
         axis.set_title(name)
-        axis.set_xticks(list(ticks.values()), list(ticks), fontsize=7)
+        axis.set_xticks(list(ticks.values()), list(ticks))
         axis.set_xlim(0, len(DIVERGENCE_EDGES) - 1)
         style.per_cent(axis)
     for axis in axes[-columns:]:

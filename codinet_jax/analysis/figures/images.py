@@ -8,7 +8,8 @@ from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
 
 MOST_IMAGES = 10
-LEAST_WIDTH = 0.65  # inches of one
+LEAST_WIDTH, MOST_SIDE = 0.65, 1.2  # inches of one
+ROOM_BELOW = 0.4  # for two lines
 
 
 def extremes(run: Run, theme: style.Theme) -> Picture | None:
@@ -17,19 +18,19 @@ def extremes(run: Run, theme: style.Theme) -> Picture | None:
     fewest, most = fewest_and_most(run, layout.fitting(MOST_IMAGES, width, LEAST_WIDTH, MOST_IMAGES))
     if run.is_static or not fewest:
         return None
-    # A picture is as high as it is wide, and has two lines below it.
-    height = min(1.4, (width / len(fewest) + 0.45) / theme.sheet.height)
-    figure, axes = layout.panels(theme.sheet, 2 * len(fewest), len(fewest), width, height)
-    for axis, i in zip(axes, fewest + most, strict=True):
+    height = min(MOST_SIDE, width / len(fewest) - 0.1) + ROOM_BELOW  # a picture is as high as it is wide
+    figure, axes = layout.panels(theme.sheet, 2 * len(fewest), len(fewest), width, height / theme.sheet.height)
+    chosen = fewest + most
+    for axis, i in zip(axes, chosen, strict=True):
         _show(axis, run, i, theme)
-    for axis, row in zip(axes[:: len(fewest)], ('fewest blocks', 'most blocks'), strict=True):
+    for axis, row in zip(axes[:: len(fewest)], ('fewest', 'most'), strict=True):
         axis.set_ylabel(row)
     return Picture(
         figure,
         'Images that run the fewest and the most blocks',
         f'Of the first {len(run.thumbnails_SxhxwxC)} images, those with the shortest routes (above) and the longest '
-        f'(below); under each its class and the blocks it runs, of {run.num_blocks}. As in Fig. 11 of the '
-        'paper, which finds that clear images need fewer blocks.',
+        f'(below); under each its class and the blocks it runs, of {run.num_blocks}. {_wrong_in_words(run, chosen)}As '
+        'in Fig. 11 of the paper, which finds that clear images need fewer blocks.',
         f'Two rows of {len(fewest)} images. Fewest blocks: {_in_words(run, fewest)}. Most blocks: '
         f'{_in_words(run, most)}.',
         is_wide=True,
@@ -38,8 +39,8 @@ def extremes(run: Run, theme: style.Theme) -> Picture | None:
             [
                 (row, i, *(run.class_names[y[i]] for y in run.record[:2]), lengths[i], float(run.expected_lengths_N[i]))
                 for lengths in [run.path_lengths_N.tolist()]
-                for row, chosen in (('fewest blocks', fewest), ('most blocks', most))
-                for i in chosen
+                for row, of_row in (('fewest blocks', fewest), ('most blocks', most))
+                for i in of_row
             ],
         ),
     )
@@ -65,8 +66,13 @@ def _show(axis: Axes, run: Run, i: int, theme: style.Theme) -> None:
         axis.imshow(image_hxwxC, interpolation='nearest')
     name = style.shortened(run.class_names[run.record.labels_N[i]], 12)
     axis.set_xlabel(f'{name}\n{style.blocks(run.path_lengths_N[i])}', fontsize=theme.sheet.small)
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
+    style.frame(axis)
+    if not run.is_correct_N[i]:
+        axis.spines[:].set(color=style.WRONG, linewidth=2, alpha=1)
+
+
+def _wrong_in_words(run: Run, chosen: list[int]) -> str:
+    return '' if run.is_correct_N[chosen].all() else 'Framed in orange: classified wrong. '
 
 
 def _in_words(run: Run, row: list[int]) -> str:

@@ -112,9 +112,8 @@ def _map_panels(mapped: Sequence[Mapped], theme: style.Theme, height: float) -> 
     half = 0.53 * float(np.max(highs - lows)) or 1.0
     (x, y) = (lows + highs) / 2
     for axis, (run, _) in zip(axes, mapped, strict=True):
-        axis.set(xlim=(x - half, x + half), ylim=(y - half, y + half), aspect='equal', xticks=[], yticks=[])
-        axis.spines[:].set_visible(True)
-        axis.spines[:].set_alpha(0.4)
+        axis.set(xlim=(x - half, x + half), ylim=(y - half, y + half), aspect='equal')
+        style.frame(axis)
         if not is_single:
             axis.set_title(style.run_label(run))
     return figure, axes, float(np.clip(6000 / max(len(map_Px2) for _, map_Px2 in mapped), 2, 22))

@@ -1,6 +1,9 @@
 """The pieces of experiments/real_accuracy: gates, allocations, thresholds, the test by shuffled routes, a step."""
 
+import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +18,7 @@ from codinet_jax.models.architecture import cifar_resnet
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.models.routers import ROUTERS
+from codinet_jax.runtime.errors import InputError
 from experiments.real_accuracy import (
     allocation,
     audit_report,
@@ -22,6 +26,7 @@ from experiments.real_accuracy import (
     evaluation,
     gates,
     images,
+    kept,
     methods,
     networks,
     ordering,
@@ -443,10 +448,52 @@ def test_a_saved_state_is_read_again_bit_by_bit(start: networks.Start, tmp_path:
     state = training.begin(variables, 7)._replace(momentum=jax.tree.map(lambda x: x + 0.1, variables['params']))
     path = tmp_path / 'run_state.npz'
     assert training.resume(path, state) is state
-    training.save(path, state)
+    training.save(path, state, {'epochs': 20.0})
     found = training.resume(path, training.begin(variables))
     jax.tree.map(np.testing.assert_array_equal, found, state)
     assert [file.name for file in tmp_path.iterdir()] == ['run_state.npz']
+
+
+@pytest.mark.parametrize(
+    ('command', 'name', 'other'),
+    [
+        (['run', '--variant=static', '--epochs=3'], 'resnet20_static_s0', {'epochs': 5.0, 'teachers': ['r44.npz']}),
+        (['two_depths', '--epochs=3', '--depth=8'], 'resnet20_with_8_3epochs_s0', {'rate': 0.5}),
+    ],
+)
+def test_what_other_settings_left_is_not_taken_for_a_runs_own(
+    tmp_path: pathlib.Path, command: list[str], name: str, other: dict[str, Any]
+) -> None:
+    arguments = [*command, '--start=a/resnet20.npz', '--teachers=a/resnet56.npz', f'--output={tmp_path}']
+
+    def ended() -> subprocess.CompletedProcess[str]:
+        module = f'experiments.real_accuracy.{arguments[0]}'
+        flags = [*arguments[1:], f'--cache={tmp_path / "none"}']
+        return subprocess.run(
+            [sys.executable, '-m', module, *flags],
+            cwd=helpers.REPOSITORY,
+            env=helpers.environment(),
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+
+    results, state = tmp_path / f'{name}.json', tmp_path / f'{name}_state.npz'
+    settings = {'epochs': 3.0, 'rate': 0.03, 'teachers': ['b/resnet56.npz']}
+    results.write_text(json.dumps({'settings': settings, 'accuracy': 1.0}))
+    finished = ended()
+    assert finished.returncode == 0 and f'{results} is there' in finished.stdout, finished.stderr
+    results.write_text(json.dumps({'settings': settings | other, 'accuracy': 1.0}))
+    before = helpers.all_bytes(tmp_path)
+    refused = ended()
+    assert refused.returncode == 2 and f'{results} is of a run with other settings' in refused.stderr
+    assert all(f'{key} (' in refused.stderr for key in other) and len(refused.stderr.splitlines()) == 1
+    assert helpers.all_bytes(tmp_path) == before
+    training.save(state, training.begin({'params': {}}), settings)
+    results.unlink()
+    assert not kept.is_finished(results, state, settings)
+    with pytest.raises(InputError, match=r'_state\.npz is of a run with other settings'):
+        kept.is_finished(results, state, settings | other)
 
 
 def test_views_are_crops_mirrored_and_cut(pictures: images.Images) -> None:

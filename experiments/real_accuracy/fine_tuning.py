@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +66,7 @@ def train(
     fixed_from: int,
     fix: Callable[[Any], Any],
     saved: pathlib.Path,
+    settings: Mapping[str, Any],
     save_seconds: float,
     log: Callable[..., None],
 ) -> Trained:
@@ -78,6 +79,7 @@ def train(
       fixed_from: the step before which the averages, thresholds fixed, become the variables.
       fix: fixes thresholds of averages.
       saved: the file of the state.
+      settings: of the run, which are saved with it.
       save_seconds: between two savings.
       log: takes words of progress.
     """
@@ -89,7 +91,7 @@ def train(
     started = compiled_at = time.perf_counter()
     for step in range(first_step, num_steps, per_call):
         if time.perf_counter() - save_time > save_seconds:
-            training.save(saved, state)
+            training.save(saved, state, settings)
             save_time = time.perf_counter()
         if step == fixed_from:
             state = training.begin(fix(state.averages), step)
@@ -103,7 +105,7 @@ def train(
         if len(history) % 50 == 0 or is_last:
             at, shown = history[-1 if is_last else -2]  # the devices are at the newest
             log(f'step {at}', {key: round(float(value), 4) for key, value in shown.items()})
-    training.save(saved, state)
+    training.save(saved, state, settings)
     ended = time.perf_counter()
     ms_per_step = 1e3 * (ended - compiled_at) / max(1, num_steps - first_step - per_call)
     log(f'{num_steps - first_step} steps, {ms_per_step:.2f} ms each')

@@ -5,7 +5,8 @@
 
 Writes NAME.json (results; where that is there already it does nothing), NAME_routes.npz (labels, predictions,
 decisions, logits; the logits of the calibration views) and NAME_weights.npz (backbone in float16) to the output, NAME
-being start, variant, cost and seed.
+being start, variant, cost and seed. What a run with other settings left under that name is neither taken for its own
+nor overwritten.
 """
 
 import pathlib
@@ -16,13 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from codinet_jax.evaluation import controls
 from codinet_jax.kernels import convolution as convolutions
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import command, files, provenance
+from codinet_jax.runtime.errors import InputError
 from experiments.real_accuracy import (
     allocation,
     cascade,
@@ -30,6 +32,7 @@ from experiments.real_accuracy import (
     fine_tuning,
     gates,
     images,
+    kept,
     methods,
     networks,
     ordering,
@@ -86,6 +89,7 @@ SETTINGS = (
         'late_rate',
         'order_images',
         'calibration',
+        'eval_batch',
         'holdout',
     ),
     *('test_images', 'train_images', 'shuffles', 'unroll', 'convolution', 'tag'),
@@ -106,8 +110,8 @@ def main(argv: Sequence[str]) -> None:
     command.start_devices(1, trains=True)
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
-    results_file = output / f'{name()}.json'
-    if results_file.exists() and not FLAGS.prepare_only:
+    results_file, saved = output / f'{name()}.json', output / f'{name()}_state.npz'
+    if not FLAGS.prepare_only and kept.is_finished(results_file, saved, _recorded()):
         log(f'{results_file} is there')
         return
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
@@ -134,7 +138,6 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.prepare_only:
         compiling.join()
         return
-    saved = output / f'{name()}_state.npz'
     trained = _trained(steps, judge, rates_n, variables, calibration, saved)
     averages: Any = trained.averages
     rungs_seen: dict[str, Any] | None = None
@@ -184,7 +187,7 @@ def _trained(
     def fix(averages: Any) -> Any:
         return _fixed(judge, averages, calibration.images_NxHxWxC)
 
-    return fine_tuning.train(steps, schedule, variables, fixed_from, fix, saved, FLAGS.save_seconds, log)
+    return fine_tuning.train(steps, schedule, variables, fixed_from, fix, saved, _recorded(), FLAGS.save_seconds, log)
 
 
 def _recipe() -> methods.Recipe:
@@ -210,6 +213,10 @@ def _shift(judge: evaluation.Judge, averages: Any, calibration: images.Images) -
     if FLAGS.variant not in methods.LEARNT:
         return 0.0
     return judge.match_cost(averages, calibration.images_NxHxWxC, FLAGS.target_macs)
+
+
+def _recorded() -> dict[str, Any]:
+    return {key: FLAGS[key].value for key in ('target_macs', *SETTINGS)}
 
 
 def _settings(start: networks.Start, rates_n: np.ndarray, shift: float, accuracy: float) -> dict[str, Any]:
@@ -276,7 +283,7 @@ def _rates(start: networks.Start, place_n: np.ndarray, costs: CostTable) -> tupl
     if FLAGS.variant == 'static':
         return np.ones(len(place_n)), nothing_n
     if FLAGS.target_macs is None:
-        raise app.UsageError(f'{FLAGS.variant} needs --target_macs.')
+        raise InputError(f'Say what the mean image of {FLAGS.variant} is to cost: --target_macs=68.9e6.')
     if FLAGS.variant == 'pruned':
         return allocation.pruned(place_n, costs, FLAGS.target_macs), nothing_n
     if FLAGS.variant == 'rungs' and FLAGS.cheap_macs is not None:
@@ -388,4 +395,4 @@ def _write_weights(output: pathlib.Path, variables: Any, rates_n: np.ndarray, sh
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.run(main)

@@ -1,7 +1,8 @@
 """Steps of fine-tuning: cross-entropy, distillation and a method's own loss; S of them in one call of the device."""
 
+import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,10 +67,10 @@ def begin(variables: Any, step: int = 0) -> State:
     return State(variables, copies, jax.tree.map(jnp.zeros_like, variables['params']), jnp.int32(step))
 
 
-def save(path: pathlib.Path, state: State) -> None:
-    """Writes what `resume` reads, whole or not at all."""
+def save(path: pathlib.Path, state: State, settings: Mapping[str, Any]) -> None:
+    """Writes what `resume` reads, whole or not at all, and the settings of the run."""
     leaves = jax.tree.leaves(jax.device_get(state))
-    files.write(path, lambda file: np.savez(file, *leaves))
+    files.write(path, lambda file: np.savez(file, *leaves, settings=json.dumps(settings)))
 
 
 def resume(path: pathlib.Path, state: State) -> State:
@@ -77,7 +78,7 @@ def resume(path: pathlib.Path, state: State) -> State:
     if not path.exists():
         return state
     with np.load(path) as arrays:
-        leaves = [jnp.asarray(arrays[name]) for name in arrays.files]
+        leaves = [jnp.asarray(arrays[name]) for name in arrays.files if name != 'settings']
     return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
 

@@ -9,7 +9,8 @@ one's later blocks go on with what it has computed (resumed.py).
 Writes NAME.json (accuracies, and what going on is worth, at the costs of `cascade.TARGETS`), NAME_shallow_routes.npz
 and NAME_deep_routes.npz (logits, as `cascade` reads them), and the weights: NAME_shallow.npz and NAME_deep.npz, as
 import_weights writes them, or NAME_weights.npz. NAME is start, depth or shallow network, epochs and seed. The same
-command goes on where it was stopped.
+command goes on where it was stopped, and does nothing once all is there; what a run with other settings left under that
+name is neither taken for its own nor overwritten.
 """
 
 import pathlib
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from codinet_jax.models import execution, resuming, weights_file
 from codinet_jax.runtime import command, files, provenance, sharding
@@ -27,6 +28,7 @@ from experiments.real_accuracy import (
     depths,
     fine_tuning,
     images,
+    kept,
     methods,
     networks,
     resumed,
@@ -85,10 +87,13 @@ def main(argv: Sequence[str]) -> None:
     command.start_devices(FLAGS.batch, trains=True)
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
+    results_file, saved = output / f'{name()}.json', output / f'{name()}_state.npz'
+    if kept.is_finished(results_file, saved, _recorded()):
+        log(f'{results_file} is there')
+        return
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
     log(f'{name()}: {len(train.labels_N)} images, {jax.devices()[0]}')
     pair = _resumed(train, output / name()) if FLAGS.shallow else _within(output / name())
-    saved = output / f'{name()}_state.npz'
     trained = _trained(pair, train, cache, saved)
     test = images.read('test', FLAGS.data_dir, cache).part(slice(FLAGS.test_images))
     for kind, found in zip(KINDS, pair.ask(trained.averages, test, train.part(slice(FLAGS.calibration))), strict=True):
@@ -98,8 +103,7 @@ def main(argv: Sequence[str]) -> None:
         'name': name(),
         'machine': provenance.machine(),
         'seed': FLAGS.seed,
-        'settings': {key: FLAGS[key].value for key in (*SETTINGS, *(('shallow', 'joined_on') if FLAGS.shallow else ()))}
-        | {'depth': FLAGS.depth if FLAGS.shallow else _depth()},
+        'settings': _recorded(),
         'num_steps': trained.num_steps,
         'ms_per_step': trained.ms_per_step,
         'history': [
@@ -111,11 +115,17 @@ def main(argv: Sequence[str]) -> None:
         'points': points(small, large, cascade.together),
         'points_of_the_deep_answer_alone': points(small, large, cascade.of_large),
     }
-    files.write(output / f'{name()}.json', lambda file: file.write(files.json_bytes(results)))
+    files.write(results_file, lambda file: file.write(files.json_bytes(results)))
     saved.unlink()
     log(results['shallow'], results['deep'])
     for point in results['points_of_the_deep_answer_alone' if FLAGS.shallow else 'points']:
         log(f'{point["mean_macs"] / 1e6:.2f} M {point["accuracy"]:.2f} %', point['own_less_shuffled'])
+
+
+def _recorded() -> dict[str, Any]:
+    of_kind = ('shallow', 'joined_on') if FLAGS.shallow else ()
+    depth = FLAGS.depth if FLAGS.shallow else _depth()
+    return {key: FLAGS[key].value for key in (*SETTINGS, *of_kind)} | {'depth': depth}
 
 
 def points(small: cascade.Answerer, large: cascade.Answerer, answer: Callable[..., np.ndarray]) -> list[dict[str, Any]]:
@@ -188,7 +198,7 @@ def _trained(pair: Pair, train: images.Images, cache: pathlib.Path, saved: pathl
     recipe = methods.Recipe(FLAGS.rate, 0.0)
     schedule = methods.schedule('static', recipe, num_steps, np.ones(1))
     return fine_tuning.train(
-        steps, schedule, pair.begun, num_steps, lambda averages: averages, saved, FLAGS.save_seconds, log
+        steps, schedule, pair.begun, num_steps, lambda averages: averages, saved, _recorded(), FLAGS.save_seconds, log
     )
 
 
@@ -197,4 +207,4 @@ def _accuracy(answerer: cascade.Answerer) -> float:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.run(main)

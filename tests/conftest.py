@@ -13,6 +13,7 @@ import jax
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+import kept_programs
 from browsing import chromium
 
 # Level 0 compiles faster yet, but what it compiles runs four times as long, which a training run does not make up for.
@@ -24,6 +25,8 @@ os.environ['XLA_FLAGS'] = f'{QUICK_COMPILING} {os.environ.get("XLA_FLAGS", "")}'
 jax.config.update('jax_platforms', 'cpu')  # where there is an accelerator as well: it is one device, and rounds
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+COMPILED = 'compiled'  # in pytest's cache
 
 # Files whose tests need nothing of each other, and minutes together: workers take those one by one.
 ONE_BY_ONE = ('test_half_hour', 'test_smoke')
@@ -104,11 +107,16 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, 'workerinput'):  # once, when all workers are done
+        kept_programs.forget_unused(session.config.cache.mkdir(COMPILED))
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compiled_once(request: pytest.FixtureRequest) -> None:
     """Tests and the commands they start compile the same small programs over and over, in every worker and run."""
     settings = {
-        'jax_compilation_cache_dir': str(request.config.cache.mkdir('compiled')),
+        'jax_compilation_cache_dir': str(request.config.cache.mkdir(COMPILED)),
         'jax_persistent_cache_min_compile_time_secs': 0.0,
         'jax_persistent_cache_min_entry_size_bytes': -1,
         # Where a callback lies that says how a call is partitioned, which is done before anything is kept.

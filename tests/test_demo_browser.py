@@ -133,7 +133,7 @@ def test_an_image_is_answered_and_the_dial_changes_its_route(
     assert dialled[0][i] > dialled[1][i], 'an image whose route the dial changes'
     image = run.images_NxHxWxC[i]
     page = opened(of_run, **DESK)
-    expect(page.locator('#caption')).to_contain_text('Test image')  # which it begins with
+    expect(page.locator('#caption')).to_contain_text('Image ')  # which it begins with
     if way == 'choose':
         with page.expect_file_chooser() as chooser:
             page.get_by_role('button', name='Choose an image').press('Enter')
@@ -178,7 +178,7 @@ def test_a_test_image_is_looked_at_by_a_finger(opened: Callable[..., Any], of_ru
     button = page.get_by_role('button', name='Image 17:')
     button.tap()
     label = run.predictor.spec.classes[run.record.labels_N[17]]
-    expect(page.locator('#caption')).to_have_text(f'Test image 17, of class {label}.')
+    expect(page.locator('#caption')).to_have_text(f'Image 17, of class {label}.')
     assert_shows(page, run.predictor, run.images_NxHxWxC[17], 0.5)
     assert_lit(page, run.record.decisions_Nxn[17].astype(int).tolist())
 

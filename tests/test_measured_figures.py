@@ -1,6 +1,9 @@
-"""Figures of what was measured: of timings, and of tables beside the paper's numbers."""
+"""What was measured: figures of timings and of tables beside the paper's numbers, and where numbers are kept."""
 
 import json
+import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ from matplotlib.figure import Figure
 
 import helpers
 from codinet_jax.analysis import style
-from experiments.measure import plot_timing
+from experiments.measure import plot_timing, report
 from experiments.reproduce import pictures
 
 RESULTS = helpers.REPOSITORY / 'experiments' / 'results'
@@ -64,3 +67,30 @@ def test_counts_of_very_different_size_have_a_logarithmic_scale_and_shares_have_
     assert column('paths', row({}, paths=[4, 20])).get_xscale() == 'linear'
     assert column('same_route', row({}, same_route=[0.6, 100.0])).get_xscale() == 'linear'
     assert np.all(np.isfinite(column('K', row({'K': 5.0})).get_xlim())), 'a table of which nothing is trained'
+
+
+@pytest.mark.parametrize('name', ['fuzz', 'input_rate', 'kill_campaign', 'serving', 'soak'])
+def test_numbers_that_could_not_be_kept_are_not_measured(tmp_path: pathlib.Path, name: str) -> None:
+    (tmp_path / 'earlier').mkdir()
+    (tmp_path / 'earlier' / 'mine').write_text('of an earlier run')
+    flags = {
+        'input_rate': ['--data_dir=none', '--output=missing/numbers.json'],
+        'serving': ['--results=missing/numbers.json'],
+    }.get(name, ['--results=missing/numbers.json', f'--output={tmp_path / "earlier"}'])
+    ended = subprocess.run(
+        [sys.executable, '-m', f'experiments.measure.{name}', *flags],
+        cwd=helpers.REPOSITORY,
+        env=helpers.environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 2 and 'a file in a directory that is there' in ended.stderr, ended.stderr
+    assert (tmp_path / 'earlier' / 'mine').exists()
+
+
+def test_numbers_are_kept_where_a_person_says(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    report.show({'one': 1}, '~/numbers.json')
+    assert json.loads((tmp_path / 'numbers.json').read_text()) == {'one': 1}

@@ -1,6 +1,7 @@
 """A finished run as analysis sees it: what evaluation recorded, and what the workdir says of it."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,7 +169,7 @@ def read_run(
 
 
 def _read_curve(workdir: Workdir) -> Curve | None:
-    points = load.operating_points(workdir).curve
+    points = tuple(point for point in load.operating_points(workdir).curve if math.isfinite(point.top1))
     return Curve(str(workdir.read_cost_curve()['split']), points) if points else None
 
 

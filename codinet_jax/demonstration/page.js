@@ -91,7 +91,7 @@ function introduction() {
 function whatToTry() {
   const seen = about.kind === 'cascade' ? 'see which network answers' : 'see blocks drop out';
   const steps = ['Drop an image anywhere on this page, or choose one.'];
-  if (about.groups.length) steps[0] = 'Give an image of your own, or press one of the test images below.';
+  if (about.groups.length) steps[0] = 'Give an image of your own, or press one of the images below.';
   if (about.dial.stops.length) steps.push(`Then turn the dial towards cheaper, and ${seen}.`);
   return steps.join(' ');
 }
@@ -205,7 +205,7 @@ async function lookOnce(image) {
 }
 
 function lookAtExample(number, name) {
-  wanted = {number, caption: `Test image ${number}, of class ${name}.`};
+  wanted = {number, caption: `Image ${number}, of class ${name}.`};
   look();
 }
 

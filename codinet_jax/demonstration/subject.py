@@ -12,7 +12,7 @@ from codinet_jax.runtime.console import plural
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
-NO_RUN = 'Test images by their routes are shown of a run: give its --workdir.'
+NO_RUN = 'Images by their routes are shown of a run: give its --workdir.'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Hung(BaseException):
 
 def main(argv: Sequence[str]) -> int:
     del argv
+    command.output_file(RESULTS)  # refused before anything is measured
     root = report.empty_directory(OUTPUT.value)
     (root / 'failures').mkdir()
     kinds = {name: kind for name, kind in _kinds(root).items() if ONLY.value in (None, name)}

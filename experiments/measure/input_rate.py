@@ -36,6 +36,7 @@ UNTIMED_BATCHES = 5
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    output = command.output_file(OUTPUT)
     if not all(number.isdecimal() and int(number) for number in VIEWS.value):
         raise InputError(f'--views is {",".join(VIEWS.value)}: give numbers from 1, as --views=1,2,4.')
     command.start_devices()
@@ -54,9 +55,9 @@ def main(argv: Sequence[str]) -> None:
         rows.append({'name': name, 'views': num_views, 'images_per_second': round(images, 1), 'repeats': len(measured)})
         views = (num_views, f'{images * num_views:.0f}') if num_views else ('', '')
         print(f'{name:18} {views[0]:>5} {images:9.0f} {views[1]:>9}')
-    if OUTPUT.value:
+    if output:
         setting = {name: flags.FLAGS[name].value for name in ('dataset', 'image_size', 'batch_size', 'seconds', 'seed')}
-        Path(OUTPUT.value).write_text(json.dumps(setting | {'rates': rows} | provenance.machine(), indent=2) + '\n')
+        output.write_text(json.dumps(setting | {'rates': rows} | provenance.machine(), indent=2) + '\n')
 
 
 def _pipelines() -> dict[tuple[str, int], Callable[[], Iterator[Any]]]:

@@ -65,6 +65,7 @@ class Attempt(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     del argv
+    command.output_file(RESULTS)  # refused before anything is measured
     root = report.empty_directory(OUTPUT.value)
     moments = random.Random(SEED.value)
     print('one run in peace, twice: the first fills the compilation cache ...', flush=True)
@@ -82,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
         failed += (unlike := [f'{name}: {what}' for what in differences(root / name, root / 'undisturbed')])
         kills = _num_killed(attempts)
         print(f'{name} {"DIFFERS" if unlike else "equal to the bit"} after {kills} kills in all', flush=True)
-        shutil.rmtree(root / name)
+        if not unlike:
+            shutil.rmtree(root / name)
     report.show(_numbers(attempts, number, failed, peaceful), RESULTS.value)
     return 1 if failed else 0
 

@@ -25,7 +25,7 @@ def show(numbers: Mapping[str, Any], file: str | None = None) -> None:
     text = json.dumps(numbers, indent=1)
     print(text)
     if file:
-        pathlib.Path(file).write_text(text + '\n')
+        files.expanded(file).write_text(text + '\n')
 
 
 def about(config: ConfigDict) -> dict[str, str]:

@@ -34,6 +34,7 @@ CONFIG = (
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    command.output_file(RESULTS)  # refused before anything is measured
     root = report.empty_directory(OUTPUT.value)
     training = _line(_trained(root), 'step')
     prediction = _line(_predicted(root / 'run'), 'image')

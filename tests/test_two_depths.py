@@ -1,5 +1,6 @@
 """A shallow network inside a deep one, in experiments/real_accuracy; and what going on to the deep one is worth."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -17,6 +18,7 @@ from codinet_jax.runtime.errors import InputError
 from experiments.real_accuracy import (
     cascade,
     depths,
+    frontier,
     images,
     longer_cascades,
     methods,
@@ -184,6 +186,27 @@ def test_a_longer_cascade_is_what_image_by_image_counts(tmp_path: pathlib.Path) 
     assert found['own_less_shuffled']['difference'] == pytest.approx(own - by_chance, abs=0.4)
     with pytest.raises(InputError, match='Nothing has asked neither'):
         longer_cascades.read(['neither', 'other'], tmp_path, tmp_path)
+
+
+def test_the_frontier_is_of_what_was_measured(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over seeds, without the points where next to no image goes on, or nearly all."""
+    monkeypatch.setattr(frontier, 'RESULTS', tmp_path)
+    for seed, accuracies in enumerate(((90.0, 91.0, 92.0, 93.0), (90.0, 92.0, 93.0, 93.0))):
+        targets = (40.6e6, 50e6, 60e6, 120e6)
+        points = [
+            {'target_macs': target, 'mean_macs': target + 2e6 * seed, 'accuracy': accuracy}
+            for target, accuracy in zip(targets, accuracies, strict=True)
+        ]
+        numbers = {
+            'shallow': {'macs': 40e6},
+            'deep': {'macs_of_going_on': 86e6},
+            'points_of_the_deep_answer_alone': points,
+        }
+        (tmp_path / f's{seed}.json').write_text(json.dumps(numbers))
+    found = frontier.resumed('two seeds', ['s0', 's1'], 'o-', 0)
+    np.testing.assert_allclose(found.macs, [51e6, 61e6])
+    np.testing.assert_allclose(found.accuracies_SxP, [[91, 92], [92, 93]])
+    assert found.accuracies_SxP.mean(axis=0).tolist() == [91.5, 92.5]
 
 
 def test_what_going_on_is_worth_is_told_by_others_going_on() -> None:

@@ -5,7 +5,7 @@
 (given networks, in --cache), and its first may be what `two_depths` has trained (in --output), whose deep answer is in
 place of its first. What follows joins the mean of all that were asked, and an image goes on while the answer's largest
 probability is too small. All steps share one threshold; it meets the cost on one half of test and is used on the other,
-both ways. Writes NAME.json.
+both ways. Writes NAME.json: `alone`, every network's own answers, and `cascades`.
 """
 
 import pathlib
@@ -103,6 +103,9 @@ def point(steps: Steps, target_macs: float, times: int) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     del argv
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
+    alone = [
+        each for name in dict.fromkeys('>'.join(FLAGS.cascades).split('>')) for each in _of_one(name, cache, output)
+    ]
     found = {}
     for names in FLAGS.cascades:
         steps = read(names.split('>'), cache, output)
@@ -112,7 +115,14 @@ def main(argv: Sequence[str]) -> None:
             *(f'{each["accuracy"]:.2f} % at {each["mean_macs"] / 1e6:.1f}' for each in found[names]),
             sep='  ',
         )
-    files.write(output / f'{FLAGS.name}.json', lambda file: file.write(files.json_bytes(found)))
+    numbers = {'alone': {each.name: _alone(each) for each in alone}, 'cascades': found}
+    files.write(output / f'{FLAGS.name}.json', lambda file: file.write(files.json_bytes(numbers)))
+
+
+def _alone(network: cascade.Answerer) -> dict[str, float]:
+    """Its own answers to all images, and what they add to an image's MACs."""
+    right_N = network.logits.argmax(axis=-1) == network.labels
+    return {'accuracy': 100 * float(right_N.mean()), 'macs': network.macs}
 
 
 if __name__ == '__main__':

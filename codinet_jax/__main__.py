@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import runpy
+import signal
 import sys
 
 from codinet_jax import __version__
@@ -31,6 +32,7 @@ def main() -> None:
     """Runs the command that the first argument names, as `python -m codinet_jax.NAME` does."""
     name = sys.argv[1] if len(sys.argv) > 1 else '--help'
     if name in ('--help', '-h', 'help'):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `| head`, as other programs do
         print(_overview())
     elif name == '--version':
         print(f'codinet_jax {__version__}')

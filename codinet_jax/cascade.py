@@ -1,16 +1,15 @@
-"""Makes one network of several: the cheapest answers every image, and those it is unsure of go on to the next, whose
-answer is then the mean of all that were asked.
+"""Makes one network of several: the cheapest answers every image, and those it is unsure of go on to the next:
 
     python -m codinet_jax.cascade --members=runs/r20,runs/r56 --target_cost=0.5 --output=cascade.exported
 
 Members are finished static runs, cheapest first, of the same images and classes; nothing is trained. The first may be
-a run whose network resumes: it answers twice, and who is unsure still goes on to the next. How unsure a
-network must be for the next to be asked is found on training images that were held out of the last run
-(config.val_split), or else on those it was trained on, of which networks are surer than of others: on new images such
-a cascade costs more than was asked for. What each target comes to on the test split is printed. What is written is an
-exported network like any other, which predicts and serves; its --cost is a share of the last member's. With
---workdir=DIRECTORY what it does with every test image is recorded there as a run's evaluation is, for analyze and
-compare: an image's route is which networks it was sent to.
+a run whose network resumes: it answers twice, and who is unsure still goes on to the next. An image's answer is the
+mean of all that were asked. How unsure a network must be for the next to be asked is found on training images that were
+held out of the last run (config.val_split), or else on those it was trained on, of which networks are surer than of
+others: on new images such a cascade costs more than was asked for. What each target comes to on the test split is
+printed. What is written is an exported network like any other, which predicts and serves; its --cost is a share of the
+last member's. With --workdir=DIRECTORY what it does with every test image is recorded there as a run's evaluation is,
+for analyze and compare: an image's route is which networks it was sent to.
 """
 
 import functools

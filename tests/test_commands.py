@@ -1,6 +1,7 @@
 """What every command shares: one name for all of them, the config that it is given, and what a terminal can show."""
 
 import ast
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from absl import flags
 import codinet_jax
 import helpers
 from codinet_jax import __main__ as all_commands
+from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command
 from codinet_jax.runtime.errors import InputError
 
@@ -47,7 +49,15 @@ def test_all_commands_are_listed_with_what_they_do() -> None:
         assert sorted(listed) == COMMANDS
         for name, does in listed.items():
             docstring = ast.get_docstring(ast.parse((PACKAGE / f'{name}.py').read_text()))
-            assert docstring and docstring.startswith(does), name
+            assert docstring and docstring.startswith((f'{does}:', f'{does}.')), name
+
+
+def test_who_has_read_enough_of_the_list_ends_it() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run([sys.executable, '-m', 'codinet_jax'], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (-signal.SIGPIPE, '')
 
 
 def test_it_names_its_version() -> None:
@@ -91,6 +101,40 @@ def test_what_is_no_switch_is_not_switched_off(given: str) -> None:
     flags.DEFINE_string('name', '', '', flag_values=values)
     with pytest.raises(InputError, match='Unknown command line flag'):
         command.parse(['command', given], values)
+
+
+UNKNOWN = {
+    'a field without its section': (
+        ['--config=digits_r14', '--data_dir=a'],
+        'flag --data_dir. Did you mean --config.data_dir?',
+    ),
+    'a field of two sections': (
+        ['--config=digits_r14', '--epochs=1'],
+        'Did you mean --config.stage1.epochs or --config.stage2.epochs?',
+    ),
+    'a field and no config': (['--config.seed=1'], 'flag --config.seed. Give --config as well.'),
+    'none that is like it': (['--config=digits_r14', '--nonesuch=1'], "flag 'nonesuch'. See --help."),
+    'a file': (['-an image.jpg'], 'A file of that name is given as ./-an image.jpg.'),
+}
+
+
+@pytest.mark.parametrize('case', UNKNOWN)
+def test_a_flag_that_there_is_none_of_is_answered_by_what_there_is(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, sentence = UNKNOWN[case]
+    monkeypatch.chdir(tmp_path)
+    Path('-an image.jpg').touch()
+    values = flags.FlagValues()
+    config_flag.define_config('', flag_values=values)
+    with pytest.raises(InputError) as raised:
+        command.parse(['command', *given], values)
+    assert str(raised.value).endswith(sentence)
+
+
+def test_a_command_of_a_run_takes_no_field() -> None:
+    with pytest.raises(InputError, match=r'flag --config\.seed\. This command takes no config: a run keeps its own\.'):
+        command.parse(['command', '--config.seed=1'], flags.FlagValues())
 
 
 # All are digits_r14, of depth 14 and alpha 0.2, unless a field says otherwise.

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 import jax
@@ -233,6 +233,9 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
         return rest
     except InputError:
         raise
+    except flags.UnrecognizedFlagError as error:
+        advice = _meant(error.flagname, argv, values)
+        raise InputError(f'There is no flag --{error.flagname}. {advice}' if advice else _sentence(error)) from error
     except SyntaxError as error:
         raise InputError(
             f'{error.filename}, line {error.lineno}: {error.msg}; --config takes a Python file.'
@@ -284,6 +287,23 @@ def _config_first(argv: Sequence[str]) -> list[str]:
     return [argv[0], *config, *others]
 
 
+def _meant(name: str, argv: Sequence[str], values: flags.FlagValues) -> str:
+    """What to write in place of a flag that there is none of, in a sentence, if one can know."""
+    if f'-{name}' in argv and os.path.lexists(f'-{name}'):
+        return f'A file of that name is given as ./-{name}.'
+    takes_config = 'config' in values
+    if name.startswith('config.'):
+        return 'Give --config as well.' if takes_config else 'This command takes no config: a run keeps its own.'
+    config = values['config'].value if takes_config else None
+    fields = [field for field in _fields(config.to_dict() if config else {}) if field.endswith(f'.{name}')]
+    return f'Did you mean {" or ".join(f"--{field}" for field in fields)}?' if fields else ''
+
+
+def _fields(config: Mapping[str, object], above: str = 'config') -> Iterator[str]:
+    for name, value in config.items():
+        yield from _fields(value, f'{above}.{name}') if isinstance(value, Mapping) else [f'{above}.{name}']
+
+
 def _sentence(error: Exception) -> str:
     """What a flag's error says to a person."""
     text: object = error
@@ -291,5 +311,6 @@ def _sentence(error: Exception) -> str:
         text = text.args[0]
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     if isinstance(error, AttributeError | KeyError):
-        return f'The config has no such field: {" ".join(lines)}'
-    return ' '.join([*lines, 'See --help.'])
+        return f'The config has no such field: {". ".join(lines)}'
+    what = ' '.join(lines)
+    return f'{what}{"" if what.endswith((".", "?")) else "."} See --help.'

@@ -301,6 +301,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: [move(root, f'train/{name}', name) for name in CLASSES] + [(root / 'train').rmdir()],
         'holds val/, which is the name of a split',
     ),
+    'splits in the classes': (
+        lambda root: (
+            [move(root, f'{split}/{name}', f'{name}/{split}') for split in ('train', 'val') for name in ('ant', 'bee')]
+            + [shutil.rmtree(root / split) for split in ('train', 'val')]
+        ),
+        'ant holds train/ and is taken for a class: .*if it is a class, put its images into train/CLASS/',
+    ),
     'a loop': (
         lambda root: (root / 'train' / 'ant' / 'in').symlink_to(root / 'train'),
         'read already: remove the link',
@@ -339,17 +346,20 @@ def test_a_data_dir_that_is_none_is_refused(root: Path, tmp_path: Path) -> None:
     for data_dir, sentence in (
         (tmp_path / 'nowhere', 'nowhere does not exist'),
         (root / 'train' / 'ant' / '0.png', 'is a file'),
-        (tmp_path, 'one class alone, images'),
-        (root / 'val' / 'bee', 'lies in no class'),
+        (tmp_path, 'images holds train/ and is taken for a class: give it as data_dir'),
+        (root / 'val' / 'bee', 'lies in no class: give the folder that holds train/ and val/'),
         (None, '--config.data_dir=DIR'),
         ('gs://bucket/images', 'on this machine'),
     ):
         with pytest.raises(InputError, match=sentence):
             source(data_dir)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r'holds no val/ or test/: make one .*val_split=0\.1'):
+    with pytest.raises(InputError, match=rf'holds no val/ or test/: give {root}, which does, .*val_split=0\.1'):
         source(root / 'train').open('test')
-    with pytest.raises(InputError, match='holds no val/: make one'):
+    shutil.rmtree(root / 'val')
+    with pytest.raises(InputError, match='holds no val/: put its folders into train/ and make one beside that'):
         source(root / 'train').open('validation')
+    with pytest.raises(InputError, match='holds no val/: make one beside train/'):
+        source(root).open('validation')
 
 
 def test_links_to_images_and_to_folders_of_them_are_followed(root: Path, tmp_path: Path) -> None:

@@ -129,6 +129,11 @@ def _split_folders(root: Path) -> dict[str, str]:
                 f'{printable(root)} holds {printable(odd[0])}/, which is the name of a split and not of a class: call '
                 'the splits train/ and val/ or test/, or give it another name.'
             )
+        if whole := next(filter(_holds_splits, folders.values()), None):
+            raise InputError(
+                f'{printable(whole)} holds train/ and is taken for a class: give it as data_dir; or, if it is a class, '
+                'put its images into train/CLASS/ and val/CLASS/.'
+            )
         return {TRAIN: str(root)}
     for name in folders.keys() - {TRAIN, *OTHERS}:
         if image := next(_images(folders[name], set()), None):
@@ -142,6 +147,10 @@ def _split_folders(root: Path) -> dict[str, str]:
     return others | ({TRAIN: folders[TRAIN]} if TRAIN in folders else {})
 
 
+def _holds_splits(directory: str) -> bool:
+    return all(any(os.path.isdir(os.path.join(directory, name)) for name in names) for names in ((TRAIN,), OTHERS))
+
+
 def _train(root: Path) -> str:
     directories = _split_folders(root)
     if TRAIN not in directories:
@@ -153,9 +162,16 @@ def _evaluated(directories: dict[str, str], split: str, root: Path) -> str:
     found = directories.get(split) or (directories.get('validation') if split == 'test' else None)
     if found is None:
         wanted = 'val/ or test/' if split == 'test' else 'val/'
+        above = root.absolute().parent
+        if directories[TRAIN] != str(root):
+            advice = 'make one beside train/'
+        elif _holds_splits(str(above)):
+            advice = f'give {printable(above)}, which does'
+        else:
+            advice = 'put its folders into train/ and make one beside that'
         raise InputError(
-            f'{printable(root)} holds no {wanted}: make one beside train/, or hold images out of train with '
-            '--config.val_split=0.1, which makes them the split validation.'
+            f'{printable(root)} holds no {wanted}: {advice}, or hold images out of train with --config.val_split=0.1, '
+            'which makes them the split validation.'
         )
     return found
 
@@ -164,7 +180,8 @@ def _class_folders(directory: str) -> list[str]:
     """The folders in one, where no image may lie beside them."""
     folders, images = _entries(directory)
     if images:
-        raise InputError(f'{printable(images[0])} lies in no class: move it into the folder of its class.')
+        advice = 'move it into the folder of its class' if folders else 'give the folder that holds train/ and val/'
+        raise InputError(f'{printable(images[0])} lies in no class: {advice}.')
     return folders
 
 

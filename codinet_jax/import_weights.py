@@ -115,7 +115,8 @@ def _per_channel(flag: flags.FlagHolder[list[str] | None], like: tuple[float, ..
         numbers = ()
     if len(numbers) != 3 or not all(0 <= number <= 1 for number in numbers) or (flag is STD and min(numbers) == 0):
         raise InputError(
-            f'--{flag.name} is {",".join(flag.value)}: give three numbers like {like}, of pixels in [0, 1].'
+            f'--{flag.name} is {",".join(flag.value)}: give three numbers, of pixels in [0, 1], as '
+            f'--{flag.name}={",".join(map(str, like))}.'
         )
     return numbers
 

@@ -1,5 +1,6 @@
 """Weights of published ResNets say here what they say there, and what does not fit is refused."""
 
+import functools
 import hashlib
 import subprocess
 import types
@@ -21,7 +22,7 @@ from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.models import hub, pretrained, state_dict, weights_file
 from codinet_jax.models.architecture import StrideOn, cifar_resnet, imagenet_resnet
 from codinet_jax.models.execution import masked
-from codinet_jax.models.network import RoutedResNet
+from codinet_jax.models.network import RoutedResNet, fresh_variables
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 from reference_network import Tree, np_conv, np_norm, np_relu, np_stem
@@ -457,12 +458,22 @@ def test_the_file_says_what_its_weights_were_trained_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'flags', [{'mean': '0.5'}, {'mean': '0.5,0.5,nan'}, {'mean': '127,127,127'}, {'std': '1,1,0'}, {'std': 'a,b,c'}]
+    'flags',
+    [
+        {'mean': '0.5'},
+        {'mean': '0.5,0.5,nan'},
+        {'mean': '127,127,127'},
+        {'std': '1,1,0'},
+        {'std': 'a,b,c'},
+        {'mean': '(.5,.5,.5)'},
+    ],
 )
 def test_a_normalisation_that_is_none_is_refused(tmp_path: Path, flags: dict[str, str]) -> None:
     source, output = tmp_path / 'resnet8.safetensors', tmp_path / 'resnet8.npz'
     source.touch()
-    with pytest.raises(InputError, match=rf'--{next(iter(flags))} is .*give three numbers like \(0\.'):
+    with pytest.raises(
+        InputError, match=rf'--{(name := next(iter(flags)))} is .*give three numbers, .* as --{name}=0\.'
+    ):
         run_main(source, output, **flags)
     assert not output.exists()
 
@@ -696,6 +707,13 @@ def test_a_file_that_does_not_fit_the_network_is_refused_by_leaf(case: str) -> N
     assert message.startswith('some.npz does not fit') and f'{path} is ' in message and words in message, message
 
 
+def test_a_file_of_another_depth_is_said_to_be() -> None:
+    networks = [RoutedResNet(cifar_resnet(depth), router=None) for depth in (8, 14)]
+    fresh, given = (jax.eval_shape(functools.partial(fresh_variables, network, 0)) for network in networks)
+    with pytest.raises(InputError, match=r'fits model\.backbone=cifar_resnet and model\.depth=14, .*depth=8 is set'):
+        pretrained.into(fresh, given, 'some.npz')
+
+
 def with_head(variables: Tree, features: int, num_classes: int) -> Tree:
     head = {'kernel': np.ones((features, num_classes), np.float32), 'bias': np.ones(num_classes, np.float32)}
     return variables | {'params': variables['params'] | {'head': head}}
@@ -735,7 +753,9 @@ def nested(leaves: dict[str, np.ndarray]) -> Tree:
 # --- The file. ---
 
 
-@pytest.mark.parametrize('case', ['text', 'one array', 'objects', 'truncated', 'a leaf inside a leaf', 'missing'])
+@pytest.mark.parametrize(
+    'case', ['text', 'one array', 'objects', 'truncated', 'a leaf inside a leaf', 'missing', 'a state dict']
+)
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / 'weights.npz'
     arrays: dict[str, Any] = {'params/head/bias': np.zeros(3)}
@@ -743,6 +763,8 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, case: str) -> N
         arrays['params/head/kernel'] = np.array([{}], object)
     elif case == 'a leaf inside a leaf':
         arrays['params/head/bias/scale'] = np.zeros(3)
+    elif case == 'a state dict':
+        arrays = {'fc.bias': np.zeros(3)}
     np.savez(path, **arrays)
     if case == 'text':
         path.write_text('no weights')
@@ -756,3 +778,9 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, case: str) -> N
     with pytest.raises(InputError, match=r'weights\.npz cannot be read as weights \(.*import it again') as refused:
         weights_file.read(path)
     assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize('suffix', state_dict.SUFFIXES)
+def test_a_file_that_is_not_imported_yet_is_said_to_be(suffix: str) -> None:
+    with pytest.raises(InputError, match=rf'net\{suffix} is to be imported first: .* --source=net\{suffix} --output='):
+        weights_file.read(f'net{suffix}')

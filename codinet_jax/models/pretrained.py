@@ -164,9 +164,21 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
         if here != there:
             raise InputError(
                 f'{source} does not fit this network: {"/".join(path)} is {there} in the file and {here} in the '
-                'network; give weights of the same backbone, classes and routers.'
+                f'network; {_alike(variables, imported)}.'
             )
     return traverse_util.unflatten_dict(ours | given)
+
+
+def _alike(variables: Mapping[str, Any], imported: Mapping[str, Any]) -> str:
+    """What to make alike where a file does not fit: backbone and depth, if they can be found and are not."""
+    try:
+        ours, theirs = kind_and_depth(variables, ''), kind_and_depth(imported, '')
+    except InputError:
+        ours = theirs = ('', 0)
+    if ours == theirs:
+        return 'give weights of the same backbone, classes and routers'
+    is_set, would_fit = (f'model.backbone={kind} and model.depth={depth}' for kind, depth in (ours, theirs))
+    return f'it fits {would_fit}, and {is_set} is set: give other weights, or set that'
 
 
 def teacher(model: RoutedResNet, imported: Mapping[str, Any], source: str) -> dict[str, Any]:

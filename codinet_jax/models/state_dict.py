@@ -19,6 +19,7 @@ import numpy as np
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError, first_sentence
 
+SUFFIXES = ('.safetensors', '.pth', '.pt', '.th')
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file in the old format
 _TYPES = {
     'FloatStorage': np.dtype('<f4'),
@@ -42,13 +43,12 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       InputError: it is not there, is of another kind, is damaged, or holds anything but tensors.
     """
-    readers = {'.safetensors': _read_safetensors, **dict.fromkeys(('.pth', '.pt', '.th'), _read_torch)}
-    if path.suffix not in readers:
-        raise InputError(f'{path} is not a {", ".join(readers)} file: give --source one that is.')
+    if path.suffix not in SUFFIXES:
+        raise InputError(f'{path} is not a {", ".join(SUFFIXES)} file: give --source one that is.')
     with files.reading(path):
         if not path.is_file():
             raise InputError(f'{path} is not there: give --source a file that is.')
-    tensors = readers[path.suffix](path)
+    tensors = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
     wrapper = 'module.' if all(name.startswith('module.') for name in tensors) else ''
     return {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
 

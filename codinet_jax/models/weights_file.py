@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
+from codinet_jax.models import state_dict
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
@@ -84,8 +85,14 @@ def read_stride_on(path: str | os.PathLike[str]) -> str | None:
 @contextlib.contextmanager
 def _opened_weights(path: str | os.PathLike[str]) -> Iterator[Any]:
     found = files.expanded(path)
+    if found.suffix in state_dict.SUFFIXES:
+        raise InputError(
+            f'{path} is to be imported first: codinet_jax.import_weights --source={path} --output=FILE.npz.'
+        )
     try:
         with open(found, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+            if not any(name.startswith('params/') for name in arrays.files):
+                raise ValueError('it holds no params/')
             yield arrays
     except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
         unreadable = InputError(f'{path} cannot be read as weights ({error}): restore it, or train or import it again.')

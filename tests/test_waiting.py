@@ -1,5 +1,6 @@
 """Whoever waits for long is told what goes on, how far it is and how long it takes; what is short is silent."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,23 @@ def test_what_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> N
     with waiting('reading images', 3) as report:
         report(3)
     assert capsys.readouterr() == ('', '')
+
+
+def test_a_line_that_nobody_reads_any_more_ends_the_lines_alone(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def log(*_: Any) -> None:
+        tried.set()
+        raise BrokenPipeError
+
+    monkeypatch.setattr(lines, 'log', log)
+    uncaught: list[Any] = []
+    monkeypatch.setattr(threading, 'excepthook', uncaught.append)
+    with waiting('reading images'):
+        assert tried.wait(FOREVER)
+    assert not uncaught
 
 
 def test_the_rate_and_the_time_left_are_of_what_came_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,10 @@ def waiting(
 
     def report() -> None:
         pause = SECONDS_QUIET if quiet is None else quiet
-        while not is_done.wait(pause):
-            log(count.line(time.monotonic()), file)
-            pause = SECONDS_BETWEEN_LINES
+        with contextlib.suppress(OSError):  # the program's own next line meets it as well
+            while not is_done.wait(pause):
+                log(count.line(time.monotonic()), file)
+                pause = SECONDS_BETWEEN_LINES
 
     thread = threading.Thread(target=report, name='waiting', daemon=True)
     thread.start()

@@ -111,7 +111,8 @@ class Recipe:
             every = getattr(self, name)
             if every > 0 and round(every * num_images / self.batch_size) == 0:
                 raise InputError(
-                    f'{name} is {every}, which is less than a step of {self.batch_size} images: give at least '
+                    f'{name} is {every}, which is less than a step of {self.batch_size} images, and there are '
+                    f'{num_images}: give a smaller batch_size, or here at least '
                     f'{self.batch_size / num_images:.2g}, or 0 for never.'
                 )
 

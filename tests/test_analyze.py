@@ -212,12 +212,16 @@ def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
     second = tmp_path / 'routed' / 'seed_1'
     for name in ('config.json', 'results.json'):
         (second / name).write_text(json.dumps(json.loads((second / name).read_text()) | {'seed': 1}))
-    with np.load(second / 'routes' / 'test.npz') as routes:
-        wrong = {**routes, 'predictions_N': (routes['labels_N'] + 1) % 10}
+    with np.load(second / 'routes' / 'test.npz') as file:
+        routes = dict(file)
+    wrong = {**routes, 'predictions_N': (routes['labels_N'] + 1) % 10}
     np.savez(second / 'routes' / 'test.npz', **wrong)
+    shutil.copytree(workdir, tmp_path / 'alone')
+    in_another_order = {name: routes[name][::-1] for name in ('labels_N', 'predictions_N')}
+    np.savez(tmp_path / 'alone' / 'routes' / 'test.npz', **{**routes, **in_another_order})
     seeds = [str(tmp_path / 'routed' / f'seed_{seed}') for seed in (0, 1)]
     flags = ['--group', '--no-map', '--format=svg', '--width=single', f'--output={tmp_path / "out"}']
-    finished = helpers.run_command('compare', *flags, *seeds, f'alone={workdir}')
+    finished = helpers.run_command('compare', *flags, *seeds, str(tmp_path / 'alone'))
     assert finished.returncode == 0, finished.stderr
     drawn = FIGURES - OF_ONE_RUN - {'map_by_class', 'map_by_blocks'}
     assert {name for name in helpers.all_bytes(tmp_path / 'out') if name.endswith('.svg')} == {
@@ -227,6 +231,7 @@ def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
     top1 = numbers['alone']['top1']
     assert [each['top1'] for each in numbers['routed']] == [top1, 0]
     assert 'routed (2 seeds)' in finished.stdout
+    assert 'note: alone: evaluated on other images than routed, so' in finished.stdout
     assert f'{top1 / 2:.2%} ± {top1 / np.sqrt(2):.2%}' in finished.stdout
     with open(tmp_path / 'out' / 'path_lengths.csv') as file:
         images = {row['run']: 0 for row in csv.DictReader(file)}

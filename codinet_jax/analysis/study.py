@@ -47,7 +47,7 @@ def study(runs: Sequence[Run], log: Log, options: Options = DEFAULTS, against: S
         of_seeds[0]['less'] = {other: pair for (own, other), pair in pairs.items() if own == name}
     positions = lay_out(firsts, log) if options.has_map else [None] * len(firsts)
     of_all = [*tables.tables(found), *([tables.paired(pairs)] if pairs else [])]
-    remarked = _remarks(groups) + _lacking(firsts, positions, options)
+    remarked = _remarks(groups) + _of_other_images(firsts) + _lacking(firsts, positions, options)
     log('drawing')
     seeds = list(runs) if len(runs) > len(shown) else []
     draw = functools.partial(figures.draw, shown, positions, seeds=seeds)
@@ -119,6 +119,17 @@ def _remarks(groups: Mapping[str, Sequence[Run]]) -> list[str]:
             of_which += [f'seed {run.results["seed"]}'] * (len(seeds) > 1)
             remarked += [': '.join((*filter(None, [', '.join(of_which)]), remark)) for remark in remarks(run)]
     return remarked
+
+
+def _of_other_images(runs: Sequence[Run]) -> list[str]:
+    """That runs stand beside each other which were evaluated on different images, as their labels say."""
+    others = [run.name for run in runs if not np.array_equal(run.record.labels_N, runs[0].record.labels_N)]
+    if not others:
+        return []
+    return [
+        f'{style.listed(others)}: evaluated on other images than {runs[0].name}, so accuracies may differ for that '
+        'alone, and are not compared image by image.'
+    ]
 
 
 def _shown(stem: str, light: figures.Picture, png: bytes, dark: figures.Picture) -> Shown:

@@ -4,10 +4,10 @@
     python -m codinet_jax.predict --workdir=runs/cifar10_r110 cat.jpg photos/ 'more/**/*.png' --top=5 --csv=answers.csv
     python -m codinet_jax.predict --workdir=runs/digits_r14 --split=test
 
-A directory stands for all image files in it and below; a glob in quotes may be longer than a command line. Of each
-image: its class and the probability of it, the route as a row of blocks (stages are set apart), and the MACs spent
-against the static network's; of a split the accuracy, and each image with --each. An image that cannot be read is
-reported on its own line, the others are answered, and the exit status is 1.
+A directory stands for all image files in it and below; a glob in quotes may be longer than a command line; /dev/stdin
+is an image that is piped in. Of each image: its class and the probability of it, the route as a row of blocks (stages
+are set apart), and the MACs spent against the static network's; of a split the accuracy, and each image with --each.
+An image that cannot be read is reported on its own line, the others are answered, and the exit status is 1.
 """
 
 import json

@@ -450,8 +450,11 @@ def test_what_a_workdir_lacks_is_said(workdir: Workdir, tmp_path: Path) -> None:
     unfinished = Workdir(tmp_path / 'unfinished')
     with unfinished.claimed(helpers.tiny_setup().record):
         pass
+    (tmp_path / 'exported').mkdir()
+    (tmp_path / 'exported' / exported.MANIFEST).touch()
     cases: list[tuple[Path, dict[str, str], str]] = [
         (tmp_path / 'nowhere', {}, 'nowhere holds no run'),
+        (tmp_path / 'exported', {}, 'holds an exported network and no run: give it as --exported'),
         (unfinished.path, {}, 'its run is unfinished'),
         (workdir.path, {'operating_point': 'cheep'}, r"no operating point 'cheep' \(it has expensive, cheap\)"),
         (workdir.path, {'strategy': 'maksed'}, "no strategy 'maksed': take one of masked, conditional, compacted"),

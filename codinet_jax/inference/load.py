@@ -89,6 +89,8 @@ def from_workdir(
       InputError: there is no finished run, no such operating point or strategy, or the cost cannot be had.
     """
     workdir = Workdir(path)
+    if (workdir.path / exported.MANIFEST).is_file():
+        raise InputError(f'{workdir} holds an exported network and no run: give it as --exported, or to load_exported.')
     found, known = setup.read(workdir.read_config()), operating_points(workdir)
     return from_network(
         found.model,

@@ -260,6 +260,9 @@ def test_a_missing_set_is_told_from_a_missing_directory_and_an_unfinished_set(tm
     with pytest.raises(InputError, match='only an unfinished cifar10' + prepare):
         datasets.source('cifar10', tmp_path).open('train')
     assert not (tmp_path / 'nowhere').exists() and len(list(tmp_path.rglob('*'))) == 2
+    (tmp_path / 'cifar10' / '3.0.2').mkdir()
+    with pytest.raises(InputError, match=f'cifar10 is cifar10 itself: give the directory above it, {tmp_path}'):
+        datasets.source('cifar10', tmp_path / 'cifar10').open('train')
 
 
 def test_the_newest_version_is_read(version_dir: Path) -> None:

@@ -235,6 +235,9 @@ def _newest_version(tfds_name: str, root: Path) -> Path:
                 f'{tfds_name}/{configs[1]}.'
             )
         versions = _versions(f'{tfds_name}/*', root)
+    above = root.absolute().parent
+    if not versions and root.name == tfds_name and _versions(tfds_name, above):
+        raise InputError(f'data_dir {root} is {tfds_name} itself: give the directory above it, {above}.')
     if not versions:
         unfinished = any(root.glob(f'{tfds_name}/*incomplete*'))
         what = f'only an unfinished {tfds_name}' if unfinished else f'no {tfds_name}'

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Leaves so many bytes free."""
-    room, ballast = os.statvfs(disk), disk / 'ballast'
-    ballast.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - leave)))
+    """Leaves so many bytes free, once nothing that is being deleted frees more."""
+    ballast = disk / 'ballast'
+    with open(ballast, 'ab') as file:
+        while (room := os.statvfs(disk)).f_bavail * room.f_frsize > leave:
+            file.write(bytes(room.f_bavail * room.f_frsize - leave))
+            file.flush()
+            time.sleep(0.5)
     return ballast
 
 

@@ -30,6 +30,8 @@ ALIASES = {'train': 'main'}
 
 def main() -> None:
     """Runs the command that the first argument names, as `python -m codinet_jax.NAME` does."""
+    if sys.argv[1:2] == ['help'] and len(sys.argv) > 2:
+        sys.argv[1:] = [sys.argv[2], '--help']
     name = sys.argv[1] if len(sys.argv) > 1 else '--help'
     if name in ('--help', '-h', 'help'):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `| head`, as other programs do

@@ -52,6 +52,11 @@ def test_all_commands_are_listed_with_what_they_do() -> None:
             assert docstring and docstring.startswith((f'{does}:', f'{does}.')), name
 
 
+def test_help_with_a_command_is_that_commands() -> None:
+    asked, whole = (run('-m', 'codinet_jax', *given) for given in (('help', 'serve'), ('serve', '--help')))
+    assert asked.stdout == whole.stdout and '--port' in asked.stdout
+
+
 def test_who_has_read_enough_of_the_list_ends_it() -> None:
     reader, writer = os.pipe()
     os.close(reader)

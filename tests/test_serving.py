@@ -448,6 +448,7 @@ def test_a_bad_image_among_good_ones_is_one_sentence_and_harms_no_other(served: 
     ('query', 'options', 'status', 'sentence'),
     [
         ('?top=11', {}, 400, '?top=11 cannot be: give 1 to 10.'),
+        ('?treshold=0.9', {}, 400, '?treshold= is nothing that can be asked for: give ?top=, ?threshold=, ?cost=. Did'),
         ('?top=0', {}, 400, '?top=0 cannot be: give 1 to 10.'),
         ('?threshold=nan', {}, 400, '?threshold=nan cannot be: give a number, as 0.5.'),
         ('?threshold=half', {}, 400, '?threshold=half cannot be: give a number, as 0.5.'),

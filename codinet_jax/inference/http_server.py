@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -27,7 +27,7 @@ from codinet_jax.inference import trusted_hosts
 from codinet_jax.inference.serving import Batcher, Overloaded
 from codinet_jax.inference.trusted_hosts import HostCheck, TrustedHosts
 from codinet_jax.runtime.console import plural
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, meant
 
 UPLOAD_SECONDS = 60  # for an image to arrive; whoever is slower would hold a place that others could have
 SHUTDOWN_SECONDS = 60  # for requests in flight to be answered
@@ -131,6 +131,7 @@ class Server:
     async def predict(self, request: Request) -> JSONResponse:
         self.counts['requests'] += 1
         spec = self.batcher.predictor.spec
+        _check_known(request, ('top', 'threshold', 'cost'))
         top = _query(request, 'top', int, lambda value: 1 <= value <= len(spec.classes), f'1 to {len(spec.classes)}')
         threshold = self.threshold_of(request)
         with self.admission():
@@ -260,6 +261,14 @@ def _query(request: Request, name: str, kind: Callable[[str], Any], is_good: Cal
         if is_good(value := kind(text)):
             return value
     raise HTTPException(400, f'?{name}={text} cannot be: give {wanted}.')
+
+
+def _check_known(request: Request, names: Sequence[str]) -> None:
+    """Refuses a query of other names: who misspells a threshold would be answered at another one."""
+    for name in request.query_params:
+        if name not in names:
+            known = ', '.join(f'?{each}=' for each in names)
+            raise HTTPException(400, f'?{name}= is nothing that can be asked for: give {known}.{meant(name, names)}')
 
 
 def busy(why: str) -> NoReturn:

@@ -94,7 +94,7 @@ class OperatingPoints:
         if not self.curve:
             raise InputError(
                 f'{self.owner} has no accuracy-cost curve to find a cost of {cost:g} on: run codinet_jax.calibrate on '
-                'the workdir of a run, and export again what was exported of it.'
+                'the workdir of a run, and export again what was exported of it, or give a threshold.'
             )
         shares = [point.macs_share for point in self.curve]
         low, high = min(shares), max(shares)

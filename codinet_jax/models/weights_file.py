@@ -95,5 +95,6 @@ def _opened_weights(path: str | os.PathLike[str]) -> Iterator[Any]:
                 raise ValueError('it holds no params/')
             yield arrays
     except Exception as error:  # readers of zip files and arrays raise whatever they stumble over
-        unreadable = InputError(f'{path} cannot be read as weights ({error}): restore it, or train or import it again.')
+        why = getattr(error, 'strerror', None) or error
+        unreadable = InputError(f'{path} cannot be read as weights ({why}): restore it, or train or import it again.')
         raise files.refused(path, error) or unreadable from error

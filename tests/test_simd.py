@@ -130,6 +130,23 @@ def test_a_batch_is_computed_where_it_lies(num_devices: int) -> None:
     assert (text.count('all-reduce(') == 1) == (num_devices > 1)
 
 
+def test_a_compilation_cache_tells_apart_what_differs_in_padding_alone() -> None:
+    """What a program was compiled of does not say how a call is made on each device; on one device it does."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ('data',))
+    rows, everywhere = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (('data',), ()))
+    x, w = integers((4, 8, 8, 16), 0), integers((3, 3, 16, 16), 1)
+    simd.LIBRARY.register('cpu')
+    for padding in (((0, 1), (0, 1)), ((1, 0), (1, 0))):
+        call = jax.jit(
+            lambda x, w, padding=padding: simd.convolution(x, w, 2, padding),
+            in_shardings=(rows, everywhere),
+            out_shardings=rows,
+        )
+        found = call(jax.device_put(x, rows), jax.device_put(w, everywhere))
+        wanted = lax.conv_general_dilated(x, w, (2, 2), padding, dimension_numbers=plain.NHWC)
+        np.testing.assert_array_equal(found, wanted)
+
+
 OF_A_GRADIENT = """
 import os, sys
 os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:int(sys.argv[1])])

@@ -6,6 +6,7 @@ number of threads. A batch that lies on several devices is computed where it lie
 """
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +46,37 @@ def supports(x: Any, w: Any, strides: tuple[int, int]) -> bool:
 
 def convolution(x_BxHxWxC: jax.Array, w_hxwxCxO: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """The convolution [B, H', W', O]; `LIBRARY.register('cpu')` must have been called."""
-    return _convolution(x_BxHxWxC, w_hxwxCxO, stride, padding)
+    return _convolution(x_BxHxWxC, w_hxwxCxO, _known_by(stride, padding), stride, padding)
 
 
 def kernel_gradient(
     x_BxHxWxC: jax.Array, dy_BxHxWxO: jax.Array, size: tuple[int, int], stride: int, padding: Padding
 ) -> jax.Array:
     """[h, w, C, O], of a kernel of that size: over images and pixels, each input by each output's gradient."""
-    return _kernel_gradient(x_BxHxWxC, dy_BxHxWxO, size, stride, padding)
+    return _kernel_gradient(x_BxHxWxC, dy_BxHxWxO, _known_by(size, stride, padding), size, stride, padding)
 
 
-@functools.partial(custom_partitioning, static_argnums=(2, 3))
-def _convolution(x: jax.Array, w: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _known_by(*static: Any) -> jax.Array:
+    """A number for these arguments and this file, which goes with the arrays.
+
+    JAX's compilation cache tells programs apart by what is in them before they are partitioned: that is the arrays of a
+    call, but neither its other arguments nor what it is made of on each device.
+    """
+    digest = hashlib.sha256(repr(static).encode() + Path(__file__).read_bytes()).digest()
+    return jnp.uint32(int.from_bytes(digest[:4]))
+
+
+@functools.partial(custom_partitioning, static_argnums=(3, 4))
+def _convolution(x: jax.Array, w: jax.Array, known_by: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    del known_by
     return _convolution_here(x, w, stride, padding)
 
 
-@functools.partial(custom_partitioning, static_argnums=(2, 3, 4))
-def _kernel_gradient(x: jax.Array, dy: jax.Array, size: tuple[int, int], stride: int, padding: Padding) -> jax.Array:
+@functools.partial(custom_partitioning, static_argnums=(3, 4, 5))
+def _kernel_gradient(
+    x: jax.Array, dy: jax.Array, known_by: jax.Array, size: tuple[int, int], stride: int, padding: Padding
+) -> jax.Array:
+    del known_by
     return _kernel_gradient_here(x, dy, size, stride, padding)
 
 
@@ -96,7 +111,12 @@ def _partition_convolution(stride: int, padding: Padding, mesh: Any, shapes: Any
     del result
     _, rows = _of_rows(mesh, shapes)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return mesh, functools.partial(_convolution_here, stride=stride, padding=padding), rows, (rows, everywhere)
+
+    def here(x: jax.Array, w: jax.Array, known_by: jax.Array) -> jax.Array:
+        del known_by
+        return _convolution_here(x, w, stride, padding)
+
+    return mesh, here, rows, (rows, everywhere, everywhere)
 
 
 def _partition_gradient(
@@ -105,12 +125,14 @@ def _partition_gradient(
     del result
     axes, rows = _of_rows(mesh, shapes)
 
-    def summed(x: jax.Array, dy: jax.Array) -> jax.Array:
+    def summed(x: jax.Array, dy: jax.Array, known_by: jax.Array) -> jax.Array:
+        del known_by
         here = _kernel_gradient_here(x, dy, size, stride, padding)
         return lax.psum(here, axes) if axes else here
 
-    return mesh, summed, NamedSharding(mesh, PartitionSpec()), (rows, rows)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return mesh, summed, everywhere, (rows, rows, everywhere)
 
 
-_convolution.def_partition(_partition_convolution, sharding_rule='b h w c, i j c o -> b y x o')
-_kernel_gradient.def_partition(_partition_gradient, sharding_rule='b h w c, b y x o -> i j c o')
+_convolution.def_partition(_partition_convolution, sharding_rule='b h w c, i j c o, -> b y x o')
+_kernel_gradient.def_partition(_partition_gradient, sharding_rule='b h w c, b y x o, -> i j c o')

@@ -70,6 +70,13 @@ KERNELS = (
         ('simd::a_batch_is_computed_where_it_lies',),
     ),
     Mutant(
+        'a compilation cache does not tell convolutions of other padding apart',
+        SIMD,
+        'repr(static).encode() + Path(__file__).read_bytes()',
+        "b''",
+        ('simd::a_compilation_cache_tells_apart_what_differs_in_padding_alone',),
+    ),
+    Mutant(
         'kernels are told of rows that stride otherwise than pixels',
         SIMD,
         'and strides[0] == strides[1]',

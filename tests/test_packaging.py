@@ -23,7 +23,14 @@ DRAWING = {'bokeh', 'jinja2', 'markupsafe', 'matplotlib', 'opentsne', 'scipy'}
 def pip(*arguments: str | Path) -> None:
     """pip of this environment, kept from the network."""
     command = [sys.executable, '-m', 'pip', '--disable-pip-version-check', *map(str, arguments)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    subprocess.run(command, check=True, capture_output=True, text=True, env=without_checkout())
+
+
+def without_checkout() -> dict[str, str]:
+    """The variables but PYTHONPATH: a checkout there, with what an install left beside it, counts as installed."""
+    environment = helpers.environment()
+    environment.pop('PYTHONPATH', None)
+    return environment
 
 
 @pytest.fixture(scope='module')
@@ -69,10 +76,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(elsewhere: Path, *command: str | Path) -> str:
-    environment = helpers.environment()
-    environment.pop('PYTHONPATH', None)
     result = subprocess.run(
-        list(map(str, command)), cwd=elsewhere, env=environment, text=True, capture_output=True, timeout=600
+        list(map(str, command)), cwd=elsewhere, env=without_checkout(), text=True, capture_output=True, timeout=600
     )
     assert (result.returncode, result.stderr) == (0, ''), result.stderr
     return result.stdout

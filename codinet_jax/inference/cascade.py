@@ -91,23 +91,21 @@ def from_networks(
     spec, known = network_spec(members), operating_points or OperatingPoints()
     members = [deciding_as_a_cascade(member) for member in members]
 
-    def on_devices(strategy: str) -> tuple[Program, Any]:
-        networks, weights = zip(
-            *(
-                ready(
-                    member.model,
-                    member.data_spec,
-                    FUSED if fused.is_default(member.model) else strategy,
-                    member.variables,
-                )
-                for member in members
-            ),
-            strict=True,
-        )
-        return _forward(networks, strategy, members[0]), weights
-
-    several, weights = on_devices('compacted')
-    forward = sharding.on_devices(on_devices('conditional')[0], several, weights)
+    is_fused = [fused.is_default(member.model) for member in members]
+    several, weights = zip(
+        *(
+            ready(member.model, member.data_spec, FUSED if is_one else 'compacted', member.variables)
+            for member, is_one in zip(members, is_fused, strict=True)
+        ),
+        strict=True,
+    )
+    single = [
+        network if is_one else program(member.model, member.data_spec, 'conditional')
+        for network, member, is_one in zip(several, members, is_fused, strict=True)
+    ]
+    forward = sharding.on_devices(
+        _forward(single, 'conditional', members[0]), _forward(several, 'compacted', members[0]), weights
+    )
     names = [member.model.architecture.name for member in members]
 
     def write(directory: str | os.PathLike[str], threshold: float) -> None:

@@ -41,8 +41,14 @@ def resumed(label: str, names: Sequence[str], look: str, colour: int) -> Line:
     points_SxP = [
         [point for point in each['points_of_the_deep_answer_alone'] if _is_of_use(point, each)] for each in found
     ]
-    macs = np.mean([[point['mean_macs'] for point in points] for points in points_SxP], axis=0).tolist()
-    return Line(label, macs, np.array([[point['accuracy'] for point in points] for points in points_SxP]), look, colour)
+    return _line(label, points_SxP, look, colour)
+
+
+def _line(label: str, points_SxP: Sequence[Sequence[dict[str, Any]]], look: str, colour: int) -> Line:
+    macs, accuracies = (
+        np.array([[point[key] for point in points] for points in points_SxP]) for key in ('mean_macs', 'accuracy')
+    )
+    return Line(label, macs.mean(axis=0).tolist(), accuracies, look, colour)
 
 
 def _is_of_use(point: dict[str, Any], found: dict[str, Any]) -> bool:
@@ -55,8 +61,7 @@ def longer(label: str, names: Sequence[str], look: str, colour: int) -> Line:
     """Cascades of `longer_cascades`, those that differ in the seed alone."""
     found = _longer_cascades()['cascades']
     points_SxP = [[point for point in found[name] if point['target_macs'] > CHEAPEST] for name in names]
-    macs = np.mean([[point['mean_macs'] for point in points] for points in points_SxP], axis=0).tolist()
-    return Line(label, macs, np.array([[point['accuracy'] for point in points] for points in points_SxP]), look, colour)
+    return _line(label, points_SxP, look, colour)
 
 
 def _longer_cascades() -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from codinet_jax.evaluation import controls
+from codinet_jax.inference.cascade import joined
 from codinet_jax.inference.cascade_answers import decided
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
@@ -45,7 +46,7 @@ def read(names: Sequence[str], cache: pathlib.Path, output: pathlib.Path) -> Ste
         raise InputError(f'{" > ".join(names)}: these were asked about different images; ask them again.')
     found = [cascade.probabilities(each.logits) for each in parts[0]]
     for k, (network,) in enumerate(parts[1:], start=1):
-        found.append((k * found[-1] + cascade.probabilities(network.logits)) / (k + 1))
+        found.append(joined(found[-1], cascade.probabilities(network.logits), k))
     answers_KxNxY = np.stack(found)
     unsure_KxN = (1 - answers_KxNxY.max(axis=-1)).astype(np.float32)
     macs_K = np.array([each.macs for part in parts for each in part])

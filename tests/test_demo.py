@@ -334,7 +334,10 @@ def test_the_command_says_where_the_page_is_and_ends_when_told_to(run: DemoRun) 
     ('flags', 'sentence'),
     [
         ([], 'Say what to show: --workdir=RUN, --exported=DIRECTORY or --pretrained=cifar10.'),
-        (['--pretrained=cifar10', '--cost=0.5', '--port=0'], 'This network has no accuracy-cost curve'),
+        (
+            ['--pretrained=cifar10', '--cost=0.2', '--port=0'],
+            'Network cifar10 cannot cost 0.2 of the static network: ask for a cost from 0.323 to 1.008.',
+        ),
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence(flags: list[str], sentence: str) -> None:

@@ -9,25 +9,41 @@ from PIL import Image
 
 import codinet_jax
 import helpers
-from codinet_jax.inference import cascade, shipped
+from codinet_jax.inference import shipped
 from codinet_jax.runtime.errors import InputError
 
-DIGEST = '15cd30d6fafbbb05c3aceafe4edb9116eda9eb95adf625144b7ed4dd228eaadb'
+DIGEST = '361cd02c4399ffc3b6a3cb6aa219f48d0577cedfc6c53992ff355ca79f6c4c18'
 
 
 def test_its_card_says_where_it_comes_from_and_what_it_costs() -> None:
     card, spec = shipped.read_card('cifar10'), codinet_jax.load_pretrained('cifar10').spec
-    assert (spec.fixed_macs, spec.static_macs) == (40_551_040, 97_174_144)  # a ResNet-20's and a ResNet-44's
+    # Nine blocks are a ResNet-20's and all 27 a ResNet-56's, with a head of 64 x 10 and five 1x1 convolutions more.
+    joins = 16 * 16 * 32**2 + (32 * 32 + 16 * 32) * 16**2 + (64 * 64 + 32 * 64) * 8**2
+    assert spec.static_macs == 125_485_696
+    assert spec.fixed_macs + sum(spec.blocks_macs[:9]) == 40_551_040 + 64 * 10
+    assert spec.fixed_macs + sum(spec.blocks_macs) == 125_485_696 + 64 * 10 + joins
     assert spec.classes[3] == 'cat' and spec.image_shape == (32, 32, 3)
-    assert card['threshold'] == cascade.UNSURE
     about = card['about']
-    assert [name.split('-')[0] for name in about['weights']] == ['resnet20', 'resnet44']
+    assert [name.split('-')[0] for name in about['start']] == ['resnet20', 'resnet56']
     assert 'BSD-2-Clause' in about['licence']
     assert 'Copyright (c) 2018, Yerlan Idelbayev' in (shipped.DIRECTORY / 'LICENSE.txt').read_text()
     assert sum(path.stat().st_size for path in shipped.DIRECTORY.iterdir()) < 2e6
-    held = next(row for row in about['test'] if row['threshold'] == card['threshold'])
-    # Half of the second network's cost, and no less right than it.
-    assert held['mmacs'] < 0.51 * 97.17 and held['top1'] >= about['alone']['CIFAR ResNet-44']['top1']
+
+
+def test_its_dial_reaches_from_one_answer_to_the_other() -> None:
+    predictor = codinet_jax.load_pretrained()
+    squares = np.random.default_rng(5).integers(0, 256, (16, 4, 4, 3), np.uint8)
+    images = squares.repeat(8, axis=1).repeat(8, axis=2)
+    first, last = predictor(images, threshold=1.0), predictor(images, threshold=0.0)
+    assert (first.decisions_Bxn.sum(axis=1) == 9).all() and (last.decisions_Bxn.sum(axis=1) == 27).all()
+    own = predictor(images)
+    goes_on_B = own.decisions_Bxn[:, -1]
+    assert (goes_on_B == (first.probabilities_BxY.max(axis=1) < 0.9)).all() and 0 < goes_on_B.sum() < 16
+    assert (own.labels_B == np.where(goes_on_B, last.labels_B, first.labels_B)).all()
+    # A cost is read off the curve of its card.
+    curve = predictor.operating_points.curve
+    below, above = predictor.operating_points.threshold(cost=0.4), predictor.operating_points.threshold(cost=0.5)
+    assert curve[0].threshold < above < below < 0.5 < curve[-1].threshold
 
 
 def test_an_image_is_classified_with_no_run_at_hand(tmp_path: Path) -> None:
@@ -35,7 +51,7 @@ def test_an_image_is_classified_with_no_run_at_hand(tmp_path: Path) -> None:
     Image.fromarray(image).save(tmp_path / 'a.png')
     ran = helpers.run_command('predict', '--pretrained=cifar10', str(tmp_path / 'a.png'))
     assert ran.returncode == 0, ran.stderr
-    assert 'MMACs' in ran.stdout and ' of 97.17 ' in ran.stdout
+    assert 'MMACs' in ran.stdout and ' of 125.49 ' in ran.stdout
     unknown = helpers.run_command('predict', '--pretrained=cifar11', str(tmp_path / 'a.png'))
     assert unknown.returncode == 2 and 'take one of cifar10' in unknown.stderr
     both = helpers.run_command('predict', '--pretrained=cifar10', '--workdir=runs', str(tmp_path / 'a.png'))

@@ -76,8 +76,7 @@ function drawChain(element, about, route, gates) {
 }
 
 export function memberNames(about) {
-  const isKnown = about.members.length === about.blocksMacs.length + 1;
-  return isKnown ? about.members : [0, ...about.blocksMacs].map((_, k) => `Network ${k + 1}`);
+  return [0, ...about.blocksMacs].map((_, k) => `Network ${k + 1}`);
 }
 
 export function smallRoute(about, route) {

@@ -159,7 +159,6 @@ def about(subject: Subject) -> dict[str, Any]:
         'blocksMacs': spec.blocks_macs,
         'fixedMacs': spec.fixed_macs,
         'staticMacs': spec.static_macs,
-        'members': subject.members,
         'dial': {**of_dial._asdict(), 'stops': [stop._asdict() for stop in of_dial.stops]},
         'curve': [(point.macs_share, point.top1) for point in subject.curve if math.isfinite(point.top1)],
         'groups': [] if isinstance(examples, str) else examples.groups,

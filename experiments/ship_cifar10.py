@@ -29,8 +29,8 @@ DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where TFDS keeps CIFAR-10.')
 DEPTHS = (20, 56)
 DATA = "CIFAR-10's 50,000 training images; its 10,000 test images for the curve"
 LICENCE = (
-    'BSD-2-Clause, trained further from weights (c) 2018 Yerlan Idelbayev, github.com/akamaster/pytorch_resnet_cifar10; '
-    'see LICENSE.txt'
+    'BSD-2-Clause, trained further from weights (c) 2018 Yerlan Idelbayev, '
+    'github.com/akamaster/pytorch_resnet_cifar10; see LICENSE.txt'
 )
 BATCH_SIZE, NUM_POINTS = 250, 20
 ASKED_BELOW = (0.5, 0.7, 0.8, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)  # sureness of the first answer

@@ -496,6 +496,25 @@ def test_what_other_settings_left_is_not_taken_for_a_runs_own(
         kept.is_finished(results, state, settings | other)
 
 
+def test_a_cache_is_of_the_weights_that_it_was_begun_with(tmp_path: pathlib.Path) -> None:
+    cache, paths = tmp_path / 'cache', [tmp_path / 'r20.npz', tmp_path / 'r56.npz']
+    cache.mkdir()
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    kept.check_weights(cache, map(str, paths))
+    (tmp_path / 'elsewhere').mkdir()
+    copied = tmp_path / 'elsewhere' / 'r20.npz'
+    copied.write_bytes(b'r20.npz')
+    kept.check_weights(cache, [str(copied)])  # the same weights, wherever they lie
+    before = helpers.all_bytes(cache)
+    copied.write_bytes(b'others')
+    with pytest.raises(InputError, match=r'holds answers of another r20\.npz: give another --cache'):
+        kept.check_weights(cache, [str(copied)])
+    with pytest.raises(InputError, match=r'r44\.npz cannot be read'):
+        kept.check_weights(cache, [str(tmp_path / 'r44.npz')])
+    assert helpers.all_bytes(cache) == before
+
+
 def test_views_are_crops_mirrored_and_cut(pictures: images.Images) -> None:
     plain = jnp.array([[[4, 4, 0, 0, 0], [4, 4, 1, 16, 16]]], jnp.uint8)
     found = images.views(jnp.asarray(pictures.images_NxHxWxC[:1]), plain, jnp.array([[False, True]]), 12)

@@ -296,6 +296,23 @@ def test_of_a_setting_of_another_that_is_unset_it_is_said(name: str, needed: str
     assert not list(unread(changed('digits_r14', distillation__weight=0.5), [name]))
 
 
+@pytest.mark.parametrize(
+    ('name', 'changes', 'why'),
+    [
+        ('model.stride_on', {}, 'it is of model.backbone=imagenet_resnet, and that is cifar_resnet'),
+        ('stage1.decay_epochs', {'stage1__decay': 'cosine'}, 'it is of stage1.decay=steps, and that is cosine'),
+        ('stage2.decay_factor', {'stage2__decay': 'linear'}, 'it is of stage2.decay=steps, and that is linear'),
+        ('loss.target_rate', {'loss__block_rates': (0.5,) * 6}, 'loss.block_rates has one for each block'),
+    ],
+)
+def test_of_a_setting_that_another_leaves_unread_it_is_said(name: str, changes: dict[str, Any], why: str) -> None:
+    config = load('digits_r14', 'convnet_aig')
+    config.update_from_flattened_dict({key.replace('__', '.'): value for key, value in changes.items()})
+    assert list(unread(config, [name])) == [f'{name} changes nothing: {why}.']
+    others = {'model.shortcut', 'stage1.decay_epochs', 'stage2.decay_factor', 'loss.target_rate'} - {name}
+    assert not list(unread(config, others))
+
+
 def test_whoever_gives_one_is_told() -> None:
     given = ('--config.routing.noisy_evaluation=true', '--config.loss.target_cost=1.5')
     told, refused = helpers.run_command('main', '--config=digits_r14:laudnet', *given).stderr.splitlines()

@@ -18,6 +18,16 @@ OF_OTHERS = {
     'match_every_epochs': 'loss.target_cost',
     'distillation.temperature': 'distillation.weight',
 }
+# Settings that are read where another is of one kind.
+OF_KINDS = {
+    'model.shortcut': ('model.backbone', 'cifar_resnet'),
+    'model.stride_on': ('model.backbone', 'imagenet_resnet'),
+    **{
+        f'{stage}.{name}': (f'{stage}.decay', 'steps')
+        for stage in ('stage1', 'stage2')
+        for name in ('decay_epochs', 'decay_factor')
+    },
+}
 
 
 def unread(config: ConfigDict, names: Iterable[str]) -> Iterator[str]:
@@ -34,5 +44,9 @@ def unread(config: ConfigDict, names: Iterable[str]) -> Iterator[str]:
             yield f'{name} changes nothing: no router of method={config.method} learns.'
         elif name == 'routing.initial_run_rate' and not method.is_routed:
             yield f'{name} changes nothing: method={config.method} has no routers.'
+        elif name == 'loss.target_rate' and config.loss.block_rates and 'block_rates' in method.settings():
+            yield f'{name} changes nothing: loss.block_rates has one for each block.'
+        elif name in OF_KINDS and (found := operator.attrgetter(OF_KINDS[name][0])(config)) != OF_KINDS[name][1]:
+            yield f'{name} changes nothing: it is of {"=".join(OF_KINDS[name])}, and that is {found}.'
         elif name in OF_OTHERS and not operator.attrgetter(OF_OTHERS[name])(config):
             yield f'{name} changes nothing: it is read where {OF_OTHERS[name]} is set.'

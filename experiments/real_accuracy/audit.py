@@ -18,7 +18,7 @@ from absl import flags
 
 from codinet_jax.runtime import command, files, provenance
 from codinet_jax.runtime.errors import InputError
-from experiments.real_accuracy import audit_report, cascade, images, networks, ordering, probing, questions
+from experiments.real_accuracy import audit_report, cascade, images, kept, networks, ordering, probing, questions
 from experiments.real_accuracy.progress import log
 
 FLAGS = flags.FLAGS
@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
     cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
     settings = {name: FLAGS[name].value for name in OF_NUMBERS}
     settings['others'] = [pathlib.Path(path).stem for path in FLAGS.others]
+    kept.check_weights(cache, [FLAGS.full, FLAGS.cheap, *FLAGS.others])
     full, cheap = (_probe(path) for path in (FLAGS.full, FLAGS.cheap))
     if cheap.costs.static_macs >= full.costs.static_macs:
         raise InputError(f'{FLAGS.cheap} costs no less than {FLAGS.full}: give the cheaper network to --cheap.')

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from codinet_jax.evaluation import controls
 from codinet_jax.models.execution import masked
-from experiments.real_accuracy import images, networks
+from codinet_jax.runtime import command
+from experiments.real_accuracy import images, kept, networks
 
 TARGETS = (40.6e6, 50e6, 55e6, 60e6, 65e6, 68.9e6, 80e6)
 CALIBRATION_SEED = 3  # the views that run.py sets thresholds on
@@ -216,6 +217,7 @@ def answers_of(weights: str, cache: pathlib.Path) -> pathlib.Path:
 def main(argv: Sequence[str]) -> None:
     del argv
     cache, output = pathlib.Path(flags.FLAGS.cache), pathlib.Path(flags.FLAGS.output)
+    kept.check_weights(cache, flags.FLAGS.given)
     num_test, num_calibration = flags.FLAGS.test_images, flags.FLAGS.calibration
     ask_all(
         flags.FLAGS.given,
@@ -246,4 +248,4 @@ if __name__ == '__main__':
     flags.DEFINE_integer('test_images', 10_000, 'Images of test, from the first.')
     flags.DEFINE_integer('calibration', 10_000, 'Training images that thresholds are also set on.')
     flags.DEFINE_integer('eval_batch', 10_000, 'Images at a time.')
-    app.run(main)
+    command.run(main)

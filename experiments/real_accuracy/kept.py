@@ -1,8 +1,9 @@
-"""What a run left under its name, told from what one with other settings left there."""
+"""What a run left under its name, told from what one of other settings left there; and a cache of other weights."""
 
+import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,24 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return pathlib.Path(value).stem if isinstance(value, str) and value.endswith('.npz') else value
+
+
+def check_weights(cache: pathlib.Path, paths: Iterable[str]) -> None:
+    """Notes which weights a cache is of: what it holds goes by the names of their files.
+
+    Raises:
+      InputError: it is of other weights of such a name, or these cannot be read.
+    """
+    file = cache / 'weights.json'
+    known = files.read_json(file) if file.exists() else {}
+    digests = dict(known)
+    for path in paths:
+        with files.reading(path):
+            digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+        if digests.setdefault(_plain(path), digest) != digest:
+            raise InputError(
+                f'{cache} holds answers of another {pathlib.Path(path).name}: give another --cache, or the file a name '
+                'of its own.'
+            )
+    if digests != known:
+        files.write(file, lambda opened: opened.write(files.json_bytes(digests)))

@@ -114,6 +114,7 @@ def main(argv: Sequence[str]) -> None:
     if not FLAGS.prepare_only and kept.is_finished(results_file, saved, _recorded()):
         log(f'{results_file} is there')
         return
+    kept.check_weights(cache, [FLAGS.start, *FLAGS.teachers])
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
     used, test = train.part(slice(len(train.labels_N) - FLAGS.holdout)), _test(train, cache)
     start = networks.read(FLAGS.start)

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from codinet_jax.models.execution import masked
 from codinet_jax.models.network import RoutedResNet
-from experiments.real_accuracy import images, networks
+from codinet_jax.runtime import command
+from experiments.real_accuracy import images, kept, networks
 from experiments.real_accuracy.progress import log
 
 
@@ -76,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     begin = time.perf_counter()
     cache = pathlib.Path(flags.FLAGS.cache)
+    kept.check_weights(cache, flags.FLAGS.teachers)
     train = images.read('train', flags.FLAGS.data_dir, cache).part(slice(flags.FLAGS.train_images))
     soft_targets(cache, flags.FLAGS.teachers, train, flags.FLAGS.pool, flags.FLAGS.cut, flags.FLAGS.teacher_batch)
     print(f'soft targets: {time.perf_counter() - begin:.1f} s', flush=True)
@@ -85,4 +87,4 @@ if __name__ == '__main__':
     from experiments.real_accuracy import settings
 
     del settings  # imported for its flags
-    app.run(main)
+    command.run(main)

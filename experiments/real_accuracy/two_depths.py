@@ -91,6 +91,7 @@ def main(argv: Sequence[str]) -> None:
     if kept.is_finished(results_file, saved, _recorded()):
         log(f'{results_file} is there')
         return
+    kept.check_weights(cache, filter(None, [FLAGS.start, FLAGS.shallow, *FLAGS.teachers]))
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
     log(f'{name()}: {len(train.labels_N)} images, {jax.devices()[0]}')
     pair = _resumed(train, output / name()) if FLAGS.shallow else _within(output / name())

@@ -373,6 +373,14 @@ def test_a_schedule_ends_at_its_targets(variant: str) -> None:
     assert all(len(knob) == 100 for knob in knobs)
 
 
+def test_routing_losses_weigh_what_they_are_told_to_until_routers_are_frozen() -> None:
+    recipe = methods.Recipe(0.01, 0.1, last=0.2, codinet_weight=0.1)
+    knobs = methods.schedule('rate_codinet', recipe, 10, RATES_3)
+    np.testing.assert_allclose(knobs.alpha, [0.02] * 8 + [0] * 2)
+    np.testing.assert_allclose(knobs.beta, [0.1] * 8 + [0] * 2)
+    assert not methods.schedule('rate', recipe, 10, RATES_3).alpha.any()
+
+
 def test_a_step_trains_the_backbone_and_the_routers_but_not_their_constants(
     start: networks.Start, pictures: images.Images
 ) -> None:

@@ -10,11 +10,14 @@ from experiments.real_accuracy.gates import Knobs
 LEARNT = ('rank', 'rank_codinet', 'rate', 'rate_codinet', 'batch_rate', 'batch_codinet', 'independent', 'late', 'rungs')
 VARIANTS = (*LEARNT, 'static', 'pruned', 'random')
 UNIFORM = ('batch_rate', 'batch_codinet', 'independent')  # free to find their own rates
-ALPHA, BETA = 0.2, 1.0
+ALPHA, BETA = 0.2, 1.0  # the paper's weights of consistency and diversity
 
 
 class Recipe(NamedTuple):
-    """Learning rates and lengths; `last` is the share of steps with frozen routers and fixed thresholds."""
+    """Learning rates and lengths; `last` is the share of steps with frozen routers and fixed thresholds.
+
+    `codinet_weight` is of consistency and diversity together, beside the paper's.
+    """
 
     backbone_rate: float
     router_rate: float
@@ -23,6 +26,7 @@ class Recipe(NamedTuple):
     last: float = 0.13
     rate_weight: float = 1.0
     batch_rate_weight: float = 20.0
+    codinet_weight: float = 1.0
 
 
 def is_ranked(variant: str) -> bool:
@@ -54,6 +58,7 @@ def schedule(variant: str, recipe: Recipe, num_steps: int, rates_n: np.ndarray) 
     num_free = int(np.sum((rates_n > 0) & (rates_n < 1)))
     slope_S = np.minimum(1, (np.arange(num_steps) + 1) / max(1, recipe.warmup * num_steps)) * (1 - progress_S)
     nothing_S = np.zeros(num_steps)
+    codinet_S = is_first_S * recipe.codinet_weight * variant.endswith('codinet')
     knobs = Knobs(
         rates_n=rates_Sxn,
         rank=is_first_S * is_rank,
@@ -65,8 +70,8 @@ def schedule(variant: str, recipe: Recipe, num_steps: int, rates_n: np.ndarray) 
         batch_rate_weight=is_first_S * recipe.batch_rate_weight * of_batch,
         bounds_weight=is_first_S * of_batch,
         bounds=bounds_S,
-        alpha=is_first_S * ALPHA * variant.endswith('codinet'),
-        beta=is_first_S * BETA * variant.endswith('codinet'),
+        alpha=ALPHA * codinet_S,
+        beta=BETA * codinet_S,
         diversity_margin=nothing_S + math.sqrt(num_free) / 2,
         backbone_rate=recipe.backbone_rate * slope_S,
         router_rate=recipe.router_rate * slope_S * is_first_S * is_learnt,

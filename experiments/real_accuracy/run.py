@@ -59,6 +59,9 @@ flags.DEFINE_float('router_rate', 0.08, 'Learning rate at first.')
 flags.DEFINE_float('reach', 0.0, "How much of a gate's gradient reaches the backbone through what it reads.")
 flags.DEFINE_float('rate_weight', 1.0, 'Of the sum over blocks of (run rate - target)².')
 flags.DEFINE_float('batch_rate_weight', 20.0, 'Of (mean run rate - target)².')
+flags.DEFINE_float(
+    'codinet_weight', 1.0, "Of consistency and diversity in CoDiNet variants, times the paper's weights."
+)
 flags.DEFINE_list('spreads', ['1.2', '1.2', '1.2'], 'How far run rates follow the order of blocks, by stage.')
 flags.DEFINE_integer('decision', None, 'The block where `late`, `rungs` decide; None is the first free one of stage 3.')
 flags.DEFINE_float(
@@ -82,6 +85,7 @@ SETTINGS = (
     *('teachers', 'epochs', 'batch', 'views', 'pool', 'cut', 'backbone_rate', 'router_rate', 'rate_weight', 'reach'),
     *(
         'batch_rate_weight',
+        'codinet_weight',
         'spreads',
         'decision',
         'cheap_macs',
@@ -197,6 +201,7 @@ def _recipe() -> methods.Recipe:
         FLAGS.router_rate,
         rate_weight=FLAGS.rate_weight,
         batch_rate_weight=FLAGS.batch_rate_weight,
+        codinet_weight=FLAGS.codinet_weight,
     )
 
 

@@ -19,6 +19,8 @@ from PIL import Image
 
 from codinet_jax.analysis import figures, options, pool, style, tables
 from codinet_jax.analysis.figures import accuracy_cost, flow, histograms, images, maps, rates, training
+from codinet_jax.analysis.findings import findings
+from codinet_jax.analysis.remarks import remarks
 from codinet_jax.analysis.run import Curve, Run
 from codinet_jax.config.setup import Setup
 from codinet_jax.evaluation.record import AugmentedRecord, Record
@@ -144,6 +146,29 @@ def test_seeds_that_are_pooled_share_a_colour_and_have_no_routes_of_one() -> Non
     assert len({(look.colour, look.marker, look.label) for look in style.looks(seeds, style.theme(False))}) == 1
     (axis,) = panels(draw_one('accuracy_cost', *seeds, make_run(name='b', seed=2)).figure)
     assert [text.get_text() for text in axis.texts] == ['at 0.4', 'as trained'], 'only points of the run alone'
+
+
+def test_of_a_cascade_they_speak_of_networks() -> None:
+    costs = list(CostTable(100, (1000, 2000), (0, 0), (0, 0), head=0, alone=2000))
+    cascade = make_run(n=2, cascade={'networks': ['ResNet-8', 'ResNet-14', 'ResNet-20'], 'costs': costs})
+    pictures = [draw_one(stem, cascade, positions=[make_map(80)]) for stem in (*OF_ROUTES, 'map_by_blocks')]
+    said = [
+        text
+        for picture in pictures
+        for text in (
+            *(picture.title, picture.caption, picture.alt, *picture.data.header),
+            *(each.get_text() for each in picture.figure.findobj(Text)),  # type: ignore[attr-defined]
+        )
+    ]
+    numbers = cascade.numbers()
+    said += findings(cascade, numbers) + remarks(cascade) + [tables.markdown(tables.tables({'a': [numbers]}))]
+    of_the_paper = 'As in Fig. 11 of the paper, which finds that clear images need fewer blocks.'
+    assert not [text for text in said if 'block' in text.replace(of_the_paper, '').lower()]
+    assert {'Further networks run by an image', 'further network', 'expected further networks'} <= set(said)
+    beside = draw_one('path_lengths', cascade, make_run())
+    assert panels(beside.figure)[-1].get_xlabel() == 'further networks or blocks run, of 2 and 6'
+    none_N = np.zeros((120, 2), bool)
+    assert remarks(with_record(cascade, decisions_Nxn=none_N))[0].startswith('Every image is sent to the same networks')
 
 
 def test_path_lengths_are_shares_of_images() -> None:

@@ -135,6 +135,7 @@ def test_every_number_of_six_images_by_hand() -> None:
         'num_test_images': 6,
         'num_blocks': 4,
         'is_static': False,
+        'part': 'block',
         'top1': approx(4 / 6),
         'mean_path_length': approx((3 * 2 + 2 * 1 + 3) / 6),
         # A gate is 3/4 or 1/4, so k blocks run of 4 expect 1 + k / 2.

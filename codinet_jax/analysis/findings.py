@@ -26,11 +26,11 @@ def _blocks(run: Run) -> str:
     widest = int(np.argmax(np.ptp(rates_Yxn, axis=0)))
     rates_Y = rates_Yxn[:, widest]
     if np.ptp(rates_Y) < LEAST_DIFFERENCE:
-        return 'No block tells classes apart: each is run about as often by the images of every class.'
+        return f'No {run.part} tells classes apart: each is run about as often by the images of every class.'
     least, most = (run.class_names[labels[int(choose(rates_Y))]] for choose in (np.argmin, np.argmax))
     return (
-        f'Block {widest + 1} tells classes apart most: {rates_Y.max():.0%} of the images of class {most} run it, '
-        f'{rates_Y.min():.0%} of those of class {least}.'
+        f'{run.part.capitalize()} {widest + 1} tells classes apart most: {rates_Y.max():.0%} of the images of class '
+        f'{most} run it, {rates_Y.min():.0%} of those of class {least}.'
     )
 
 
@@ -43,7 +43,7 @@ def _classes(run: Run) -> str:
     if least == most:
         return ''
     return (
-        f'Class {run.class_names[least]} runs the fewest blocks ({lengths[least]:.1f} in the mean), class '
+        f'Class {run.class_names[least]} runs the fewest {run.part}s ({lengths[least]:.1f} in the mean), class '
         f'{run.class_names[most]} the most ({lengths[most]:.1f}).'
     )
 
@@ -57,7 +57,7 @@ def _mistakes(run: Run) -> str:
     those = (
         'The one image classified wrong runs' if num_wrong == 1 else f'The {num_wrong:,} images classified wrong run'
     )
-    return f'{those} {wrong:.1f} blocks in the mean, those classified right {right:.1f}.'
+    return f'{those} {wrong:.1f} {run.part}s in the mean, those classified right {right:.1f}.'
 
 
 def _steadiness(found: Mapping[str, Any]) -> str:

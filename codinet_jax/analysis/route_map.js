@@ -170,7 +170,9 @@
     const run = blocks.filter((k) => runs(image, k));
     element('blocks').textContent = `${run.length} of ${data.numBlocks}`;
     element('route').replaceChildren(...squares);
-    element('route').ariaLabel = run.length ? `runs blocks ${run.map((k) => k + 1).join(', ')}` : 'runs no block';
+    element('route').ariaLabel = run.length
+      ? `runs ${data.part}s ${run.map((k) => k + 1).join(', ')}`
+      : `runs no ${data.part}`;
   }
 
   function choose(image) {

@@ -69,6 +69,11 @@ class Run:
         return self.record.decisions_Nxn.shape[0]
 
     @property
+    def part(self) -> str:
+        """What its routes run or skip, one of them: what `num_blocks` counts."""
+        return 'further network' if self.cascade else 'block'
+
+    @property
     def num_blocks(self) -> int:
         return self.record.decisions_Nxn.shape[1]
 
@@ -120,7 +125,8 @@ class Run:
         """What numbers.json holds: all that is counted, and of what."""
         found = statistics(self.record, self.augmented, self.costs, self.class_names, self.setup.data.spec.flip)
         worth = controls.worth_of_routes(self.record, self.shuffled) if self.shuffled else None
-        about = {'split': self.split, 'operating_point': self.operating_point, 'is_static': self.is_static}
+        about: dict[str, Any] = {'split': self.split, 'operating_point': self.operating_point}
+        about |= {'is_static': self.is_static, 'part': self.part}
         return about | found | {'worth_of_routes': worth}
 
 

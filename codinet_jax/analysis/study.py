@@ -153,7 +153,7 @@ def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]
     reported = ', '.join(f'{method} {share:.1%}' for method, share in paper.SAME_ROUTE.items())
     return [
         ('top-1', f'{found["top1"]:.2%}', f'of {plural(run.num_images, "image")}'),
-        ('blocks run', f'{found["mean_path_length"]:.2f}', f'of {run.num_blocks}, on average (K)'),
+        (f'{run.part}s run', f'{found["mean_path_length"]:.2f}', f'of {run.num_blocks}, on average (K)'),
         (
             'cost',
             f'{found["macs_share"]:.1%}',
@@ -174,7 +174,7 @@ def _headlines(run: Run, found: Mapping[str, Any]) -> list[tuple[str, str, str]]
         (
             'route distance',
             f'{found["distance_within_classes"] or 0:.2f} / {found["distance_between_classes"] or 0:.2f}',
-            'blocks, within and between classes',
+            f'{run.part}s, within and between classes',
         ),
     ]
 

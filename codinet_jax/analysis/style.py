@@ -4,7 +4,7 @@ import contextlib
 import functools
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -208,8 +208,9 @@ def of_run(run: Run, runs: Sequence[Run]) -> str:
     return f'{run_label(run)}: ' if len(runs) > 1 else ''
 
 
-def blocks(number: int) -> str:
-    return f'{number} block' if number == 1 else f'{number} blocks'
+def either(words: Iterable[str]) -> str:
+    """Of several runs the word of any: each of the words once."""
+    return ' or '.join(dict.fromkeys(words))
 
 
 def shortened(text: str, longest: int) -> str:

@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from codinet_jax.analysis.style import either
+
 Statistics = Mapping[str, Any]
 LEAST_SHOWN = 1e-3  # nats; what is less is called so
 WHOSE = {'all': "any image's", 'within_class': "those of one's class"}
@@ -37,7 +39,8 @@ def tables(found: Mapping[str, Sequence[Statistics]]) -> list[Table]:
     Of a name with several runs, seeds of one thing, means and standard deviations are given, and what is said of single
     routes is left out: one seed's are not another's.
     """
-    measures = _measures(next(iter(found.values()))[0])
+    parts = either(f'{of_seeds[0]["part"]}s' for of_seeds in found.values())
+    measures = _measures(next(iter(found.values()))[0], parts)
     rows = tuple(
         (label, *(_cell(measure, of_seeds) for of_seeds in found.values())) for label, measure in measures.items()
     )
@@ -100,14 +103,14 @@ def _cell(measure: Measure, of_seeds: Sequence[Statistics]) -> str:
     return f'{measure.written(statistics.mean(numbers))} ± {spread}{follows}'
 
 
-def _measures(found: Statistics) -> dict[str, Measure]:
-    """The numbers of runs by their labels; `found` is any of them."""
+def _measures(found: Statistics, parts: str) -> dict[str, Measure]:
+    """The numbers of runs by their labels; `found` is any of them, `parts` what their routes are of."""
     averaged = ', '.join(found['averaged_augmentations'])
     return {
         'images': Measure(_at('num_test_images'), _whole),
         'top-1': Measure(_at('top1'), '{:.2%}'.format),
-        'K, blocks run': Measure(_at('mean_path_length'), _hundredths, lambda of: f' of {of[0]["num_blocks"]}'),
-        'blocks expected to run, mean of Σv': Measure(_at('expected_path_length'), _hundredths),
+        f'K, {parts} run': Measure(_at('mean_path_length'), _hundredths, lambda of: f' of {of[0]["num_blocks"]}'),
+        f'{parts} expected to run, mean of Σv': Measure(_at('expected_path_length'), _hundredths),
         'MMACs an image': Measure(lambda n: n['mean_macs'] / 1e6, _hundredths),
         'cost, of the static network': Measure(_at('macs_share'), '{:.1%}'.format),
         '#paths, distinct routes': Measure(_at('num_paths'), _whole),
@@ -117,14 +120,16 @@ def _measures(found: Statistics) -> dict[str, Measure]:
             for share in found['coverage']
         },
         'images off the most common route': Measure(_at('share_off_most_common'), '{:.1%}'.format),
-        'route distance within classes, blocks': Measure(_at('distance_within_classes'), _hundredths),
-        'route distance between classes, blocks': Measure(_at('distance_between_classes'), _hundredths),
+        f'route distance within classes, {parts}': Measure(_at('distance_within_classes'), _hundredths),
+        f'route distance between classes, {parts}': Measure(_at('distance_between_classes'), _hundredths),
         "correlation of an image's cost with an error on it": Measure(
             _at('cost_error_correlation'), '{:+.2f}'.format, absent='none'
         ),
         **{f'own routes less {whose}, points': _worth(kind) for kind, whose in WHOSE.items()},
         f'same route when augmented ({averaged})': Measure(_at('augmentations', 'mean', 'same_route'), '{:.1%}'.format),
-        "route distance to one's augmentation, blocks": Measure(_at('augmentations', 'mean', 'distance'), _hundredths),
+        f"route distance to one's augmentation, {parts}": Measure(
+            _at('augmentations', 'mean', 'distance'), _hundredths
+        ),
         "KL divergence to one's augmentation, nats": Measure(_at('augmentations', 'mean', 'divergence_mean'), _nats),
     }
 
@@ -183,7 +188,7 @@ def _nats(divergence: float) -> str:
 
 STEADINESS = {
     'same route': ('same_route', '{:.1%}'.format),
-    'distance, blocks': ('distance', _hundredths),
+    'distance, {}s': ('distance', _hundredths),  # of what the routes are of
     'same class': ('same_prediction', '{:.1%}'.format),
     'KL, mean': ('divergence_mean', _nats),
     'KL, median': ('divergence_median', _nats),
@@ -202,14 +207,15 @@ def _augmentations(of_seeds: Sequence[Statistics]) -> Table:
         )
         for name in measured
     )
-    return Table('Under augmentation', ('augmentation', *STEADINESS), rows)
+    header = (name.format(of_seeds[0]['part']) for name in STEADINESS)
+    return Table('Under augmentation', ('augmentation', *header), rows)
 
 
 def _lengths(found: Statistics) -> Table:
     rows = tuple(
         (str(each['blocks']), f'{each["images"]:,}', f'{each["top1"]:.2%}') for each in found['by_path_length']
     )
-    return Table('By route length', ('blocks run', 'images', 'top-1'), rows)
+    return Table('By route length', (f'{found["part"]}s run', 'images', 'top-1'), rows)
 
 
 def _routes(found: Statistics) -> Table:
@@ -223,4 +229,4 @@ def _routes(found: Statistics) -> Table:
         )
         for each in found['most_used_routes']
     )
-    return Table('Routes by use', ('route', 'blocks', 'images', 'share', 'top-1'), rows)
+    return Table('Routes by use', ('route', f'{found["part"]}s', 'images', 'share', 'top-1'), rows)

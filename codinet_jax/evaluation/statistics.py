@@ -143,17 +143,17 @@ def most_used_routes(decisions_Nxn: np.ndarray, most: int = MOST_ROUTES) -> list
     return [(routes_Rxn[r], np.flatnonzero(route_of_N.ravel() == r)) for r in order_R]
 
 
-def fixed_in_words(run_rates_n: Sequence[float], always_run_n: Sequence[bool] = ()) -> str:
+def fixed_in_words(run_rates_n: Sequence[float], always_run_n: Sequence[bool] = (), part: str = 'block') -> str:
     """Which blocks every image runs, and which none: 'block 1 always runs and blocks 4 to 6 never run'; '' for none.
 
-    Of those that have no choice, `always_run_n`, nothing is said.
+    Of those that have no choice, `always_run_n`, nothing is said. `part` is what they are called.
     """
     parts = []
     forced = np.flatnonzero(always_run_n)
     for rate, verb in ((0, 'never run'), (1, 'always run')):
         fixed = [k + 1 for k, each in enumerate(run_rates_n) if each == rate and k not in forced]
         if fixed:
-            parts.append(f'block {fixed[0]} {verb}s' if len(fixed) == 1 else f'blocks {_ranges(fixed)} {verb}')
+            parts.append(f'{part} {fixed[0]} {verb}s' if len(fixed) == 1 else f'{part}s {_ranges(fixed)} {verb}')
     return ' and '.join(parts)
 
 

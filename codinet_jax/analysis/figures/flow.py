@@ -48,22 +48,22 @@ def flow(run: Run, theme: style.Theme) -> Picture | None:
         _draw_ribbon(axis, ribbon, colour, theme)
     drawn = sum(ribbon.images for ribbon in ribbons)
     _label(axis, ribbons, run, theme)
-    _frame(axis, run.num_blocks, lane_height([ribbon.images for ribbon in ribbons]), theme)
+    _frame(axis, run, lane_height([ribbon.images for ribbon in ribbons]), theme)
     routes = plural(len(np.unique(run.record.decisions_Nxn, axis=0)), 'route')
     share, hold = drawn / run.num_images, 'holds' if len(ribbons) == 1 else 'hold'
     most = max(ribbons, key=lambda ribbon: ribbon.images)
     return Picture(
         figure,
         'Most used routes',
-        'Images flow from left to right, above where they run a block and below where they skip it; a ribbon is a '
-        'route, of its own colour and as thick as its images are many, and a thin one passes over a thick one. The '
-        f'{len(ribbons)} drawn, of {routes}, {hold} {share:.0%} of images.',
-        f'Ribbons of the {plural(len(ribbons), "most used route")} through {style.blocks(run.num_blocks)}; the most '
-        f'used runs {style.blocks(most.blocks)} and holds {most.images / run.num_images:.1%} of images, all drawn '
-        f'{share:.0%}.',
+        f'Images flow from left to right, above where they run a {run.part} and below where they skip it; a ribbon '
+        'is a route, of its own colour and as thick as its images are many, and a thin one passes over a thick one. '
+        f'The {len(ribbons)} drawn, of {routes}, {hold} {share:.0%} of images.',
+        f'Ribbons of the {plural(len(ribbons), "most used route")} through {plural(run.num_blocks, run.part)}; the '
+        f'most used runs {plural(most.blocks, run.part)} and holds {most.images / run.num_images:.1%} of images, all '
+        f'drawn {share:.0%}.',
         is_wide=is_wide,
         data=Data(
-            ('route', 'blocks run', 'images', 'share of images'),
+            ('route', f'{run.part}s run', 'images', 'share of images'),
             [
                 (''.join(map(str, each.route_n.astype(int))), each.blocks, each.images, each.images / run.num_images)
                 for each in by_use
@@ -118,7 +118,7 @@ def _label(axis: Axes, ribbons: list[Ribbon], run: Run, theme: style.Theme) -> N
     for ribbon in ribbons:
         middle = ribbon.tops[-1] - ribbon.images / 2
         axis.annotate(
-            f'{ribbon.images / run.num_images:.1%}, {style.blocks(ribbon.blocks)}',
+            f'{ribbon.images / run.num_images:.1%}, {plural(ribbon.blocks, run.part)}',
             (end, middle),
             xytext=(4, 0),
             textcoords='offset points',
@@ -128,14 +128,14 @@ def _label(axis: Axes, ribbons: list[Ribbon], run: Run, theme: style.Theme) -> N
         )
 
 
-def _frame(axis: Axes, num_blocks: int, lane: float, theme: style.Theme) -> None:
-    lanes = {'skip': 0.0, 'run': lane * (1 + GAP)}
+def _frame(axis: Axes, run: Run, lane: float, theme: style.Theme) -> None:
+    num_blocks, lanes = run.num_blocks, {'skip': 0.0, 'run': lane * (1 + GAP)}
     for bottom in lanes.values():
         axis.fill_between([0.85, num_blocks + 0.15], bottom, bottom + lane, color=theme.faint, zorder=0, linewidth=0)
     axis.set_yticks([bottom + lane / 2 for bottom in lanes.values()], list(lanes), fontsize=theme.sheet.letters)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set(xlim=(0, num_blocks + 1), ylim=(0, lane * (2 + GAP)), xlabel='block')
+    axis.set(xlim=(0, num_blocks + 1), ylim=(0, lane * (2 + GAP)), xlabel=run.part)
     axis.xaxis.set_major_locator(ticker.FixedLocator(_block_ticks(num_blocks)))
 
 

@@ -12,6 +12,7 @@ from codinet_jax.analysis import layout, style
 from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
 from codinet_jax.evaluation.statistics import by_path_length
+from codinet_jax.runtime.console import plural
 
 # Half decades of divergence, in nats; the first and the last bin also hold what lies beyond.
 DIVERGENCE_EDGES = 10.0 ** np.arange(-4.5, 1.6, 0.5)
@@ -95,8 +96,9 @@ def path_lengths(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
     ]
     lengths = np.concatenate([run.path_lengths_N for run in runs])
     blocks = sorted({run.num_blocks for run in runs})
+    parts = style.either(f'{run.part}s' for run in runs)
     for axis in (shares, accuracies)[2 - columns :]:
-        axis.set_xlabel(f'blocks run, of {style.listed(list(map(str, blocks)))}')
+        axis.set_xlabel(f'{parts} run, of {style.listed(list(map(str, blocks)))}')
     accuracies.set_ylabel('accuracy')
     accuracies.set_xlim(lengths.min() - 0.7, lengths.max() + 0.7)
     accuracies.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
@@ -108,10 +110,10 @@ def path_lengths(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
     means = style.listed([f'{style.of_run(run, runs)}{np.mean(run.path_lengths_N):.1f}' for run in runs])
     return Picture(
         figure,
-        'Blocks run by an image',
-        'How many blocks images run, and how many of those that run as many are classified rightly, with 95 % '
-        f'intervals, for lengths that hold at least 1 % of images. Mean blocks run: {means}.',
-        f'Histogram of blocks run, with accuracy beside it. {_lengths_in_words(runs)}',
+        f'{parts.capitalize()} run by an image',
+        f'How many {parts} images run, and how many of those that run as many are classified rightly, with 95 % '
+        f'intervals, for lengths that hold at least 1 % of images. Mean {parts} run: {means}.',
+        f'Histogram of {parts} run, with accuracy beside it. {_lengths_in_words(runs)}',
         is_wide=False,
         data=_lengths_data(runs),
     )
@@ -125,7 +127,8 @@ def _lengths_data(runs: Sequence[Run]) -> Data:
             rows.append(
                 (run.name, row['blocks'], row['images'], row['images'] / run.num_images, row['top1'], *interval)
             )
-    return Data(('run', 'blocks run', 'images', 'share of images', 'accuracy', 'from (95 %)', 'to (95 %)'), rows)
+    ran = style.either(f'{run.part}s run' for run in runs)
+    return Data(('run', ran, 'images', 'share of images', 'accuracy', 'from (95 %)', 'to (95 %)'), rows)
 
 
 def wilson(share: Any, num: Any) -> tuple[Any, Any]:
@@ -181,15 +184,16 @@ def _draw_lengths(shares: Axes, accuracies: Axes, run: Run, look: style.RunLook,
     return bars[0]
 
 
-def _are_run(blocks: int) -> str:
-    return f'{style.blocks(blocks)} {"is" if blocks == 1 else "are"}'
+def _are_run(blocks: int, part: str) -> str:
+    return f'{plural(blocks, part)} {"is" if blocks == 1 else "are"}'
 
 
 def _lengths_in_words(runs: Sequence[Run]) -> str:
     sentences = []
     for run in runs:
         each = [
-            f'{_are_run(row["blocks"])} run by {row["images"] / run.num_images:.0%} of images, {row["top1"]:.1%} right'
+            f'{_are_run(row["blocks"], run.part)} run by {row["images"] / run.num_images:.0%} of images, '
+            f'{row["top1"]:.1%} right'
             for row in by_path_length(run.record)
             if row['images'] >= LEAST_SHARE * run.num_images
         ]

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from codinet_jax.analysis import layout, style
 from codinet_jax.analysis.figures.picture import Data, Picture
 from codinet_jax.analysis.run import Run
+from codinet_jax.runtime.console import plural
 
 MOST_IMAGES = 10
 LEAST_WIDTH, MOST_SIDE = 0.65, 1.2  # inches of one
@@ -27,19 +28,19 @@ def extremes(run: Run, theme: style.Theme) -> Picture | None:
         axis.set_ylabel(row)
     return Picture(
         figure,
-        'Images that run the fewest and the most blocks',
+        f'Images that run the fewest and the most {run.part}s',
         f'Of the first {len(run.thumbnails_SxhxwxC)} images, those with the shortest routes (above) and the longest '
-        f'(below); under each its class and the blocks it runs, of {run.num_blocks}. {_wrong_in_words(run, chosen)}As '
-        'in Fig. 11 of the paper, which finds that clear images need fewer blocks.',
-        f'Two rows of {len(fewest)} images. Fewest blocks: {_in_words(run, fewest)}. Most blocks: '
+        f'(below); under each its class and the {run.part}s it runs, of {run.num_blocks}. '
+        f'{_wrong_in_words(run, chosen)}As in Fig. 11 of the paper, which finds that clear images need fewer blocks.',
+        f'Two rows of {len(fewest)} images. Fewest {run.part}s: {_in_words(run, fewest)}. Most {run.part}s: '
         f'{_in_words(run, most)}.',
         is_wide=True,
         data=Data(
-            ('row', 'image', 'class', 'predicted', 'blocks run', 'blocks expected to run'),
+            ('row', 'image', 'class', 'predicted', f'{run.part}s run', f'{run.part}s expected to run'),
             [
                 (row, i, *(run.class_names[y[i]] for y in run.record[:2]), lengths[i], float(run.expected_lengths_N[i]))
                 for lengths in [run.path_lengths_N.tolist()]
-                for row, of_row in (('fewest blocks', fewest), ('most blocks', most))
+                for row, of_row in ((f'fewest {run.part}s', fewest), (f'most {run.part}s', most))
                 for i in of_row
             ],
         ),
@@ -65,7 +66,7 @@ def _show(axis: Axes, run: Run, i: int, theme: style.Theme) -> None:
     else:
         axis.imshow(image_hxwxC, interpolation='nearest')
     name = style.shortened(run.class_names[run.record.labels_N[i]], 12)
-    axis.set_xlabel(f'{name}\n{style.blocks(run.path_lengths_N[i])}', fontsize=theme.sheet.small)
+    axis.set_xlabel(f'{name}\n{plural(run.path_lengths_N[i], run.part)}', fontsize=theme.sheet.small)
     style.frame(axis)
     if not run.is_correct_N[i]:
         axis.spines[:].set(color=style.WRONG, linewidth=2, alpha=1)
@@ -78,4 +79,4 @@ def _wrong_in_words(run: Run, chosen: list[int]) -> str:
 def _in_words(run: Run, row: list[int]) -> str:
     classes = sorted({run.class_names[run.record.labels_N[i]] for i in row})
     lengths = sorted({str(run.path_lengths_N[i]) for i in row}, key=int)
-    return f'{style.listed(classes)}, with {style.listed(lengths)} {"block" if lengths == ["1"] else "blocks"}'
+    return f'{style.listed(classes)}, with {style.listed(lengths)} {run.part}{"" if lengths == ["1"] else "s"}'

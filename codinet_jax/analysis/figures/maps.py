@@ -69,15 +69,17 @@ def by_blocks(runs: Sequence[Run], maps: Sequence[np.ndarray | None], theme: sty
     for axis, (_, map_Px2), lengths_P in zip(axes, mapped, lengths, strict=True):
         _scatter(axis, map_Px2, theme.sequential(scale(lengths_P)), size)
     bar = figure.colorbar(ScalarMappable(scale, theme.sequential), ax=axes, shrink=0.85, aspect=30, pad=0.02)
-    bar.set_label('expected blocks')
+    parts = style.either(f'{run.part}s' for run, _ in mapped)
+    bar.set_label(f'expected {parts}')
     bar.outline.set_visible(False)
     spread = f'{low:.1f} to {high:.1f}'
     return Picture(
         figure,
-        'Map of routes, by blocks run',
-        f'{HOW_TO_READ} The colour is the sum of its gates, {spread} blocks. Fig. 11 of the paper.'
+        f'Map of routes, by {parts} run',
+        f'{HOW_TO_READ} The colour is the sum of its gates, {spread} {parts}. Fig. 11 of the paper.'
         f'{_left_out(runs, maps)}',
-        f'Scatter plot of the routes of {_counted(mapped)}, coloured by the blocks they are expected to run, {spread}.',
+        f'Scatter plot of the routes of {_counted(mapped)}, coloured by the {parts} they are expected to run, '
+        f'{spread}.',
         is_wide=len(mapped) > 1,
         data=_data(mapped),
     )
@@ -151,7 +153,8 @@ def _data(mapped: Sequence[Mapped]) -> Data:
         )
         for i, (x, y) in enumerate(map_Px2.tolist()):
             rows.append((run.name, i, x, y, names[labels[i]], names[predictions[i]], expected[i]))
-    return Data(('run', 'image', 'x', 'y', 'class', 'predicted', 'blocks expected to run'), rows)
+    parts = style.either(f'{run.part}s' for run, _ in mapped)
+    return Data(('run', 'image', 'x', 'y', 'class', 'predicted', f'{parts} expected to run'), rows)
 
 
 def _others(number: int) -> str:

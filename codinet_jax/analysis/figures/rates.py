@@ -32,26 +32,27 @@ def run_rates(runs: Sequence[Run], theme: style.Theme) -> Picture | None:
     for axis, run in zip(axes, runs, strict=True):
         _draw_rates(axis, run)
         axis.set_title(style.run_label(run) if len(runs) > 1 else '')
-    axes[-1].set_xlabel('block')
+    part = style.either(run.part for run in runs)
+    axes[-1].set_xlabel(part)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOUR_MAP), ax=axes, pad=0.02, aspect=25)
     bar.set_label('share of images')
     bar.ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
     bar.outline.set_visible(False)
     return Picture(
         figure,
-        'Blocks run, by class',
-        'How often the images of a class (row) run a block (column): a block that looks the same in all rows does not '
-        f'tell classes apart. {_fixed_in_words(runs)}',
-        f'Heatmap of run rates, classes by blocks. {_rates_in_words(runs)}',
+        f'{style.either(f"{run.part}s" for run in runs).capitalize()} run, by class',
+        f'How often the images of a class (row) run a {part} (column): a {part} that looks the same in all rows does '
+        f'not tell classes apart. {_fixed_in_words(runs)}',
+        f'Heatmap of run rates, classes by {part}. {_rates_in_words(runs)}',
         is_wide=is_wide,
         data=_data(runs),
     )
 
 
 def _data(runs: Sequence[Run]) -> Data:
-    most_blocks = max(run.num_blocks for run in runs)
+    most_blocks, part = max(run.num_blocks for run in runs), style.either(run.part for run in runs)
     return Data(
-        ('run', 'class', *(f'block {k + 1}' for k in range(most_blocks))),
+        ('run', 'class', *(f'{part} {k + 1}' for k in range(most_blocks))),
         [
             (run.name, run.class_names[label], *rates_n.tolist())
             for run in runs
@@ -82,7 +83,8 @@ def _draw_rates(axis: Axes, run: Run) -> None:
 def _fixed_in_words(runs: Sequence[Run]) -> str:
     sentences = []
     for run in runs:
-        fixed = fixed_in_words(run.record.decisions_Nxn.mean(axis=0).tolist()) or 'no block is fixed for all images'
+        fixed = fixed_in_words(run.record.decisions_Nxn.mean(axis=0).tolist(), part=run.part)
+        fixed = fixed or f'no {run.part} is fixed for all images'
         sentence = f'{style.of_run(run, runs)}{fixed}.'
         sentences.append(sentence[0].upper() + sentence[1:] if len(runs) == 1 else sentence)
     return ' '.join(sentences)
@@ -95,7 +97,7 @@ def _rates_in_words(runs: Sequence[Run]) -> str:
         lows_n, highs_n = rates_Yxn.min(axis=0), rates_Yxn.max(axis=0)
         widest = int(np.argmax(highs_n - lows_n))
         sentences.append(
-            f'{style.of_run(run, runs)}block {widest + 1} differs most between classes, run by {lows_n[widest]:.0%} '
-            f'to {highs_n[widest]:.0%} of their images.'
+            f'{style.of_run(run, runs)}{run.part} {widest + 1} differs most between classes, run by '
+            f'{lows_n[widest]:.0%} to {highs_n[widest]:.0%} of their images.'
         )
     return ' '.join(sentences)

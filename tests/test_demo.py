@@ -52,9 +52,22 @@ SPEC = NetworkSpec(
 )
 
 
-def network(gates: tuple[float, ...], threshold: float = 0.5, **changes: Any) -> Predictor:
-    spec = NetworkSpec(**(vars(SPEC) | changes))
-    return Predictor(spec, lambda images, _: (np.zeros((len(images), 2)), np.tile(gates, (len(images), 1))), threshold)
+CASCADE = {'blocks_macs': (40, 100), 'fixed_macs': 30}
+
+
+def network(
+    gates: tuple[float, ...],
+    threshold: float = 0.5,
+    curve: tuple[Point, ...] = (),
+    decides: bool = True,
+    **changes: Any,
+) -> Predictor:
+    def forward(images: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        del threshold
+        return np.zeros((len(images), 2)), np.tile(gates, (len(images), 1))
+
+    known = OperatingPoints(curve=curve)
+    return Predictor(NetworkSpec(**(vars(SPEC) | changes)), forward, threshold, operating_points=known, decides=decides)
 
 
 def curve_of(*points: tuple[float, float, float]) -> tuple[Point, ...]:
@@ -65,17 +78,16 @@ SMOOTH = curve_of((0.2, 1.0, 0.9), (0.5, 0.95, 0.8), (0.8, 0.9, 0.6))
 STEP = curve_of((0.2, 1.0, 0.9), (0.8, 0.4, 0.6))
 
 
-def test_a_network_without_routers_has_no_dial_and_one_with_random_ones_has() -> None:
-    assert dials.kind(network((0.4, 0.8))) == 'routed'
-    static = network((1.0, 1.0), fixed_macs=10)
+def test_a_network_without_routers_has_no_dial_and_one_that_runs_all_has() -> None:
+    static = network((1.0, 1.0), decides=False, fixed_macs=10)
     assert dials.kind(static) == 'static'
-    assert dials.dial(static, 'static', (), '') == ((), 0, dials.NO_DIAL)
-    assert dials.kind(network((0.4, 0.8), fixed_macs=10)) == 'routed', 'routers that cost nothing'
-    assert dials.kind(network((0.4,), blocks_macs=(100,), fixed_macs=30, blocks_per_stage=(1,))) == 'cascade'
+    assert dials.dial(static, '') == ((), 0, dials.NO_DIAL)
+    assert dials.kind(network((1.0, 1.0), fixed_macs=10)) == 'routed', 'routers that cost nothing, and skip nothing'
+    assert dials.kind(network((0.4, 0.8), **CASCADE)) == 'cascade'
 
 
 def test_a_dial_of_costs_stops_where_a_cost_would_be_and_tells_what_was_measured() -> None:
-    stops, start, sentence = dials.dial(network((0.4, 0.8)), 'routed', SMOOTH, '7 images')
+    stops, start, sentence = dials.dial(network((0.4, 0.8), curve=SMOOTH), '7 images')
     known = OperatingPoints(curve=SMOOTH)
     assert {known.threshold(cost=cost) for cost in (0.9, 0.91, 0.95, 0.98, 1.0)} <= {stop.threshold for stop in stops}
     assert (stops[start].threshold, stops[start].name, sentence) == (0.5, 'as trained', 'Measured on 7 images.')
@@ -83,21 +95,21 @@ def test_a_dial_of_costs_stops_where_a_cost_would_be_and_tells_what_was_measured
     assert shares == sorted(shares) and (shares[0], shares[-1]) == (0.9, 1.0)
     # Halfway in the logits between two measured thresholds is halfway between what they were measured to be.
     halfway = 1 / (1 + np.exp(-(np.log(0.8 / 0.2) + 0) / 2))
-    found = dials.dial(network((0.4, 0.8), halfway), 'routed', SMOOTH, '')
+    found = dials.dial(network((0.4, 0.8), halfway, SMOOTH), '')
     at = found.stops[found.start]
     assert (at.threshold, at.name) == (halfway, 'as given')
     assert (at.macs_share, at.top1) == (pytest.approx(0.925), pytest.approx(0.7))
 
 
 def test_in_a_step_of_the_curve_the_dial_does_not_stop() -> None:
-    stops = dials.dial(network((0.4, 0.8), 0.2), 'cascade', STEP, '').stops
+    stops = dials.dial(network((0.4, 0.8), 0.2, STEP, **CASCADE), '').stops
     assert [(stop.threshold, stop.macs_share) for stop in stops] == [(0.8, 0.4), (0.2, 1.0)]
 
 
 def test_without_a_curve_the_dial_moves_the_threshold_and_says_so() -> None:
     predictor = network((0.4, 0.8), 0.123)
     predictor.operating_points = OperatingPoints({'mine': {'threshold': 0.77}})
-    stops, start, sentence = dials.dial(predictor, 'routed', (), '')
+    stops, start, sentence = dials.dial(predictor, '')
     thresholds = [stop.threshold for stop in stops]
     assert thresholds == sorted(thresholds, reverse=True) and thresholds[-1] == 0 and len(thresholds) > 40
     assert stops[start].threshold == 0.123 and sentence == dials.NO_CURVE

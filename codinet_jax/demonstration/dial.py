@@ -38,28 +38,25 @@ class Dial(NamedTuple):
 
 
 def kind(predictor: Predictor) -> str:
-    """'cascade', 'routed' or 'static'; answers an image to find out."""
+    """'cascade', 'routed' or 'static'."""
     if predictor.spec.is_cascade:
         return 'cascade'
-    # Random routers cost nothing either, but their gates are not all one.
-    v_1xn = predictor(np.zeros((1, *predictor.spec.image_shape), np.uint8)).run_probability_Bxn
-    return 'routed' if predictor.spec.pays_routers or (v_1xn < 1).any() else 'static'
+    return 'routed' if predictor.decides else 'static'
 
 
-def dial(predictor: Predictor, its_kind: str, curve: Sequence[Point], measured_on: str) -> Dial:
+def dial(predictor: Predictor, measured_on: str) -> Dial:
     """The dial of a network.
 
     Args:
       predictor: the network, held to the threshold that the dial begins at.
-      its_kind: as `kind` says.
-      curve: what thresholds cost, by rising threshold; empty if that was not measured.
-      measured_on: what the curve was measured on, as it ends a sentence.
+      measured_on: what its curve, if it has one, was measured on, as it ends a sentence.
     """
+    its_kind, curve = kind(predictor), predictor.operating_points.curve
     if its_kind == 'static':
         return Dial((), 0, NO_DIAL)
     trained = {AS_TRAINED: 'as trained'} if its_kind == 'routed' else {}
     names = {predictor.threshold: 'as given'} | trained | _names(predictor.operating_points.points)
-    thresholds = _of_costs(curve) if curve else _of_logits()
+    thresholds = _of_costs(predictor.operating_points) if curve else _of_logits()
     stops = [_stop(threshold, curve, names.get(threshold, '')) for threshold in {*thresholds, *names}]
     stops.sort(key=lambda stop: -stop.threshold)
     start = next(i for i, stop in enumerate(stops) if stop.threshold == predictor.threshold)
@@ -70,10 +67,9 @@ def _names(points: Mapping[str, Mapping[str, Any]]) -> dict[float, str]:
     return {float(point['threshold']): name for name, point in points.items()}
 
 
-def _of_costs(curve: Sequence[Point]) -> list[float]:
+def _of_costs(known: OperatingPoints) -> list[float]:
     """The thresholds of costs all along the curve; in a step of it there is none."""
-    known, shares = OperatingPoints(curve=tuple(curve)), [point.macs_share for point in curve]
-    thresholds = []
+    shares, thresholds = [point.macs_share for point in known.curve], []
     for cost in np.unique(np.round(np.linspace(min(shares), max(shares), NUM_COSTS), 3)):
         try:
             thresholds.append(known.threshold(cost=float(cost)))

@@ -146,12 +146,11 @@ class PageServer(Server):
 
 def about(subject: Subject) -> dict[str, Any]:
     """What the page is told of a network."""
-    spec, examples = subject.predictor.spec, subject.examples
-    its_kind = kind(subject.predictor)
-    of_dial = dial(subject.predictor, its_kind, subject.curve, subject.measured_on)
+    predictor, examples = subject.predictor, subject.examples
+    spec, of_dial = predictor.spec, dial(predictor, subject.measured_on)
     return {
         'name': subject.name,
-        'kind': its_kind,
+        'kind': kind(predictor),
         'classes': spec.classes,
         'imageSize': spec.image_size,
         'channels': spec.num_channels,
@@ -160,7 +159,9 @@ def about(subject: Subject) -> dict[str, Any]:
         'fixedMacs': spec.fixed_macs,
         'staticMacs': spec.static_macs,
         'dial': {**of_dial._asdict(), 'stops': [stop._asdict() for stop in of_dial.stops]},
-        'curve': [(point.macs_share, point.top1) for point in subject.curve if math.isfinite(point.top1)],
+        'curve': [
+            (point.macs_share, point.top1) for point in predictor.operating_points.curve if math.isfinite(point.top1)
+        ],
         'groups': [] if isinstance(examples, str) else examples.groups,
         'examples': examples if isinstance(examples, str) else examples.sentence,
     }

@@ -1,9 +1,8 @@
-"""The network that a page is about, with what is known of it besides: its curve, its images."""
+"""The network that a page is about, with what is known of its curve and its images."""
 
 import dataclasses
 
 from codinet_jax.demonstration.examples import Examples, read_examples
-from codinet_jax.inference.operating_points import Point
 from codinet_jax.inference.predictor import Predictor
 from codinet_jax.runtime.command import NamedNetwork
 from codinet_jax.runtime.console import plural
@@ -18,13 +17,12 @@ NO_RUN = 'Images by their routes are shown of a run: give its --workdir.'
 class Subject:
     """What a page is about.
 
-    The `curve` was measured on what `measured_on` says. Of images at hand there are `examples`, or a sentence says why
+    Its curve was measured on what `measured_on` says. Of images at hand there are `examples`, or a sentence says why
     there are none.
     """
 
     name: str
     predictor: Predictor
-    curve: tuple[Point, ...]
     measured_on: str
     examples: Examples | str
 
@@ -35,12 +33,12 @@ def subject(predictor: Predictor, network: NamedNetwork) -> Subject:
     Raises:
       InputError: what its workdir holds cannot be read.
     """
-    name, curve = network.name, predictor.operating_points.curve
+    name = network.name
     if not network.workdir:
         calibrated_on = f"{name}'s test images" if network.pretrained else CALIBRATED_ON
-        return Subject(name, predictor, curve, calibrated_on, NO_RUN)
+        return Subject(name, predictor, calibrated_on, NO_RUN)
     run = Workdir(network.workdir)
-    return Subject(name, predictor, curve, _calibrated_on(run), _examples(run, predictor))
+    return Subject(name, predictor, _calibrated_on(run), _examples(run, predictor))
 
 
 def _calibrated_on(run: Workdir) -> str:

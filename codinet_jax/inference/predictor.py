@@ -49,11 +49,6 @@ class NetworkSpec:
         """Whether its blocks are whole networks, of `inference.cascade`: the last is the static network itself."""
         return self.blocks_macs[-1:] == (self.static_macs,)
 
-    @property
-    def pays_routers(self) -> bool:
-        """Whether an image that runs every block costs more than the static network."""
-        return self.fixed_macs + sum(self.blocks_macs) > self.static_macs
-
     def draw(self, decisions_n: Sequence[int] | np.ndarray, marks: str = '·█') -> str:
         """A route as a row of blocks, stages set apart; `marks` are what stands for one skipped and one run."""
         blocks = iter(decisions_n)

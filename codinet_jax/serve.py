@@ -1,5 +1,6 @@
-"""Serves a finished run, or an exported network, over HTTP: images in, classes and routes out, skipping blocks:
+"""Serves a finished run or another network over HTTP: images in, classes and routes out, skipping blocks:
 
+    python -m codinet_jax.serve --pretrained=cifar10 --cost=0.44
     python -m codinet_jax.serve --exported=digits.exported --port=8000
     python -m codinet_jax.serve --workdir=runs/cifar10_r110 --operating_point=0.4
     curl --data-binary @cat.jpg 'http://127.0.0.1:8000/predict?top=5'

@@ -89,6 +89,8 @@ def test_what_is_not_known_is_said() -> None:
         nothing.threshold(cost=0.5)
     with pytest.raises(InputError, match=r"^runs/new has no operating point 'a' \(it has none\)"):
         nothing.threshold('a')
+    with pytest.raises(InputError, match=r"no operating point 'b' \(it has a\): ask for a cost, or make one with"):
+        OperatingPoints({'a': {'threshold': 0.4}}, EVEN.curve).threshold('b')
     with pytest.raises(InputError, match='give one of them'):
         OperatingPoints({'a': {'threshold': 0.4}}, EVEN.curve).threshold('a', 0.5)
 

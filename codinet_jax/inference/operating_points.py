@@ -83,8 +83,9 @@ class OperatingPoints:
     def _named(self, operating_point: str) -> float:
         if operating_point not in self.points:
             known = f'it has {", ".join(self.points)}' if self.points else 'it has none'
+            or_cost = 'ask for a cost, or ' if self.curve else ''
             raise InputError(
-                f'{self.owner} has no operating point {operating_point!r} ({known}): make one with '
+                f'{self.owner} has no operating point {operating_point!r} ({known}): {or_cost}make one with '
                 'codinet_jax.calibrate.'
             )
         return float(self.points[operating_point]['threshold'])

@@ -1,7 +1,7 @@
 """Networks that come with the package, to see one at work without training.
 
 NAME.npz    weights in float16, by path
-NAME.json   its card: network, images, threshold, where the weights come from and under what licence, and what it does
+NAME.json   its card: depths, images, where the weights come from and under what licence, what thresholds cost and reach
 """
 
 import json

@@ -419,6 +419,25 @@ def test_data_of_another_number_of_classes_are_refused() -> None:
         evaluate.evaluate_weights(named.model, spec, variables, helpers.noise_images(2))
 
 
+@pytest.mark.parametrize('strategy', [None, 'conditional'])
+@pytest.mark.parametrize(
+    ('changes', 'path'),
+    [
+        ({'model.depth': 20}, 'batch_stats/stage1_blocks/'),  # as the fused kernel reads them there are enough
+        ({'model.depth': 8}, 'batch_stats/stage1_blocks/'),
+        ({'model.router': 'conv'}, 'params/stage1_blocks/router/'),
+        ({'method': 'static', 'model.router': 'static', 'loss.target_cost': None}, 'params/stage1_blocks/router/'),
+    ],
+)
+def test_variables_of_another_network_are_refused(strategy: str | None, changes: dict[str, Any], path: str) -> None:
+    named, other = (helpers.tiny_setup(**{'model.depth': 14} | each) for each in ({}, changes))
+    with pytest.raises(InputError, match=rf"^The variables .* ResNet-14 with router 'linear': {path}") as caught:
+        load.from_network(named.model, named.data.spec, random_variables(other.model), strategy=strategy)(
+            helpers.noise_images(1).images_NxHxWxC
+        )
+    assert '\n' not in str(caught.value)
+
+
 def test_the_spec_of_a_network() -> None:
     stem, head = 9 * 16 * 8**2, 64 * 10
     blocks = (

@@ -25,5 +25,7 @@ def of_stage(arch: Architecture, i: int, params: Mapping[str, np.ndarray]) -> It
     if stage.transition:
         yield under(params, f'stage{i}_transition')
     stacked = under(params, f'stage{i}_blocks')
+    if odd := {len(leaf) for leaf in stacked.values()} - {stage.repeats}:
+        raise ValueError(f'the weights of stage {i} are of {odd} equal blocks, and there are {stage.repeats}')
     for k in range(stage.repeats):
         yield {path: leaf[k] for path, leaf in stacked.items()}

@@ -259,6 +259,17 @@ def test_the_curriculum_moves_the_policy_alone() -> None:
     assert metrics['macs_share'] == pytest.approx(float(COSTS.share_of_static(rates_n)), rel=1e-6)
 
 
+def test_a_teacher_is_heard_where_blocks_learn() -> None:
+    """The policy's decisions are drawn, and no gradient goes through a draw."""
+    config = default.with_variant(helpers.tiny_config(**{'loss.target_cost': None}), 'blockdrop')
+    config.update_from_flattened_dict({'distillation.weight': 0.5, 'init_from': 'static.npz'})
+    for stage, is_taught in zip(helpers.tiny_stages(config, 'policy'), (False, True), strict=True):
+        state = jax.eval_shape(stage.first_state)
+        assert state.teacher is not None, 'stage 1 keeps it for stage 2'
+        terms = jax.eval_shape(stage.step, state, IMAGES.images_NxHxWxC, IMAGES.labels_N)[1]['terms']
+        assert ('distillation' in terms) == is_taught
+
+
 def test_skipnets_second_stage_moves_routers_and_blocks() -> None:
     stage = plan('skipnet_hrl', 'lstm')[1]
     before, after, metrics = stepped(stage)

@@ -313,6 +313,14 @@ def test_of_a_setting_that_another_leaves_unread_it_is_said(name: str, changes: 
     assert not list(unread(config, others))
 
 
+def test_of_a_teacher_that_no_stage_hears_it_is_said() -> None:
+    taught = {'distillation__weight': 0.5, 'stage2__epochs': 0.0}
+    sentence = 'distillation.weight changes nothing: with method=blockdrop it is read where stage2.epochs is set.'
+    config = default.with_variant(changed('digits_r14', **taught), 'blockdrop')
+    assert list(unread(config, ['distillation.weight'])) == [sentence]
+    assert not list(unread(changed('digits_r14', **taught), ['distillation.weight']))
+
+
 def test_whoever_gives_one_is_told() -> None:
     given = ('--config.routing.noisy_evaluation=true', '--config.loss.target_cost=1.5')
     told, refused = helpers.run_command('main', '--config=digits_r14:laudnet', *given).stderr.splitlines()

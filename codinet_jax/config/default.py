@@ -102,7 +102,7 @@ def get_config(variant: str = 'codinet') -> ConfigDict:
     config.loss.extra_terms = ()  # names of loss terms that a module of --import registers, added where routers learn
     config.loss.extra_weights = ()  # one for each
 
-    config.distillation = ConfigDict()  # in both stages, from a static network's answers to the same views
+    config.distillation = ConfigDict()  # in both stages (blockdrop: in 2), from a static network's answers
     config.distillation.weight = 0.0  # of T^2 times the divergence from those, beside cross-entropy; 0: none
     config.distillation.temperature = 2.0  # T
     config.distillation.teacher = placeholder(str)  # its weights; unset: those of init_from with every block run

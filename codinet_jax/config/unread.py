@@ -46,6 +46,9 @@ def unread(config: ConfigDict, names: Iterable[str]) -> Iterator[str]:
             yield f'{name} changes nothing: method={config.method} has no routers.'
         elif name == 'loss.target_rate' and config.loss.block_rates and 'block_rates' in method.settings():
             yield f'{name} changes nothing: loss.block_rates has one for each block.'
+        elif section == 'distillation' and not any(config[f'stage{number}'].epochs for number in method.taught_in):
+            needed = ' or '.join(f'stage{number}.epochs' for number in method.taught_in)
+            yield f'{name} changes nothing: with method={config.method} it is read where {needed} is set.'
         elif name in OF_KINDS and (found := operator.attrgetter(OF_KINDS[name][0])(config)) != OF_KINDS[name][1]:
             yield f'{name} changes nothing: it is of {"=".join(OF_KINDS[name])}, and that is {found}.'
         elif name in OF_OTHERS and not operator.attrgetter(OF_OTHERS[name])(config):

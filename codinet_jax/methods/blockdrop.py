@@ -7,7 +7,8 @@ it is not. What is minimised is -(R(u) - R(û)) Σ_k log s̃(u_k), û the likeli
 ("self-critical"). Stage 1 is a curriculum: the backbone is frozen, norms included, and only the last blocks are
 decided, at first one and in the end all; the others run, and are left out of the log-probability. The entropy of s̃ is
 rewarded there. Stage 2 trains both, by the same and the cross-entropy of the network that was drawn. Evaluation runs
-what has s of at least a half. The trained network is given by `--config.init_from=STATIC/weights.npz`.
+what has s of at least a half. The trained network is given by `--config.init_from=STATIC/weights.npz`; if it is to be
+distilled too, that is in stage 2, for no gradient goes from answers to the policy.
 
 Here and there: the entropy is the whole of it; their code has its -s̃ log s̃ alone, which pulls toward skipping. One
 more block is decided whenever a share 1 / n of `routing.curriculum` has passed, theirs every epoch (54 of 5,000). The
@@ -56,6 +57,7 @@ class BlockDrop(Method):
     """
 
     router: ClassVar[str | None] = 'policy'
+    taught_in: ClassVar[tuple[int, ...]] = (2,)  # stage 1 has no gradient from answers to the policy
     variants: ClassVar[Variants] = {
         'blockdrop': _OURS,
         'blockdrop_authors': PLAIN

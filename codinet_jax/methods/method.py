@@ -156,6 +156,7 @@ class Method:
     is_routed: ClassVar[bool] = True
     learns_routes: ClassVar[bool] = True  # if not, gamma moves nothing
     router: ClassVar[str | None] = None  # the only one that it can be had with, if there is but one
+    taught_in: ClassVar[tuple[int, ...]] = (1, 2)  # stages in which a teacher teaches, if there is one
     variants: ClassVar[Variants] = MappingProxyType({})  # see `method`
 
     gamma: float = 0.0

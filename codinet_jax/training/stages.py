@@ -99,10 +99,12 @@ def planned(
             block_factor=recipe.block_factor,
         )
         objective = rules.objective if is_frozen else terms.extended(rules.objective, recipe.extra_terms)
+        # Where nobody is taught nothing reads what the teacher answers, and XLA leaves the teacher out.
+        teaching = recipe.distillation_weight if number in method.taught_in else 0.0
         step = Step(
             model.clone(routers_frozen=is_frozen, backbone_frozen=is_backbone_frozen),
             rules.execution,
-            distilled(objective, recipe.distillation_weight, recipe.distillation_temperature, method.taught),
+            distilled(objective, teaching, recipe.distillation_temperature, method.taught),
             update,
             schedule,
             start,

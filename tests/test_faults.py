@@ -237,9 +237,12 @@ def test_a_step_of_no_number_stops_the_run_and_keeps_what_was_saved_before(
     assert results is not None and results['num_steps'] == 18 and np.isfinite(results['top1'])
 
 
-def test_a_learning_rate_far_too_high_is_told_of_within_a_few_steps(tmp_path: Path) -> None:
+def test_a_learning_rate_far_too_high_is_told_of_within_a_few_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(Diverged, match=r'^Step [23] has a \w.* of (nan|inf|-inf) .*lower stage1\.learning_rate'):
-        trained(tmp_path / 'run', **{'stage1.learning_rate': 1e30})
+        trained(tmp_path / 'run', **{'stage1.learning_rate': 1e30, 'stage2.warmup_epochs': 1.0})
+    assert '\nwarning: stage2.warmup_epochs is 1, and the stage ends after 0.1' in capsys.readouterr().out
 
 
 @pytest.mark.long

@@ -49,6 +49,26 @@ def test_each_stage_falls_over_its_own_steps_from_its_own_rate() -> None:
     assert float(second.step.schedule(3)) == pytest.approx(0.05 * 6 / 9)
 
 
+WARM_UP = (
+    'stage1.warmup_epochs is 1, and the stage ends after 0.1: the learning rate never comes to the 0.1 that is set.'
+)
+LATE = 'stage2.decay_epochs has 0.1 and 4, and the stage ends after 0.1: the learning rate does not fall there.'
+
+
+@pytest.mark.parametrize(
+    ('changes', 'sentences'),
+    [
+        ({'stage1.warmup_epochs': 0.09}, []),
+        ({'stage1.warmup_epochs': 1.0}, [WARM_UP]),
+        ({'stage1.warmup_epochs': 1.0, 'stage1.epochs': 0.0}, []),
+        ({'stage2.decay_epochs': (0.05, 0.1, 4.0)}, [LATE]),
+        ({'stage2.decay_epochs': (4.0,), 'stage2.decay': 'cosine'}, []),
+    ],
+)
+def test_of_a_rate_that_the_stage_ends_before_it_is_said(changes: dict[str, Any], sentences: list[str]) -> None:
+    assert list(setup.read(helpers.tiny_config(**changes)).recipe.never_reached()) == sentences
+
+
 PARAMS = {
     'stage1_blocks': {'residual': {'kernel': jnp.float32(1.0)}, 'router': {'kernel': jnp.float32(1.0)}},
     'head': {'kernel': jnp.float32(1.0)},

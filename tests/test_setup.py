@@ -111,6 +111,7 @@ def test_every_config_can_start_in_every_variant(name: str, variant: str) -> Non
     assert found.data.spec.num_classes == found.model.architecture.num_classes
     assert found.method.is_routed == (found.model.router is not None) == (variant != 'static')
     assert (found.costs.router_macs == 0) == (found.model.router in (None, 'random', 'independent'))
+    assert not list(found.recipe.never_reached())
 
 
 def test_there_are_configs_and_they_build_what_their_names_say() -> None:
@@ -303,6 +304,7 @@ def test_of_a_setting_of_another_that_is_unset_it_is_said(name: str, needed: str
         ('stage1.decay_epochs', {'stage1__decay': 'cosine'}, 'it is of stage1.decay=steps, and that is cosine'),
         ('stage2.decay_factor', {'stage2__decay': 'linear'}, 'it is of stage2.decay=steps, and that is linear'),
         ('loss.target_rate', {'loss__block_rates': (0.5,) * 6}, 'loss.block_rates has one for each block'),
+        ('stage2.decay_factor', {'stage2__epochs': 0.0}, 'it is read where stage2.epochs is set'),
     ],
 )
 def test_of_a_setting_that_another_leaves_unread_it_is_said(name: str, changes: dict[str, Any], why: str) -> None:

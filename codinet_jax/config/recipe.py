@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from codinet_jax.methods import terms
 from codinet_jax.runtime import checks
@@ -100,6 +100,23 @@ class Recipe:
             terms.check(name)
             if not math.isfinite(weight):
                 raise InputError(f'The weight of {name} is {weight}; it must be finite.')
+
+    def never_reached(self) -> Iterator[str]:
+        """A sentence on what a stage ends before: the whole of its learning rate, or a fall of it."""
+        for name, stage in (('stage1', self.stage1), ('stage2', self.stage2)):
+            if not stage.epochs:
+                continue
+            if stage.warmup_epochs >= stage.epochs:
+                yield (
+                    f'{name}.warmup_epochs is {stage.warmup_epochs:g}, and the stage ends after {stage.epochs:g}: the '
+                    f'learning rate never comes to the {stage.learning_rate:g} that is set.'
+                )
+            late = [f'{epoch:g}' for epoch in stage.decay_epochs if epoch >= stage.epochs]
+            if stage.decay == 'steps' and late:
+                yield (
+                    f'{name}.decay_epochs has {" and ".join(late)}, and the stage ends after {stage.epochs:g}: the '
+                    'learning rate does not fall there.'
+                )
 
     def check_images(self, num_images: int) -> None:
         """Refuses intervals that would never fall due.

@@ -17,6 +17,11 @@ OF_OTHERS = {
     'loss.gamma_max': 'loss.target_cost',
     'match_every_epochs': 'loss.target_cost',
     'distillation.temperature': 'distillation.weight',
+    **{
+        f'{stage}.{name}': f'{stage}.epochs'
+        for stage in ('stage1', 'stage2')
+        for name in ('learning_rate', 'warmup_epochs', 'decay', 'decay_epochs', 'decay_factor')
+    },
 }
 # Settings that are read where another is of one kind.
 OF_KINDS = {

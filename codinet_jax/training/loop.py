@@ -305,5 +305,7 @@ class Run:
             f'{plural(jax.device_count(), jax.default_backend() + " device")}, stages of '
             f'{" and ".join(str(stage.end - stage.start) for stage in self.stages)} steps'
         )
+        for sentence in recipe.never_reached():
+            log(f'warning: {sentence}')
         if resumed:
             log(f'going on from step {self.progress.step}')

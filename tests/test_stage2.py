@@ -100,8 +100,8 @@ def test_without_averages_routers_stay_as_they_are() -> None:
     assert all((leaf == 1).all() == is_router(path.split('/')) for path, leaf in found.items())
 
 
-@pytest.mark.parametrize('name', ['eval_every_epochs', 'match_every_epochs'])
-def test_an_interval_that_never_falls_due_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize('name', ['stage1.epochs', 'stage2.epochs', 'eval_every_epochs', 'match_every_epochs'])
+def test_less_than_a_step_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         InputError,
         match=rf'^{name} is 0\.001, which is less than a step of 16 images, .* smaller batch_size, or here at',

@@ -119,18 +119,22 @@ class Recipe:
                 )
 
     def check_images(self, num_images: int) -> None:
-        """Refuses intervals that would never fall due.
+        """Refuses stages that would train nothing, and intervals that would never fall due.
 
         Raises:
           InputError: one is less than a step of so many training images.
         """
-        for name in ('eval_every_epochs', 'match_every_epochs'):
-            every = getattr(self, name)
-            if every > 0 and round(every * num_images / self.batch_size) == 0:
+        for name, epochs, zero in (
+            ('stage1.epochs', self.stage1.epochs, 'no such stage'),
+            ('stage2.epochs', self.stage2.epochs, 'no such stage'),
+            ('eval_every_epochs', self.eval_every_epochs, 'never'),
+            ('match_every_epochs', self.match_every_epochs, 'never'),
+        ):
+            if epochs > 0 and round(epochs * num_images / self.batch_size) == 0:
                 raise InputError(
-                    f'{name} is {every}, which is less than a step of {self.batch_size} images, and there are '
+                    f'{name} is {epochs}, which is less than a step of {self.batch_size} images, and there are '
                     f'{num_images}: give a smaller batch_size, or here at least '
-                    f'{self.batch_size / num_images:.2g}, or 0 for never.'
+                    f'{self.batch_size / num_images:.2g}, or 0 for {zero}.'
                 )
 
     def check_devices(self, num_devices: int) -> None:

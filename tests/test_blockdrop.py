@@ -270,6 +270,12 @@ def test_a_teacher_is_heard_where_blocks_learn() -> None:
         assert ('distillation' in terms) == is_taught
 
 
+def test_blocks_that_the_curriculum_has_not_come_to_are_not_warned_of() -> None:
+    first, second = plan('blockdrop', 'policy')
+    opened = [first.always_run_n(step).sum() for step in range(first.start, first.end)]
+    assert opened == [3, 3, 2, 1, 0, 0, 0, 0, 0] and not second.always_run_n(second.start).any()
+
+
 def test_skipnets_second_stage_moves_routers_and_blocks() -> None:
     stage = plan('skipnet_hrl', 'lstm')[1]
     before, after, metrics = stepped(stage)

@@ -143,7 +143,9 @@ def most_used_routes(decisions_Nxn: np.ndarray, most: int = MOST_ROUTES) -> list
     return [(routes_Rxn[r], np.flatnonzero(route_of_N.ravel() == r)) for r in order_R]
 
 
-def fixed_in_words(run_rates_n: Sequence[float], always_run_n: Sequence[bool] = (), part: str = 'block') -> str:
+def fixed_in_words(
+    run_rates_n: Sequence[float], always_run_n: Sequence[bool] | np.ndarray = (), part: str = 'block'
+) -> str:
     """Which blocks every image runs, and which none: 'block 1 always runs and blocks 4 to 6 never run'; '' for none.
 
     Of those that have no choice, `always_run_n`, nothing is said. `part` is what they are called.

@@ -122,7 +122,7 @@ class Run:
         self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
         self.steps = StepReader(
             *(self.progress, self.writer, self.recipe, lambda: self.checkpoints.newest_step, self.checkpoints.check),
-            setup.model.always_run_n,
+            'diversity_margin' in setup.method.settings(),
         )
         self.signals = open_files.enter_context(stop_signals()) if workdir else []
         self.batches = open_files.enter_context(contextlib.closing(self._batches()))
@@ -161,7 +161,7 @@ class Run:
     def _train(self, stage: Stage) -> None:
         recipe, steps = self.recipe, self.steps
         step_fn = first_reported(compiled(stage.step, self.mesh), f'compiling stage {stage.number}')
-        steps.begin(stage.number, stage.end, self.stages[-1].end)
+        steps.begin(stage.number, stage.end, self.stages[-1].end, stage.always_run_n)
         if self.progress.is_evaluation_due:
             self._pause(stage, self.progress.step)
         for done in range(self.progress.step + 1, stage.end + 1):

@@ -43,7 +43,7 @@ class StepReader:
     """Reads the metrics of steps, a few at a time, and counts, times, checks and reports them.
 
     `newest_checkpoint` gives the step of one, or None; `before_log` is called before a window of means is written;
-    blocks of `always_run_n` have nothing to decide.
+    `has_diversity` is whether the method can be told to keep routes apart.
     """
 
     def __init__(
@@ -53,20 +53,22 @@ class StepReader:
         recipe: Recipe,
         newest_checkpoint: Callable[[], int | None],
         before_log: Callable[[], None],
-        always_run_n: Sequence[bool],
+        has_diversity: bool,
     ):
         self.progress, self.writer, self.recipe = progress, writer, recipe
         self.window = RunningMeans(**progress.window)
         self._newest_checkpoint, self._before_log = newest_checkpoint, before_log
-        self._always_run_n = always_run_n
+        self._has_diversity = has_diversity
         self._unread: list[Metrics] = []
         self._read_at = 0.0
         self._last_read: float | None = None
         self._last_warning: str | None = None
 
-    def begin(self, stage: int, stage_end: int, run_end: int) -> None:
-        """Steps of a stage follow."""
-        self._stage, self._stage_end = stage, stage_end
+    def begin(
+        self, stage: int, stage_end: int, run_end: int, always_run_n: Callable[[int], Sequence[bool] | np.ndarray]
+    ) -> None:
+        """Steps of a stage follow; `always_run_n` gives the blocks that have nothing to decide at a step."""
+        self._stage, self._stage_end, self._always_run_n = stage, stage_end, always_run_n
         self._lines = ProgressLines(stage, run_end, self.recipe.batch_size)
 
     def add(self, metrics: Metrics) -> None:
@@ -128,8 +130,9 @@ class StepReader:
         self._before_log()
         rate = {'images_per_second': self._lines.images_per_second}
         self.writer.write(self.progress.step, 'train', {'stage': self._stage} | means | rate)
+        first_step = self.progress.step - self.window.count
         self.window = RunningMeans()
-        warning = routing_warning(means, self._always_run_n)
+        warning = routing_warning(means, self._always_run_n(first_step), has_diversity=self._has_diversity)
         if warning and warning != self._last_warning:
             log(f'warning: {warning}')
         self._last_warning = warning
@@ -225,17 +228,20 @@ def _short(name: str) -> str:
     return name if len(name) <= 4 else name[:3]
 
 
-def routing_warning(means: Mapping[str, Any], always_run_n: Sequence[bool] = ()) -> str | None:
+def routing_warning(
+    means: Mapping[str, Any], always_run_n: Sequence[bool] | np.ndarray = (), *, has_diversity: bool = True
+) -> str | None:
     """One sentence when a window's routing has collapsed, wholly or in some blocks; None when it is alive.
 
-    Blocks of `always_run_n` have nothing to decide.
+    Blocks of `always_run_n` have nothing to decide; `has_diversity` is as in `StepReader`.
     """
     if 'num_paths' not in means:
         return None
     if means['num_paths'] <= 1:
+        hint = '; a larger weight or margin of diversity keeps routes apart (loss.beta, loss.diversity_margin)'
         return (
-            'routing has collapsed: every image takes one route, so this is a static sub-network; a larger weight or '
-            'margin of diversity keeps routes apart (loss.beta, loss.diversity_margin).'
+            'routing has collapsed: every image takes one route, so this is a static sub-network'
+            f'{hint if has_diversity else ""}.'
         )
     fixed = fixed_in_words(means['run_rates_n'], always_run_n)
     return f'part of the routing is fixed: {fixed}.' if fixed else None

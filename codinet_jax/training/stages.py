@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -50,6 +52,14 @@ class Stage(NamedTuple):
             variables = jax.device_get(drawn(self.step.model, self.seed))
         variables, teacher = hosts.arrays_of_first((variables, teacher))
         return jax.jit(self.first_state, out_shardings=sharding.replicated(mesh))(variables, teacher)
+
+    def always_run_n(self, step: int) -> np.ndarray:
+        """The blocks that have nothing to decide at a step of the stage."""
+        always_n = np.array(self.step.model.always_run_n)
+        if self.step.opened is None:
+            return always_n
+        progress = jnp.float32((step - self.start) / max(1, self.step.num_steps))
+        return always_n | np.asarray(self.step.opened(progress, len(always_n)))
 
     def begun_from(self, state: TrainState, mesh: Mesh) -> TrainState:
         """The state of the stage before with nothing optimised yet, placed as the step leaves it, or that would be

@@ -252,6 +252,7 @@ def test_such_steps_can_be_skipped_and_are_counted(tmp_path: Path, monkeypatch: 
     assert results is not None and results['num_skipped'] == 3 and results['num_steps'] == 18
     rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
     assert [row['step'] for row in rows if row['kind'] == 'train' and 'loss' not in row] == [4, 5, 11]
+    assert [row['step'] for row in rows if row.get('skipped')] == [4, 5, 11]
     assert all(np.isfinite(row['loss']) for row in rows if 'loss' in row)
 
 

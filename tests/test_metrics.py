@@ -47,6 +47,16 @@ def test_a_window_that_went_through_a_checkpoint_equals_one_that_did_not() -> No
     assert resumed.count == 5
 
 
+def test_steps_that_were_skipped_have_no_part_in_the_means_but_their_share() -> None:
+    window = RunningMeans()
+    for loss, skipped in ((1.0, 0.0), (np.nan, 1.0), (3.0, 0.0), (np.inf, 1.0)):
+        window.add({'loss': jnp.float32(loss), 'skipped': jnp.float32(skipped)})
+    assert window.means() == {'loss': 2.0, 'skipped': 0.5}
+    none_taken = RunningMeans()
+    none_taken.add({'loss': jnp.float32(np.nan), 'skipped': jnp.float32(1.0)})
+    assert none_taken.means() == {'skipped': 1.0}
+
+
 def test_a_window_saved_empty_is_empty() -> None:
     window = RunningMeans(**RunningMeans().as_json())
     window.add({'loss': 2.0})

@@ -98,8 +98,7 @@ class StepReader:
             progress.step += 1
             if values.get('skipped'):
                 progress.num_skipped += 1
-            else:
-                self.window.add(values)
+            self.window.add(values)
             if progress.step % self.recipe.log_every_steps == 0 or progress.step == self._stage_end:
                 self._log()
         self._read_at = time.monotonic()
@@ -139,7 +138,10 @@ class StepReader:
 
 
 class RunningMeans:
-    """Means of every metric since the last reset; its sums travel with the checkpoint, so a resumed window is whole."""
+    """Means of every metric since the last reset; its sums travel with the checkpoint, so a resumed window is whole.
+
+    Of a step that was skipped nothing counts but that: 'skipped' is the share of such steps.
+    """
 
     def __init__(self, sums: Mapping[str, Any] | None = None, count: int = 0):
         self.sums = {name: np.asarray(value, np.float64) for name, value in (sums or {}).items()}
@@ -147,11 +149,16 @@ class RunningMeans:
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + np.asarray(value, np.float64)
+            if name == 'skipped' or not metrics.get('skipped'):
+                self.sums[name] = self.sums.get(name, 0.0) + np.asarray(value, np.float64)
         self.count += 1
 
     def means(self) -> dict[str, Any]:
-        return {name: (total / self.count).tolist() for name, total in self.sums.items()}
+        num_taken = self.count - self.sums.get('skipped', 0.0)
+        return {
+            name: (total / (self.count if name == 'skipped' else num_taken)).tolist()
+            for name, total in self.sums.items()
+        }
 
     def as_json(self) -> dict[str, Any]:
         return {'sums': {name: total.tolist() for name, total in self.sums.items()}, 'count': self.count}

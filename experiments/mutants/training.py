@@ -241,9 +241,9 @@ TRAINING = (
     Mutant(
         'a window of means counts skipped steps',
         PROGRESS,
-        '            else:\n                self.window.add(values)',
-        '            self.window.add(values)',
-        ('faults::such_steps_can_be_skipped_and_are_counted',),
+        "self.count if name == 'skipped' else num_taken",
+        'self.count',
+        ('metrics::steps_that_were_skipped_have_no_part_in_the_means_but_their_share',),
     ),
     Mutant(
         'a step more may be skipped than is said',

@@ -46,10 +46,12 @@ def started(
 
 
 def test_a_run_starts_from_another_runs_weights(
-    root: Path, weights: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    root: Path, weights: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = helpers.by_path(weights)
-    found = started(root, 'whole', root / 'before' / 'weights.npz', monkeypatch)
+    changes = {'routing.initial_run_rate': 0.9}
+    found = started(root, 'whole', root / 'before' / 'weights.npz', monkeypatch, **changes)
+    assert 'its routers are kept, and routing.initial_run_rate is not read\n' in capsys.readouterr().out
     assert found.keys() == expected.keys()
     for path, leaf in expected.items():
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)
@@ -89,7 +91,10 @@ def test_a_head_of_other_classes_starts_fresh_and_that_is_said(
     weights_file.write(root / 'seven.npz', with_head(weights, 7))
     found, expected = started(root, 'seven', root / 'seven.npz', monkeypatch), helpers.by_path(weights)
     normalisation = 'pixels normalised by mean (0.3052,), std (0.376,)'
-    said = f'starting from {root}/seven.npz, {normalisation}; its head is of 7 classes, so one of 10 starts fresh\n'
+    said = (
+        f'starting from {root}/seven.npz, {normalisation}; its routers are kept, and routing.initial_run_rate is not '
+        'read; its head is of 7 classes, so one of 10 starts fresh\n'
+    )
     assert said in capsys.readouterr().out
     for path, leaf in expected.items():
         assert np.array_equal(found[path], leaf) is not path.startswith('params/head/'), path

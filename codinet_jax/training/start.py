@@ -72,14 +72,17 @@ def given_variables(setup: Setup, train_set: Split) -> tuple[dict[str, Any] | No
     with waiting('making the weights'):
         fresh = jax.device_get(drawn(setup.model, setup.recipe.seed))
     _check_resuming(setup, imported)
-    is_opened = setup.model.router is None and _is_routed(imported)
     if setup.recipe.resumes is None:
         variables = pretrained.into(fresh, imported, file)
     else:
         variables = _joined(setup, setup.recipe.resumes, imported, train_set)
         variables['params']['router_start'] = fresh['params']['router_start']
     spec, classes = setup.data.spec, pretrained.other_classes(fresh, imported)
-    routers = '; its routers are left out, and every block runs' if is_opened else ''
+    routers = ''
+    if _is_routed(imported):
+        is_opened = setup.model.router is None
+        left_out, kept = 'left out, and every block runs', 'kept, and routing.initial_run_rate is not read'
+        routers = f'; its routers are {left_out if is_opened else kept}'
     head = f'; its head is of {classes} classes, so one of {spec.num_classes} starts fresh' if classes else ''
     log(f'starting from {file}, pixels normalised by mean {spec.mean}, std {spec.std}{routers}{head}')
     return variables, _teacher(setup, imported)

@@ -315,6 +315,12 @@ def test_of_a_setting_that_another_leaves_unread_it_is_said(name: str, changes: 
     assert not list(unread(config, others))
 
 
+def test_of_consistency_between_one_view_it_is_said() -> None:
+    sentence = 'loss.alpha changes nothing: it is of the views of an image, and num_views is 1.'
+    assert list(unread(changed(num_views=1), ['loss.alpha', 'loss.beta'])) == [sentence]
+    assert not list(unread(changed(num_views=2), ['loss.alpha']))
+
+
 def test_of_a_teacher_that_no_stage_hears_it_is_said() -> None:
     taught = {'distillation__weight': 0.5, 'stage2__epochs': 0.0}
     sentence = 'distillation.weight changes nothing: with method=blockdrop it is read where stage2.epochs is set.'

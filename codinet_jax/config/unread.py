@@ -51,6 +51,8 @@ def unread(config: ConfigDict, names: Iterable[str]) -> Iterator[str]:
             yield f'{name} changes nothing: method={config.method} has no routers.'
         elif name == 'loss.target_rate' and config.loss.block_rates and 'block_rates' in method.settings():
             yield f'{name} changes nothing: loss.block_rates has one for each block.'
+        elif name in ('loss.alpha', 'loss.consistency_margin') and config.num_views == 1:
+            yield f'{name} changes nothing: it is of the views of an image, and num_views is 1.'
         elif section == 'distillation' and not any(config[f'stage{number}'].epochs for number in method.taught_in):
             needed = ' or '.join(f'stage{number}.epochs' for number in method.taught_in)
             yield f'{name} changes nothing: with method={config.method} it is read where {needed} is set.'

@@ -69,8 +69,8 @@ def main(argv: Sequence[str]) -> None:
     rows: dict[Any, calibration.Point] = {
         'first answer alone': measure(last),
         **named,
-        'as it comes': measure(0.5),
-        'every block': measure(0.0),
+        'as it comes': measure(shipped.THRESHOLD),
+        'every block': measure(calibration.RUN_ALL),
     }
     for name, point in rows.items():
         print(f'{name!s:>18}  {point.top1:.2%}  {point.macs_share * predictor.spec.static_macs / 1e6:.2f} MMACs')

@@ -23,7 +23,7 @@ from codinet_jax.models.execution import masked
 from codinet_jax.runtime import command
 from experiments.real_accuracy import images, kept, networks
 
-TARGETS = (40.6e6, 50e6, 55e6, 60e6, 65e6, 68.9e6, 80e6)
+TARGETS = (40.6e6, 50e6, 55e6, 60e6, 65e6, 68.9e6, 80e6, 90e6, 100e6, 110e6)
 CALIBRATION_SEED = 3  # the views that run.py sets thresholds on
 
 

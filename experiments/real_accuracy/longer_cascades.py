@@ -2,10 +2,11 @@
 
 `python -m experiments.real_accuracy.longer_cascades --cache=DIR --output=DIR --name=NAME \
 --cascades='resnet20>resnet56,resnet56_after_resnet20_8epochs_s0>resnet44'`: each cascade names what `cascade` has asked
-(given networks, in --cache), and its first may be what `two_depths` has trained (in --output), whose deep answer is in
-place of its first. What follows joins the mean of all that were asked, and an image goes on while the answer's largest
-probability is too small. All steps share one threshold; it meets the cost on one half of test and is used on the other,
-both ways. Writes NAME.json: `alone`, every network's own answers, and `cascades`.
+(given networks, in --cache) or `run` has trained (in --output), and its first may be what `two_depths` has trained
+(there too), whose deep answer is in place of its first. What follows joins the mean of all that were asked, and an
+image goes on while the answer's largest probability is too small. All steps share one threshold; it meets the cost on
+one half of test and is used on the other, both ways. Writes NAME.json: `alone`, every network's own answers, and
+`cascades`.
 """
 
 import pathlib
@@ -54,11 +55,12 @@ def read(names: Sequence[str], cache: pathlib.Path, output: pathlib.Path) -> Ste
 
 
 def _of_one(name: str, cache: pathlib.Path, output: pathlib.Path) -> list[cascade.Answerer]:
-    given = cache / f'given_{name}.npz'
-    paths = [given] if given.exists() else [output / f'{name}_{kind}_routes.npz' for kind in ('shallow', 'deep')]
-    if not all(path.exists() for path in paths):
-        raise InputError(f'Nothing has asked {name}: run experiments.real_accuracy.cascade or two_depths first.')
-    return [cascade.read(path) for path in paths]
+    answers_once = cache / f'given_{name}.npz', output / f'{name}_routes.npz'
+    answers_twice = [output / f'{name}_{kind}_routes.npz' for kind in ('shallow', 'deep')]
+    for paths in (answers_once[:1], answers_once[1:], answers_twice):
+        if all(path.exists() for path in paths):
+            return [cascade.read(path) for path in paths]
+    raise InputError(f'Nothing has asked {name}: run experiments.real_accuracy.cascade, run or two_depths first.')
 
 
 def taken_N(steps: Steps, threshold: float, rows: Any = slice(None)) -> np.ndarray:

@@ -130,9 +130,9 @@ def main(argv: Sequence[str]) -> None:
     compiling = threading.Thread(target=_compile, args=(steps, start))
     if FLAGS.prepare_only:  # beside all that follows, for it takes longest
         compiling.start()
+        ordering.places_n(cache, start, used, FLAGS.order_images)
     costs = networks.costs(start, has_routers=FLAGS.variant in methods.LEARNT)
-    place_n = ordering.places_n(cache, start, used, FLAGS.order_images)
-    rates_n, copies_n = _rates(start, place_n, costs)
+    rates_n, copies_n = _rates(start, used, cache, costs)
     log('run rates', np.round(rates_n, 2).tolist())
     variables = _variables(start, used, copies_n)
     judge = evaluation.Judge(
@@ -283,13 +283,16 @@ def _calibration(used: images.Images) -> images.Images:
     return chosen._replace(images_NxHxWxC=_views(chosen, seed=3, is_cut=False))
 
 
-def _rates(start: networks.Start, place_n: np.ndarray, costs: CostTable) -> tuple[np.ndarray, np.ndarray]:
-    """Run rates and which blocks copy a decision."""
-    nothing_n = np.zeros(len(place_n), bool)
+def _rates(
+    start: networks.Start, used: images.Images, cache: pathlib.Path, costs: CostTable
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run rates and which blocks copy a decision, by the order of blocks, which a static network does without."""
+    nothing_n = np.zeros(start.architecture.num_blocks, bool)
     if FLAGS.variant == 'static':
-        return np.ones(len(place_n)), nothing_n
+        return np.ones(len(nothing_n)), nothing_n
     if FLAGS.target_macs is None:
         raise InputError(f'Say what the mean image of {FLAGS.variant} is to cost: --target_macs=68.9e6.')
+    place_n = ordering.places_n(cache, start, used, FLAGS.order_images)
     if FLAGS.variant == 'pruned':
         return allocation.pruned(place_n, costs, FLAGS.target_macs), nothing_n
     if FLAGS.variant == 'rungs' and FLAGS.cheap_macs is not None:

@@ -321,6 +321,33 @@ def test_of_consistency_between_one_view_it_is_said() -> None:
     assert not list(unread(changed(num_views=2), ['loss.alpha']))
 
 
+@pytest.mark.parametrize(
+    ('method', 'name', 'value'),
+    [
+        ('convnet_aig', 'loss.target_rate', 0.5),
+        ('convnet_aig', 'loss.block_rates', (0.5,) * 6),
+        ('early_exit', 'routing.initial_run_rate', 0.8),
+    ],
+)
+def test_of_a_setting_that_gives_way_to_a_wanted_cost_of_the_config_it_is_said(
+    method: str, name: str, value: Any
+) -> None:
+    config = load('digits_r14', method)
+    config.update_from_flattened_dict({name: value})
+    (sentence,) = unread(config, [name])
+    assert sentence.startswith(f'{name} gives way to loss.target_cost, which the config sets to 0.7: ')
+    assert not list(unread(config, [name, 'loss.target_cost']))
+    config.loss.target_cost = None
+    assert not list(unread(config, [name]))
+
+
+@pytest.mark.parametrize(('method', 'name'), [('laudnet', 'loss.target_rate'), ('random', 'routing.initial_run_rate')])
+def test_what_agrees_with_a_wanted_cost_or_is_moved_by_it_does_not_give_way(method: str, name: str) -> None:
+    config = load('digits_r14', method)
+    assert (config.loss.target_rate, config.loss.target_cost) == (0.7, 0.7)
+    assert not list(unread(config, [name]))
+
+
 def test_of_a_teacher_that_no_stage_hears_it_is_said() -> None:
     taught = {'distillation__weight': 0.5, 'stage2__epochs': 0.0}
     sentence = 'distillation.weight changes nothing: with method=blockdrop it is read where stage2.epochs is set.'

@@ -91,7 +91,7 @@ def shares(texts: Sequence[str]) -> list[float]:
 def read(flag: flags.FlagHolder[ConfigDict], wanted: str = 'what to train: ') -> ConfigDict:
     """The config that --config names, overrides applied, the modules that it lists imported.
 
-    Of overrides that nothing reads stderr is told.
+    Of overrides that nothing reads, or that give way, stderr is told.
 
     Raises:
       InputError: none is named, where `wanted` begins the sentence; or a module cannot be imported.

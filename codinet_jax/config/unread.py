@@ -1,7 +1,9 @@
-"""Settings that were given and change nothing, because the method does not have them or what they belong to is off."""
+"""Settings that were given and change nothing, because the method does not have them or what they belong to is off;
+and those that give way to a wanted cost of the config.
+"""
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
@@ -35,8 +37,8 @@ OF_KINDS = {
 }
 
 
-def unread(config: ConfigDict, names: Iterable[str]) -> Iterator[str]:
-    """A sentence on each of these settings that nothing reads, by dotted name."""
+def unread(config: ConfigDict, names: Collection[str]) -> Iterator[str]:
+    """A sentence on each of these settings, which were given, that nothing reads or that gives way, by dotted name."""
     method = METHODS.get(config.method)
     if method is None:
         return  # refused where the config is read
@@ -51,6 +53,11 @@ def unread(config: ConfigDict, names: Iterable[str]) -> Iterator[str]:
             yield f'{name} changes nothing: method={config.method} has no routers.'
         elif name == 'loss.target_rate' and config.loss.block_rates and 'block_rates' in method.settings():
             yield f'{name} changes nothing: loss.block_rates has one for each block.'
+        elif 'loss.target_cost' not in names and _gives_way(config, name):
+            yield (
+                f'{name} gives way to loss.target_cost, which the config sets to {config.loss.target_cost:g}: that is '
+                'what the mean image costs in the end; set it as well, or to None.'
+            )
         elif name in ('loss.alpha', 'loss.consistency_margin') and config.num_views == 1:
             yield f'{name} changes nothing: it is of the views of an image, and num_views is 1.'
         elif section == 'distillation' and not any(config[f'stage{number}'].epochs for number in method.taught_in):
@@ -60,3 +67,14 @@ def unread(config: ConfigDict, names: Iterable[str]) -> Iterator[str]:
             yield f'{name} changes nothing: it is of {"=".join(OF_KINDS[name])}, and that is {found}.'
         elif name in OF_OTHERS and not operator.attrgetter(OF_OTHERS[name])(config):
             yield f'{name} changes nothing: it is read where {OF_OTHERS[name]} is set.'
+
+
+def _gives_way(config: ConfigDict, name: str) -> bool:
+    """Whether a setting says how much is to run, and the wanted cost says otherwise."""
+    target, loss = config.loss.target_cost, config.loss
+    says_otherwise = {
+        'loss.target_rate': loss.target_rate != target,
+        'loss.block_rates': bool(loss.block_rates),
+        'routing.initial_run_rate': not METHODS[config.method].learns_routes,  # nothing else moves it
+    }
+    return target is not None and says_otherwise.get(name, False)

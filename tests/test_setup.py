@@ -315,6 +315,26 @@ def test_of_a_setting_that_another_leaves_unread_it_is_said(name: str, changes: 
     assert not list(unread(config, others))
 
 
+@pytest.mark.parametrize(
+    ('variant', 'changes', 'why'),
+    [
+        ('codinet', {}, None),
+        ('codinet', {'stage2.epochs': 0.0}, 'stage2.epochs is set'),
+        ('early_exit', {}, None),
+        ('blockdrop', {}, 'stage 2 freezes routers, and method=blockdrop does not'),
+        ('skipnet_hrl', {}, 'stage 2 freezes routers, and method=skipnet_hrl does not'),
+        ('skipnet_hrl', {'loss.gamma': -1.0}, None),  # refused later
+    ],
+)
+def test_where_the_cost_is_not_matched_within_stage_2_it_is_said(
+    variant: str, changes: dict[str, Any], why: str | None
+) -> None:
+    config = load('digits_r14', variant)
+    config.update_from_flattened_dict(changes)
+    sentences = [f'match_every_epochs changes nothing: it is read where {why}.'] if why else []
+    assert list(unread(config, ['match_every_epochs'])) == sentences
+
+
 def test_of_consistency_between_one_view_it_is_said() -> None:
     sentence = 'loss.alpha changes nothing: it is of the views of an image, and num_views is 1.'
     assert list(unread(changed(num_views=1), ['loss.alpha', 'loss.beta'])) == [sentence]

@@ -120,7 +120,7 @@ def read(config: ConfigDict) -> Setup:
     """
     default.check_types(config)
     plugins.check(config.imports)
-    method = _method(config)
+    method = method_of(config)
     data = _data(config)
     model = _network(config, data, method)
     recipe = _recipe(config)
@@ -153,7 +153,7 @@ def _data(config: ConfigDict) -> DataSource:
     )
 
 
-def _method(config: ConfigDict) -> Method:
+def method_of(config: ConfigDict) -> Method:
     """The config's method, from settings of its fields' names in `loss` and `routing`."""
     checks.one_of('method', config.method, METHODS)
     kind = METHODS[config.method]

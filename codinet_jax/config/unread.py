@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
+from codinet_jax.config import setup
 from codinet_jax.methods import METHODS
+from codinet_jax.runtime.errors import InputError
 
 # Settings that are read whatever the method, among those that are methods' own.
 OF_ALL = ('routing.initial_run_rate', 'loss.label_smoothing', 'loss.extra_terms', 'loss.extra_weights')
@@ -17,7 +19,6 @@ OF_OTHERS = {
     'loss.gamma_damping_steps': 'loss.target_cost',
     'loss.gamma_window': 'loss.target_cost',
     'loss.gamma_max': 'loss.target_cost',
-    'match_every_epochs': 'loss.target_cost',
     'distillation.temperature': 'distillation.weight',
     **{
         f'{stage}.{name}': f'{stage}.epochs'
@@ -60,6 +61,8 @@ def unread(config: ConfigDict, names: Collection[str]) -> Iterator[str]:
             )
         elif name in ('loss.alpha', 'loss.consistency_margin') and config.num_views == 1:
             yield f'{name} changes nothing: it is of the views of an image, and num_views is 1.'
+        elif name == 'match_every_epochs' and (needed := _needed_to_match(config)):
+            yield f'{name} changes nothing: it is read where {needed}.'
         elif section == 'distillation' and not any(config[f'stage{number}'].epochs for number in method.taught_in):
             needed = ' or '.join(f'stage{number}.epochs' for number in method.taught_in)
             yield f'{name} changes nothing: with method={config.method} it is read where {needed} is set.'
@@ -67,6 +70,18 @@ def unread(config: ConfigDict, names: Collection[str]) -> Iterator[str]:
             yield f'{name} changes nothing: it is of {"=".join(OF_KINDS[name])}, and that is {found}.'
         elif name in OF_OTHERS and not operator.attrgetter(OF_OTHERS[name])(config):
             yield f'{name} changes nothing: it is read where {OF_OTHERS[name]} is set.'
+
+
+def _needed_to_match(config: ConfigDict) -> str | None:
+    """What is not so, and would have to be for the cost to be matched within stage 2."""
+    for needed in ('loss.target_cost', 'stage2.epochs'):
+        if not operator.attrgetter(needed)(config):
+            return f'{needed} is set'
+    try:
+        _, last = setup.method_of(config).stages()
+    except InputError:  # refused where the config is read
+        return None
+    return None if last.frozen == 'routers' else f'stage 2 freezes routers, and method={config.method} does not'
 
 
 def _gives_way(config: ConfigDict, name: str) -> bool:

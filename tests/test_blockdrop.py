@@ -103,7 +103,7 @@ LABELS = jnp.zeros(2, int)
 
 
 def minimised(
-    method: Method, stage: int, drawn: RoutedOutput, likely: RoutedOutput | None, progress: float = 0.9
+    method: Method, stage: int, drawn: RoutedOutput, likely: RoutedOutput | None, progress: float = 0.9, **others: Any
 ) -> tuple[float, dict[str, Any], np.ndarray, np.ndarray]:
     """The loss, its terms, and its gradient to margins and to class logits."""
     rules = method.stages()[stage - 1]
@@ -111,7 +111,7 @@ def minimised(
     def loss(margins_Bxn: jax.Array, logits_BxY: jax.Array) -> Any:
         output = output_of(drawn.run_probability_Bxn, margins_Bxn, logits_BxY)
         given: dict[str, Any] = {'num_views': 1, 'costs': COSTS, 'gamma': jnp.float32(0.3), 'progress': progress}
-        return total_loss(rules.objective, output, LABELS, again=lambda how: likely, **given)
+        return total_loss(rules.objective, output, LABELS, again=lambda how: likely, **given, **others)
 
     (total, terms), slopes = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
         drawn.router_logits_Bxnx2[..., 1],  # type: ignore[index]
@@ -177,12 +177,14 @@ def test_a_wrong_class_costs_what_it_should_and_the_more_the_more_it_is_wrong() 
     assert 0 < weak < strong
 
 
-def test_skipnets_gates_are_credited_with_the_loss_and_what_is_skipped_from_there_on() -> None:
+@pytest.mark.parametrize('smoothing', [0.0, 0.3])
+def test_skipnets_gates_are_credited_with_the_loss_and_what_is_skipped_from_there_on(smoothing: float) -> None:
     drawn = output_of(DRAWN, MARGINS, [RIGHT, WRONG])
     method = SkipNetHRL(skip_reward=0.2, policy_weight=2.0)
-    total, terms, slopes, of_logits = minimised(method, 2, drawn, None)
+    total, terms, slopes, of_logits = minimised(method, 2, drawn, None, label_smoothing=smoothing)
     log_z = np.log(np.exp(2) + 2)
-    losses = np.array([log_z - 2, log_z])
+    targets = (1 - smoothing) * np.eye(3)[[0, 0]] + smoothing / 3
+    losses = log_z - (targets * [RIGHT, WRONG]).sum(1)
     earned = np.cumsum((0.5 * (1 - np.array(DRAWN)) * COSTS.costs_n)[:, ::-1], axis=1)[:, ::-1]  # α + γ
     returns = earned - losses[:, None]
     p = 1 / (1 + np.exp(-MARGINS))
@@ -192,9 +194,9 @@ def test_skipnets_gates_are_credited_with_the_loss_and_what_is_skipped_from_ther
     assert terms['policy'] == pytest.approx(policy, rel=1e-5)
     assert terms['reward'] == pytest.approx(returns[:, 0].mean(), rel=1e-5), 'of a route: what its first gate earns'
     assert total == pytest.approx(losses.mean() + 2 * policy + 0.3 * cost, rel=1e-5)
-    alone = jax.grad(lambda x: optax.losses.softmax_cross_entropy_with_integer_labels(x, LABELS).mean())
-    np.testing.assert_allclose(of_logits, alone(drawn.logits_BxY), rtol=1e-5)
-    sharp = minimised(SkipNetHRL(skip_reward=0.2, policy_weight=2.0, temperature=0.5), 2, drawn, None)[2]
+    np.testing.assert_allclose(of_logits, (np.exp([RIGHT, WRONG] - log_z) - targets) / 2, rtol=1e-5)
+    sharper = SkipNetHRL(skip_reward=0.2, policy_weight=2.0, temperature=0.5)
+    sharp = minimised(sharper, 2, drawn, None, label_smoothing=smoothing)[2]
     np.testing.assert_allclose(sharp, -2 * returns * (DRAWN - 1 / (1 + np.exp(-2 * MARGINS))) / 0.5 / 2, rtol=1e-4)
 
 

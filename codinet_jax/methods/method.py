@@ -114,10 +114,15 @@ class Rules(NamedTuple):
 
 def cross_entropy(logits_BxY: jax.Array, labels_B: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """The mean over rows, in nats."""
+    return cross_entropies_B(logits_BxY, labels_B, label_smoothing).mean()
+
+
+def cross_entropies_B(logits_BxY: jax.Array, labels_B: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Of every row, in nats."""
     if not label_smoothing:
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxY, labels_B).mean()
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits_BxY, labels_B)
     targets_BxY = optax.smooth_labels(jax.nn.one_hot(labels_B, logits_BxY.shape[-1]), label_smoothing)
-    return optax.losses.softmax_cross_entropy(logits_BxY, targets_BxY).mean()
+    return optax.losses.softmax_cross_entropy(logits_BxY, targets_BxY)
 
 
 def classification(seen: Seen) -> dict[str, Term]:

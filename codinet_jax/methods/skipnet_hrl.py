@@ -3,8 +3,9 @@ supervised training, gates are drawn and learn from what they led to.
 
 Stage 1 is `skipnet`'s. In stage 2 every gate is drawn from Bernoulli(p), and E[L - (α/N) Σ_k (1 - g_k) C_k] is
 minimised, L the cross-entropy of the network so drawn: blocks by its gradient, gates by REINFORCE, where a gate is
-credited with -L and with what it and later gates earned by skipping ("HRL" there). There is no baseline. Evaluation
-takes the likelier decision.
+credited with -L and with what it and later gates earned by skipping ("HRL" there). There is no baseline. Where labels
+are smoothed L is of smooth labels, to blocks and gates alike; a teacher, if there is one, teaches blocks alone.
+Evaluation takes the likelier decision.
 
 Here and there: α is `loss.skip_reward`, to which γ is added, so that a wanted cost is met by the same controller; C_k/N
 is a block's share of the MACs of all blocks, theirs 1 over the number of gates. Norms use the batch's statistics under
@@ -20,9 +21,16 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from codinet_jax.methods.method import Rules, Seen, Term, Variants, cifar_epochs, priced_classification
+from codinet_jax.methods.method import (
+    Rules,
+    Seen,
+    Term,
+    Variants,
+    cifar_epochs,
+    cross_entropies_B,
+    priced_classification,
+)
 from codinet_jax.methods.skipnet import SkipNet
 from codinet_jax.models import execution
 from codinet_jax.routing import policy_gradient, relaxation
@@ -68,7 +76,7 @@ class SkipNetHRL(SkipNet):
         """Cross-entropy of the drawn network, its cost, what gates learn from both, and the mean return of a route."""
         output = seen.output
         assert output.router_logits_Bxnx2 is not None
-        losses_B = optax.losses.softmax_cross_entropy_with_integer_labels(output.logits_BxY, seen.labels_B)
+        losses_B = cross_entropies_B(output.logits_BxY, seen.labels_B, seen.label_smoothing)
         rewards_n = (self.skip_reward + seen.gamma) * jnp.asarray(seen.costs.costs_n)
         returns_Bxn = policy_gradient.later_returns_Bxn(output.run_probability_Bxn, losses_B, rewards_n)
         log_p_Bxnx2 = policy_gradient.log_probabilities(output.router_logits_Bxnx2, temperature=self.temperature)

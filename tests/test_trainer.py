@@ -15,7 +15,7 @@ from codinet_jax.methods.method import Seen, Term
 from codinet_jax.models import routers
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import RouterKind
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import Diverged, InputError
 from codinet_jax.training import cost_matching
 
 SPEC = cj.DataSpec(classes=10, mean=0.3, std=0.4, crop_padding=1)
@@ -61,6 +61,13 @@ def test_a_static_network_teaches_one_that_resumes() -> None:
         taught.fit(IMAGES, variables=state.variables)
     with pytest.raises(InputError, match=r'^A teacher is given, and distillation_weight is 0'):
         trainer().fit(IMAGES, teacher=static)
+
+
+def test_of_a_loss_that_diverges_nothing_is_advised_that_only_a_command_has() -> None:
+    of_static = cj.Trainer(helpers.tiny_network(None), SPEC, cj.methods.Static(), learning_rate=1e30, **SMALL)
+    advice = r': give the Trainer a lower learning_rate, or skip such steps \(skip_nonfinite=True\)\.$'
+    with pytest.raises(Diverged, match=r'^Step [23] has a .* of (nan|inf|-inf)' + advice):
+        of_static.fit(IMAGES, epochs=(1, 0))
 
 
 def test_a_networks_own_convolution_is_kept() -> None:

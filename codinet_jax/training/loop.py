@@ -121,7 +121,9 @@ class Run:
         self.progress.num_images = train_set.num_images
         self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
         self.steps = StepReader(
-            *(self.progress, self.writer, self.recipe, lambda: self.checkpoints.newest_step, self.checkpoints.check),
+            *(self.progress, self.writer, self.recipe),
+            (lambda: self.checkpoints.newest_step) if workdir else None,
+            self.checkpoints.check,
             'diversity_margin' in setup.method.settings(),
         )
         self.signals = open_files.enter_context(stop_signals()) if workdir else []

@@ -42,8 +42,9 @@ class Progress:
 class StepReader:
     """Reads the metrics of steps, a few at a time, and counts, times, checks and reports them.
 
-    `newest_checkpoint` gives the step of one, or None; `before_log` is called before a window of means is written;
-    `has_diversity` is whether the method can be told to keep routes apart.
+    `newest_checkpoint` gives the step of one, or None, and is itself None where none is kept, as from Python;
+    `before_log` is called before a window of means is written; `has_diversity` is whether the method can be told to
+    keep routes apart.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class StepReader:
         progress: Progress,
         writer: MetricWriter,
         recipe: Recipe,
-        newest_checkpoint: Callable[[], int | None],
+        newest_checkpoint: Callable[[], int | None] | None,
         before_log: Callable[[], None],
         has_diversity: bool,
     ):
@@ -115,13 +116,18 @@ class StepReader:
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if term and values.get('skipped') else 0
         if term is None or 0 < progress.skipped_in_a_row < MOST_SKIPPED_IN_A_ROW:
             return
+        is_skipping = progress.skipped_in_a_row > 0
+        many = f' for {MOST_SKIPPED_IN_A_ROW} steps in a row' if is_skipping else ''
+        what = f'Step {progress.step + 1} has a {term.replace("_", " ")} of {values[term]}{many}'
+        if self._newest_checkpoint is None:
+            hint = '' if is_skipping else ', or skip such steps (skip_nonfinite=True)'
+            raise Diverged(f'{what}: give the Trainer a lower learning_rate{hint}.')
         saved = self._newest_checkpoint()
         kept = f'the checkpoint of step {saved} is kept' if saved else 'no checkpoint was due yet'
-        many = f' for {MOST_SKIPPED_IN_A_ROW} steps in a row' if progress.skipped_in_a_row else ''
-        hint = '' if progress.skipped_in_a_row else ', or skip such steps (optimizer.skip_nonfinite=True)'
+        hint = '' if is_skipping else ', or skip such steps (optimizer.skip_nonfinite=True)'
         raise Diverged(
-            f'Step {progress.step + 1} has a {term.replace("_", " ")} of {values[term]}{many} ({kept}): '
-            f'train with a lower stage{progress.stage}.learning_rate or a warm-up{hint}, in another --workdir.'
+            f'{what} ({kept}): train with a lower stage{progress.stage}.learning_rate or a warm-up{hint}, in another '
+            '--workdir.'
         )
 
     def _log(self) -> None:

@@ -100,6 +100,10 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         cj.Trainer(helpers.tiny_network().clone(norm_groups=3), SPEC, cj.methods.CoDiNet(), **SMALL).fit(IMAGES)
     with pytest.raises(InputError, match=r'^Images are float64 \[64, 8, 8, 1\]: give uint8 \[N, 8, 8, 1\]'):
         cj.evaluate_weights(helpers.tiny_network(), SPEC, {}, cj.ImageSet(IMAGES[0] / 255, IMAGES[1]))
+    with pytest.raises(
+        InputError, match=r"are untrained: give .* a Trainer's fit the variables of a static network\.$"
+    ):
+        trainer(cj.methods.BlockDrop(), 'policy').fit(IMAGES)
     with pytest.raises(InputError, match='an image that skips every block costs'):
         trainer(cj.methods.CoDiNet(target_cost=0.001)).fit(IMAGES)
     monkeypatch.setitem(routers.ROUTERS, 'unbiased', RouterKind(routers.LinearRouter, lambda block: 0, bias=None))

@@ -82,7 +82,8 @@ class Setup:
         if not is_given and self.recipe.stage1.epochs and self.method.stages()[0].frozen == 'backbone':
             raise InputError(
                 f'{type(self.method).__name__} keeps the blocks as they are in stage 1, and they are untrained: give '
-                "init_from the weights.npz of a run of the config's static variant."
+                "init_from the weights.npz of a run of the config's static variant, or a Trainer's fit the variables "
+                'of a static network.'
             )
 
     def teaching(self, model: RoutedResNet) -> RoutedResNet:

@@ -110,6 +110,21 @@ def assert_as_expected(answers: Prediction, wanted: tuple[np.ndarray, np.ndarray
         np.testing.assert_array_equal(found, each)
 
 
+@pytest.mark.parametrize('is_fused', [False, True])
+@pytest.mark.parametrize('k', [0, 1])
+def test_variables_of_another_network_are_refused(
+    monkeypatch: pytest.MonkeyPatch, images: np.ndarray, k: int, is_fused: bool
+) -> None:
+    if not is_fused:
+        monkeypatch.setattr(cascade.fused, 'is_default', lambda model: False)
+    two = [member(8, 1), member(14, 2)]
+    two[k] = two[k]._replace(variables=member(20, 3).variables)
+    with pytest.raises(
+        InputError, match=rf'^The variables are not those of CIFAR ResNet-{(8, 14)[k]} with router None: '
+    ):
+        cascade.from_networks(two)(images[:1])
+
+
 def macs(members: list[Member]) -> list[int]:
     """What every step adds."""
     found = []

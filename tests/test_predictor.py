@@ -438,6 +438,14 @@ def test_variables_of_another_network_are_refused(strategy: str | None, changes:
     assert '\n' not in str(caught.value)
 
 
+def test_variables_of_another_network_are_not_evaluated() -> None:
+    named, other = (helpers.tiny_setup(**{'model.depth': depth}) for depth in (14, 8))
+    with pytest.raises(InputError, match=r"^The variables are not those of CIFAR ResNet-14 with router 'linear': "):
+        evaluate.evaluate_weights(
+            named.model, named.data.spec, random_variables(other.model), helpers.noise_images(2), batch_size=2
+        )
+
+
 def test_the_spec_of_a_network() -> None:
     stem, head = 9 * 16 * 8**2, 64 * 10
     blocks = (

@@ -18,6 +18,7 @@ from codinet_jax.data.split import Split
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.evaluation.statistics import summarise
 from codinet_jax.models import execution
+from codinet_jax.models.fitting import fitting
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.routing import paths, relaxation
 from codinet_jax.runtime import hosts, sharding
@@ -190,8 +191,8 @@ def evaluate_weights(
       and rates as shares, costs in MACs.
 
     Raises:
-      InputError: the network's router does not exist, it or the split is of other images, or the machine does not let
-        an image be read.
+      InputError: the network's router does not exist, it or the split is of other images, the variables are another
+        network's, or the machine does not let an image be read.
     """
     arch = model.architecture
     spec.check_network(arch.num_classes, arch.image_channels)
@@ -200,5 +201,6 @@ def evaluate_weights(
     mesh = sharding.data_mesh()
     forward = make_forward(model, spec, mesh, threshold, is_sampled=is_sampled)
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    record, augmented = evaluate_augmented(forward, variables, split, batch_size, mesh)
+    with fitting(model, variables):
+        record, augmented = evaluate_augmented(forward, variables, split, batch_size, mesh)
     return Evaluation(record, augmented, summarise(record, model.costs))

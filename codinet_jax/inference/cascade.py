@@ -10,9 +10,10 @@ taken where v reaches the threshold. So it has a dial, is calibrated, exported, 
 a batch's unsure rows alone go on.
 """
 
+import contextlib
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from codinet_jax.inference.folding import cast, fold
 from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.inference.predictor import NetworkSpec, Predictor, Program
 from codinet_jax.inference.program import FUSED, STRATEGIES, program, ready
+from codinet_jax.models.fitting import fitting
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
@@ -86,26 +88,33 @@ def from_networks(
       operating_points: what calibration found of it.
 
     Raises:
-      InputError: they cannot be one cascade.
+      InputError: they cannot be one cascade. That variables are not of their network is told by this or, where nothing
+        has to be traced before, by the first answer.
     """
     spec, known = network_spec(members), operating_points or OperatingPoints()
     members = [deciding_as_a_cascade(member) for member in members]
 
     is_fused = [fused.is_default(member.model) for member in members]
-    several, weights = zip(
-        *(
-            ready(member.model, member.data_spec, FUSED if is_one else 'compacted', member.variables)
-            for member, is_one in zip(members, is_fused, strict=True)
-        ),
-        strict=True,
-    )
+    with _fitting(members):
+        several, weights = zip(
+            *(
+                ready(member.model, member.data_spec, FUSED if is_one else 'compacted', member.variables)
+                for member, is_one in zip(members, is_fused, strict=True)
+            ),
+            strict=True,
+        )
     single = [
         network if is_one else program(member.model, member.data_spec, 'conditional')
         for network, member, is_one in zip(several, members, is_fused, strict=True)
     ]
-    forward = sharding.on_devices(
+    on_devices = sharding.on_devices(
         _forward(single, 'conditional', members[0]), _forward(several, 'compacted', members[0]), weights
     )
+
+    def forward(images_BxHxWxC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        with _fitting(members):
+            return on_devices(images_BxHxWxC, threshold)
+
     names = [member.model.architecture.name for member in members]
 
     def write(directory: str | os.PathLike[str], threshold: float) -> None:
@@ -118,18 +127,28 @@ def from_networks(
             return compacted(tuple(cast(tree[str(k)], member.model.dtype) for k, member in enumerate(members)), *inputs)
 
         means, stds = zip(*(member.data_spec.normalisation for member in members), strict=True)
-        exported.write(
-            directory,
-            of_flat,
-            traverse_util.flatten_dict(numbered, sep='/'),
-            spec,
-            threshold,
-            preprocessing={'normalisation': '(pixels / 255 - mean) / std, by network', 'mean': means, 'std': stds},
-            network=about or {'name': ' > '.join(names)},
-            operating_points=known,
-        )
+        with _fitting(members):
+            exported.write(
+                directory,
+                of_flat,
+                traverse_util.flatten_dict(numbered, sep='/'),
+                spec,
+                threshold,
+                preprocessing={'normalisation': '(pixels / 255 - mean) / std, by network', 'mean': means, 'std': stds},
+                network=about or {'name': ' > '.join(names)},
+                operating_points=known,
+            )
 
     return Predictor(spec, forward, float(threshold), write, known)
+
+
+@contextlib.contextmanager
+def _fitting(members: Sequence[Member]) -> Iterator[None]:
+    """`fitting` of each."""
+    with contextlib.ExitStack() as all_of_them:
+        for member in members:
+            all_of_them.enter_context(fitting(member.model, member.variables))
+        yield
 
 
 def read_members(paths: Sequence[str | os.PathLike[str]]) -> list[Member]:

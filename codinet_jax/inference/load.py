@@ -1,11 +1,9 @@
 """Where predictors come from: a network and its variables, or the workdir of a finished run."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -16,7 +14,8 @@ from codinet_jax.inference import exported, program
 from codinet_jax.inference.folding import cast, fold
 from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.inference.predictor import Predictor
-from codinet_jax.models.network import RoutedResNet, fresh_variables
+from codinet_jax.models.fitting import fitting
+from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -56,7 +55,7 @@ def from_network(
     def write(directory: str | os.PathLike[str], threshold: float) -> None:
         forward = program.program(model, data_spec, 'compacted')
         mean, std = data_spec.normalisation
-        with _fitting(model, variables):
+        with fitting(model, variables):
             exported.write(
                 directory,
                 lambda weights, *inputs: forward(
@@ -71,38 +70,14 @@ def from_network(
                 decides=model.router is not None,
             )
 
-    with _fitting(model, variables):
+    with fitting(model, variables):
         on_devices = program.on_devices(model, data_spec, variables, strategy)
 
     def forward(images_BxHxWxC: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        with _fitting(model, variables):
+        with fitting(model, variables):
             return on_devices(images_BxHxWxC, threshold)
 
     return Predictor(spec, forward, float(threshold), write, known, decides=model.router is not None)
-
-
-@contextlib.contextmanager
-def _fitting(model: RoutedResNet, variables: Mapping[str, Any]) -> Iterator[None]:
-    """Says of what fails that the variables are another network's, if they are; to ask before would be a trace a load.
-
-    Raises:
-      InputError: they are.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        shapes = jax.eval_shape(lambda: fresh_variables(model, 0))
-        given = traverse_util.flatten_dict(dict(variables), sep='/')
-        for path, leaf in traverse_util.flatten_dict(shapes, sep='/').items():
-            there = np.shape(given[path]) if path in given else 'missing'
-            if there != leaf.shape:
-                raise InputError(
-                    f'The variables are not those of {model.architecture.name} with router {model.router!r}: {path} is '
-                    f'{there} in them, and {leaf.shape} in the network; give those that it was trained with.'
-                ) from error
-        raise
 
 
 def from_workdir(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from codinet_jax.evaluation import record as records_of
 from codinet_jax.evaluation.record import AugmentedRecord, Record
 from codinet_jax.inference import load
 from codinet_jax.runtime.errors import InputError
-from codinet_jax.workdir import Workdir
+from codinet_jax.workdir import Workdir, begin
 
 NEWER = (
     ('method',),
@@ -73,6 +74,22 @@ def test_its_run_may_go_on_unless_something_new_is_wanted(older: Workdir) -> Non
 def test_a_run_may_go_on_with_its_data_and_modules_elsewhere(older: Workdir) -> None:
     elsewhere = record_of({'loss.gamma': 0.7}) | {'data_dir': '/elsewhere', 'imports': ['/elsewhere/my_router.py']}
     older.check(elsewhere)
+
+
+def test_where_the_data_lie_is_known_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, workdir = tmp_path / 'here' / 'images', Workdir(tmp_path / 'run')
+    for name in ('train/oak', 'train/elm', 'val/oak', 'val/elm'):
+        (images / name).mkdir(parents=True)
+    for data_dir in ('~/images', 'gs://bucket/images', str(images), None):
+        assert record_of({'data_dir': data_dir})['data_dir'] == data_dir
+    monkeypatch.chdir(images.parent)
+    config = helpers.tiny_config(dataset='folder', data_dir='images', image_size=16)
+    with workdir.claimed(begin(config, workdir).record):
+        pass
+    shutil.rmtree(images)
+    assert begin(config, workdir).data.spec.class_names == ('elm', 'oak'), 'it is the same folder, and not asked again'
+    monkeypatch.chdir(tmp_path)
+    assert setup.read(workdir.read_config()).data.data_dir == str(images)
 
 
 def record_of(changes: Mapping[str, Any]) -> dict[str, Any]:

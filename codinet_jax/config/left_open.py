@@ -18,6 +18,7 @@ from codinet_jax.config import convolutions, setup
 from codinet_jax.config.setup import Setup
 from codinet_jax.data import datasets
 from codinet_jax.models import pretrained, weights_file
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 DEPTHS = {'model.first_depth': 'model.resumes', 'distillation.teacher_depth': 'distillation.teacher'}  # of what file
@@ -102,7 +103,7 @@ def _as_begun(config: ConfigDict, begun: ConfigDict | None) -> ConfigDict:
     known = copy.deepcopy(config)
     if begun is None or not datasets.is_found(config.dataset) or begun.dataset != config.dataset:
         return known
-    is_elsewhere = config.dataset == 'folder' and config.data_dir != begun.data_dir
+    is_elsewhere = config.dataset == 'folder' and files.absolute(config.data_dir) != files.absolute(begun.data_dir)
     for name in datasets.FOUND:
         if name == 'classes' and is_elsewhere:
             continue  # looked for there, and held against those recorded

@@ -18,7 +18,7 @@ from codinet_jax.models.architecture import Architecture, cifar_resnet, first_th
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.models.routers import ROUTERS, router_kind
-from codinet_jax.runtime import checks, plugins
+from codinet_jax.runtime import checks, files, plugins
 from codinet_jax.runtime.errors import InputError
 
 STATIC = 'static'
@@ -31,7 +31,8 @@ class Setup:
     """Everything a config names.
 
     `convolution` is what is trained with, one of `convolutions.CONVOLUTIONS`, or None for what suits the devices;
-    `record` is the config as it is kept in a workdir. `teacher` is the network of `recipe.teacher`.
+    `record` is the config as it is kept in a workdir, where `data_dir` is known from any directory. `teacher` is the
+    network of `recipe.teacher`.
     """
 
     data: DataSource
@@ -125,7 +126,7 @@ def read(config: ConfigDict) -> Setup:
     data = _data(config)
     model = _network(config, data, method)
     recipe = _recipe(config)
-    record = json.loads(config.to_json())
+    record = json.loads(config.to_json()) | {'data_dir': files.absolute(config.data_dir)}
     if config.model.convolution is not None:
         checks.one_of('model.convolution', config.model.convolution, convolutions.CONVOLUTIONS)
     if config.model.convolution == 'cuda' and config.model.dtype != 'bfloat16':

@@ -73,6 +73,11 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
     return found
 
 
+def absolute(path: str | None) -> str | None:
+    """A path as it is known from any directory; what begins with ~ or is a bucket's is so already."""
+    return path if not path or path.startswith('~') or '://' in path else str(pathlib.Path(path).absolute())
+
+
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as it may be printed anywhere: bytes that are no UTF-8 are written out, and so is what is no letter."""
     found = os.fspath(path)

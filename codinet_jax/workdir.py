@@ -273,7 +273,8 @@ def begin(config: ConfigDict, workdir: Workdir) -> Setup:
         begun = workdir.read_config() if workdir.holds_run else None
         return left_open.found(config, begun)
 
-    return setup.read(left_open.filled(config, hosts.sent_by_first(hosts.together(settings))))
+    known = left_open.filled(config, hosts.sent_by_first(hosts.together(settings)))
+    return hosts.together(lambda: setup.read(known))
 
 
 def name_of_point(operating_point: str | None, cost: float | None) -> str | None:

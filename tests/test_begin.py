@@ -10,7 +10,9 @@ import pytest
 
 import helpers
 from codinet_jax.config import setup
+from codinet_jax.runtime import hosts
 from codinet_jax.runtime.errors import InputError
+from codinet_jax.training import start
 from codinet_jax.workdir import Workdir, begin
 
 OF_DEVICES: dict[str, Any] = {'model.batch_norm': 'device', 'batch_size': 32}
@@ -48,6 +50,36 @@ def test_what_would_mean_nothing_is_refused(changes: dict[str, Any], sentence: s
 
 def test_parts_of_one_image_are_enough_without_diversity() -> None:
     assert helpers.tiny_setup(**{'accumulate_steps': 16, 'loss.beta': 0.0}).recipe.accumulate_steps == 16
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """This process is the second of two hosts, and this is what it tells the first, which has begun with groups of 2,
+    saves every 1000 steps and refuses nothing.
+    """
+    texts: list[str] = []
+
+    def from_all_hosts(text: str) -> list[str]:
+        texts.append(text)
+        return [{'{}': '{"model.norm_groups": 2}', '[1442, 355, 7]': '[1442, 355, 1000]'}.get(text, ''), text]
+
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    monkeypatch.setattr(hosts, '_from_all_hosts', from_all_hosts)
+    return texts
+
+
+def test_a_host_that_cannot_use_what_the_first_found_says_so_before_it_leaves(tmp_path: Path, said: list[str]) -> None:
+    with pytest.raises(InputError, match=r'^model\.norm_groups is of model\.batch_norm=device'):
+        begin(helpers.tiny_config(), Workdir(tmp_path / 'run'))
+    assert said[-1].startswith('model.norm_groups is of model.batch_norm=device')
+
+
+def test_hosts_that_would_not_save_together_are_refused(said: list[str]) -> None:
+    recipe = helpers.tiny_setup(checkpoint_every_steps=7).recipe
+    with pytest.raises(InputError, match=r'^checkpoint_every_steps is 1000 on the first host and 7 on another one'):
+        start.check_shared((1442, 355), recipe.checkpoint_every_steps)
+    assert said[-1].startswith('checkpoint_every_steps')
 
 
 def test_importing_the_library_leaves_the_interpreter_as_it_is() -> None:

@@ -23,15 +23,23 @@ from codinet_jax.workdir import Workdir
 JOINED_ON, JOINED_AT_ONCE = 500, 50  # images
 
 
-def check_shared(num_images: tuple[int, int]) -> None:
-    """Refuses hosts whose data lie elsewhere and are not the same."""
-    first = hosts.sent_by_first(num_images)
+def check_shared(num_images: tuple[int, int], checkpoint_every_steps: int) -> None:
+    """Refuses hosts whose data lie elsewhere and are not the same, and those that would not save together.
+
+    How often a run saves may change when it goes on, so what the workdir records does not tell.
+    """
+    *first, first_steps = hosts.sent_by_first((*num_images, checkpoint_every_steps))
 
     def check() -> None:
         if list(num_images) != first:
             raise InputError(
                 f'The first host has {first[0]} images to train on and {first[1]} to evaluate on, another one '
                 f'{num_images[0]} and {num_images[1]}: give all the same data.'
+            )
+        if checkpoint_every_steps != first_steps:
+            raise InputError(
+                f'checkpoint_every_steps is {first_steps} on the first host and {checkpoint_every_steps} on another '
+                'one: give all the same.'
             )
 
     hosts.together(check)

@@ -195,7 +195,7 @@ def setup_of(root: Path, depth: int) -> Any:
     [
         ({'model.resumes': 'deep'}, r'^model\.resumes=\S+deep\.npz: CIFAR ResNet-14 cannot resume CIFAR ResNet-14'),
         ({'model.resumes': 'seven'}, r'seven\.npz tells 7 classes apart, and there are 10'),
-        ({'model.resumes': 'wide'}, r'wide\.npz does not fit this network: params/stem_conv/kernel is .* 32\) in the'),
+        ({'model.resumes': 'wide'}, r'wide\.npz does not fit this network: params/stem_conv/kernel is .* 32\) in it'),
         ({'model.resumes': 'imagenet'}, r'imagenet\.npz holds the weights of one of kind imagenet_resnet'),
         ({'model.resumes': 'uneven'}, r'uneven\.npz has \(1, 2, 1, 0\) blocks in its stages'),
         ({'model.resumes': 'joined'}, r'weights\.npz has \(1, 1, 1, 1, 1, 1\) blocks in its stages'),

@@ -65,9 +65,9 @@ def test_a_window_saved_empty_is_empty() -> None:
 
 def test_one_route_for_all_is_a_static_sub_network() -> None:
     warning = routing_warning(routed(1.0, 0.0, num_paths=1.0))
-    assert warning and 'every image takes one route' in warning and 'loss.beta' in warning
+    assert warning and 'every image takes one route' in warning and '(beta, diversity_margin)' in warning
     without = routing_warning(routed(1.0, 0.0, num_paths=1.0), has_diversity=False)
-    assert without == warning.partition(';')[0] + '.', 'a method without diversity has no loss.beta'
+    assert without == warning.partition(';')[0] + '.', 'a method without diversity has no beta'
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,19 @@ def test_a_static_network_teaches_one_that_resumes() -> None:
         trainer().fit(IMAGES, teacher=static)
 
 
+def test_what_cannot_teach_is_refused_in_words_of_no_file_and_no_config() -> None:
+    static = helpers.random_variables(helpers.tiny_network(None))
+    params, taught = dict(static['params']), trainer(distillation_weight=1.0)
+    del params['stem_conv']
+    with pytest.raises(
+        InputError, match=r'^What is to teach does not fit .*/stem_conv/.* is missing in it and float32'
+    ):
+        taught.fit(IMAGES, teacher={**static, 'params': params})
+    params = static['params'] | {'head': {'kernel': np.ones((8, 7), np.float32), 'bias': np.ones(7, np.float32)}}
+    with pytest.raises(InputError, match=r'nothing to teach a network of 10: .*, or leave distillation out\.$'):
+        taught.fit(IMAGES, teacher={**static, 'params': params})
+
+
 def test_of_a_loss_that_diverges_nothing_is_advised_that_only_a_command_has() -> None:
     of_static = cj.Trainer(helpers.tiny_network(None), SPEC, cj.methods.Static(), learning_rate=1e30, **SMALL)
     advice = r': give the Trainer a lower learning_rate, or skip such steps \(skip_nonfinite=True\)\.$'

@@ -141,15 +141,15 @@ def from_torch(tensors: Mapping[str, np.ndarray], backbone: Backbone, source: st
 
 
 def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """A network's fresh variables with a file's in their place.
+    """A network's fresh variables with given ones, as a file's, in their place.
 
-    Routers stay fresh where the file has none, and are left in the file where the network is static. A head of other
-    classes stays fresh, see `other_classes`. All else must be in both.
+    Routers stay fresh where none are given, and are left out where the network is static. A head of other classes
+    stays fresh, see `other_classes`. All else must be in both.
 
     Args:
       variables: of the network; only the values of routers and head are looked at.
       imported: as `from_torch` gives them or a workdir's weights hold them.
-      source: what to call the file in an error.
+      source: what to call what is given in an error.
 
     Raises:
       InputError: the two differ in a leaf, its shape or its type.
@@ -163,8 +163,8 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
         here, there = (_described(leaves.get(path)) for leaves in (wanted, given))
         if here != there:
             raise InputError(
-                f'{source} does not fit this network: {"/".join(path)} is {there} in the file and {here} in the '
-                f'network; {_alike(variables, imported)}.'
+                f'{source} does not fit this network: {"/".join(path)} is {there} in it and {here} in the network; '
+                f'{_alike(variables, imported)}.'
             )
     return traverse_util.unflatten_dict(ours | given)
 
@@ -177,8 +177,8 @@ def _alike(variables: Mapping[str, Any], imported: Mapping[str, Any]) -> str:
         ours = theirs = ('', 0)
     if ours == theirs:
         return 'give weights of the same backbone, classes and routers'
-    is_set, would_fit = (f'model.backbone={kind} and model.depth={depth}' for kind, depth in (ours, theirs))
-    return f'it fits {would_fit}, and {is_set} is set: give other weights, or set that'
+    own, other = (f'{kind} of depth {depth}' for kind, depth in (ours, theirs))
+    return f'its backbone is {other}, and that of the network {own}: give other weights, or a network of that backbone'
 
 
 def teacher(model: RoutedResNet, imported: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def teacher(model: RoutedResNet, imported: Mapping[str, Any], source: str) -> di
     if classes := other_classes(shapes, imported):
         raise InputError(
             f'{source} tells {classes} classes apart, and has nothing to teach a network of '
-            f'{model.architecture.num_classes}: train it on these first (method=static), or set distillation.weight=0.'
+            f'{model.architecture.num_classes}: train it on these first (method=static), or leave distillation out.'
         )
     return into(shapes, imported, source)
 

@@ -251,7 +251,7 @@ def routing_warning(
     if 'num_paths' not in means:
         return None
     if means['num_paths'] <= 1:
-        hint = '; a larger weight or margin of diversity keeps routes apart (loss.beta, loss.diversity_margin)'
+        hint = '; a larger weight or margin of diversity in the loss keeps routes apart (beta, diversity_margin)'
         return (
             'routing has collapsed: every image takes one route, so this is a static sub-network'
             f'{hint if has_diversity else ""}.'

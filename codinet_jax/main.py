@@ -41,12 +41,13 @@ def main(argv: Sequence[str]) -> int | None:
 def _train(config: ConfigDict, workdir: Workdir) -> int | None:
     from codinet_jax.evaluation.statistics import readable
     from codinet_jax.runtime.console import log
+    from codinet_jax.runtime.signals import Stopped
     from codinet_jax.training import loop
     from codinet_jax.workdir import begin
 
     try:
         outcome = loop.train(begin(config, workdir), workdir)
-    except loop.Stopped as stop:
+    except Stopped as stop:
         log(str(stop))
         return 128 + stop.signal_number
     if outcome is not None:

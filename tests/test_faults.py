@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from codinet_jax.config import setup
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import Diverged, InputError
+from codinet_jax.runtime.signals import Stopped
 from codinet_jax.training import progress, stages
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.state import TrainState
@@ -193,6 +195,21 @@ def test_a_checkpoint_left_half_written_is_no_checkpoint(directory: Path) -> Non
     shutil.copytree(directory / '7', half)
     with Checkpoints(directory) as checkpoints:
         assert_is(checkpoints.newest(abstract), 7)
+
+
+def test_a_run_that_stops_and_cannot_save_does_not_say_that_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (
+        pytest.raises(InputError, match=r'^No checkpoint can be written in .*No space left on device\): make room'),
+        Checkpoints(tmp_path / 'checkpoints') as checkpoints,
+    ):
+        checkpoints.save(3, state(3), PROGRESS)
+        monkeypatch.setattr(type(checkpoints._manager), 'close', refuse)
+        raise Stopped(3, signal.SIGTERM)
 
 
 def test_a_state_of_another_shape_is_refused_in_a_sentence(directory: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import helpers
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.signals import Stopped
 from codinet_jax.training import cost_matching, loop
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.workdir import Workdir
@@ -107,7 +108,7 @@ def test_an_evaluation_does_not_keep_a_run_from_stopping_and_is_made_good_later(
 ) -> None:
     with monkeypatch.context() as asked:
         stop_in_evaluation(asked, number)
-        with pytest.raises(loop.Stopped, match=f'^stopped and saved at step {step}; the same command goes on'):
+        with pytest.raises(Stopped, match=f'^stopped and saved at step {step}; the same command goes on'):
             trained(tmp_path / 'run', **MATCHED)
     assert evaluated(tmp_path / 'run') == [other for other in evaluated(undisturbed) if other < step]
     assert (tmp_path / 'run' / 'checkpoints' / str(step)).is_dir()
@@ -149,7 +150,7 @@ def test_no_step_begins_once_a_run_has_said_that_it_stops(
 ) -> None:
     with monkeypatch.context() as asked:
         handed = stop_on_the_way(asked, where)
-        with pytest.raises(loop.Stopped, match=r'^stopped and saved at step 5;'):
+        with pytest.raises(Stopped, match=r'^stopped and saved at step 5;'):
             trained(tmp_path / 'run', **MATCHED)
     assert handed == [1, 2, 3, 4, 5]
     assert 'stopping: what is on its way is finished and saved; once more stops at once.\n' in capsys.readouterr().out
@@ -171,7 +172,7 @@ def test_a_run_goes_on_with_more_devices_and_with_fewer(tmp_path: Path, monkeypa
                 devices.setattr(sharding, 'data_mesh', lambda n=num_devices: on[n])
                 stop_at(devices, stop or 0)
                 if stop:
-                    with pytest.raises(loop.Stopped):
+                    with pytest.raises(Stopped):
                         trained(tmp_path / workdir)
                 else:
                     trained(tmp_path / workdir)

@@ -10,6 +10,14 @@ import jax
 from codinet_jax.runtime.console import log
 
 
+class Stopped(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(f'stopped and saved at step {step}; the same command goes on from there.')
+        self.signal_number = signal_number
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM instead of dying of them; a second one kills as usual.

@@ -22,6 +22,7 @@ from codinet_jax.routing.controller import ControllerState
 from codinet_jax.runtime import files, hosts
 from codinet_jax.runtime.console import log
 from codinet_jax.runtime.errors import InputError, first_line
+from codinet_jax.runtime.signals import Stopped
 from codinet_jax.training.state import TrainState
 
 Progress = dict[str, Any]
@@ -72,7 +73,7 @@ class Checkpoints:
             if self._manager is not None:
                 self._manager.close()
         except Exception as error:
-            if failure is None:  # or what came first is what there is to report
+            if failure in (None, Stopped):  # which says that it is saved; else what came first is to be reported
                 raise self._reported(error) from error
         finally:
             if failure is not None:

@@ -21,7 +21,7 @@ from codinet_jax.evaluation.statistics import summarise
 from codinet_jax.runtime import hosts, provenance, sharding
 from codinet_jax.runtime.console import log, plural
 from codinet_jax.runtime.errors import Diverged
-from codinet_jax.runtime.signals import stop_signals
+from codinet_jax.runtime.signals import Stopped, stop_signals
 from codinet_jax.runtime.waiting import first_reported, waiting
 from codinet_jax.training import cost_matching, start
 from codinet_jax.training import state as train_state
@@ -31,14 +31,6 @@ from codinet_jax.training.progress import Progress, StepReader
 from codinet_jax.training.stages import Stage, compiled, plan
 from codinet_jax.training.state import TrainState
 from codinet_jax.workdir import Workdir
-
-
-class Stopped(Exception):
-    """The run was asked to stop, and has saved its state."""
-
-    def __init__(self, step: int, signal_number: int):
-        super().__init__(f'stopped and saved at step {step}; the same command goes on from there.')
-        self.signal_number = signal_number
 
 
 def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:

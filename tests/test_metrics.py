@@ -10,6 +10,7 @@ import pytest
 
 import helpers
 from codinet_jax.runtime.console import duration
+from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import progress
 from codinet_jax.training.metric_files import MetricWriter
 from codinet_jax.training.progress import ProgressLines, RunningMeans, described, fitted, routing_warning
@@ -179,6 +180,17 @@ def test_a_run_from_the_start_keeps_no_rows(workdir: Workdir) -> None:
     with MetricWriter(workdir) as writer:
         assert writer.tell() == 0
     assert workdir.metrics.read_bytes() == b''
+
+
+def test_a_row_that_the_disk_refuses_is_all_that_is_told_of(workdir: Workdir) -> None:
+    with (
+        pytest.raises(InputError, match=r'^/dev/full cannot be written \(No space left on device\): make room'),
+        MetricWriter(workdir) as writer,
+    ):
+        assert writer._file
+        writer._file.close()
+        writer._file = open('/dev/full', 'a+b')  # noqa: SIM115 (the writer closes it)
+        writer.write(2, 'train', {'loss': 0.5})
 
 
 @pytest.mark.tensorflow

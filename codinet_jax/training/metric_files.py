@@ -1,5 +1,6 @@
 """The metric files of a run: metrics.jsonl, and TensorBoard's."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -51,6 +52,8 @@ class MetricWriter:
             self._file.write((json.dumps({'step': step, 'kind': kind} | dict(values)) + '\n').encode())
             self._file.flush()
         except OSError as error:
+            with contextlib.suppress(OSError):  # closing tries once more, and would have the last word
+                self._file.close()
             raise InputError(
                 f'{self._file.name} cannot be written ({error.strerror}): make room, and the same command goes on from '
                 'the last checkpoint.'

@@ -49,8 +49,6 @@ class Workdir:
             raise InputError(f'{path} is not a directory here: mount the bucket, and give --workdir its path.')
         self.path = files.expanded(path).absolute()
         self._config = self.path / 'config.json'
-        with files.reading(self.path):
-            self._config.exists()
         self.metrics = self.path / 'metrics.jsonl'
         self.tensorboard = self.path / 'tensorboard'
         self.checkpoints = self.path / 'checkpoints'
@@ -78,7 +76,7 @@ class Workdir:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f'{self} is a file: give --workdir a directory.')
-        if self._config.exists():
+        if self.holds_run:
             _refuse_other(json.loads(self.read_config().to_json()), record, self.path)
         elif self.path.exists() and any(not path.name.startswith('.') for path in self.path.iterdir()):
             raise InputError(f'{self} is not empty and holds no run: give --workdir a new or an empty directory.')
@@ -108,7 +106,7 @@ class Workdir:
             except OSError:
                 pass  # a network drive that knows no locks: there nobody can be told from anybody
             self.check(record)
-            if not self._config.exists():
+            if not self.holds_run:
                 files.write(self._config, lambda file: file.write(files.json_bytes(record)))
             yield
         finally:
@@ -121,7 +119,8 @@ class Workdir:
     @property
     def holds_run(self) -> bool:
         """Whether a run, finished or not, was begun here."""
-        return self._config.exists()
+        with files.reading(self.path):
+            return self._config.exists()
 
     @property
     def has_checkpoints(self) -> bool:
@@ -134,7 +133,7 @@ class Workdir:
         Raises:
           InputError: there is none, or it cannot be read.
         """
-        if not self._config.exists():
+        if not self.holds_run:
             raise InputError(f'{self} holds no run (no config.json): train one there with codinet_jax.main first.')
         record = files.read_json(self._config)
         try:

@@ -75,6 +75,22 @@ def test_a_host_that_cannot_use_what_the_first_found_says_so_before_it_leaves(tm
     assert said[-1].startswith('model.norm_groups is of model.batch_norm=device')
 
 
+def test_others_look_for_a_run_only_when_the_first_has_begun_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    """A network drive would go on hiding it."""
+    looked_for: list[Path] = []
+    exists = Path.exists
+
+    def seen(path: Path) -> bool:
+        looked_for.append(path)
+        return exists(path)
+
+    monkeypatch.setattr(Path, 'exists', seen)
+    assert begin(helpers.tiny_config(**OF_DEVICES), Workdir(tmp_path / 'run')).model.norm_groups == 2
+    assert said[0] == '' and not [path for path in looked_for if path.is_relative_to(tmp_path)]
+
+
 def test_hosts_that_would_not_save_together_are_refused(said: list[str]) -> None:
     recipe = helpers.tiny_setup(checkpoint_every_steps=7).recipe
     with pytest.raises(InputError, match=r'^checkpoint_every_steps is 1000 on the first host and 7 on another one'):

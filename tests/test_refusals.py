@@ -16,7 +16,7 @@ from PIL import Image
 from codinet_jax.data import datasets, folder, image_files, tfds_photographs
 from codinet_jax.data.photographs import Cut
 from codinet_jax.data.tfds_files import PreparedSplit
-from codinet_jax.inference import exported, shipped
+from codinet_jax.inference import exported, load, shipped
 from codinet_jax.models import state_dict, weights_file
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
@@ -39,7 +39,8 @@ NAMED = {
     'an image': lambda name: image_files.read_image(name, 8, 3),
     'weights': weights_file.read,
     'a state dict': lambda name: state_dict.read(Path(f'{name}.th')),
-    'a workdir': Workdir,
+    'a workdir': lambda name: Workdir(name).read_config(),
+    'a run': load.from_workdir,
     'an exported network': exported.load,
     'an export': exported.check_new,
     'a folder': lambda name: datasets.source('folder', name),

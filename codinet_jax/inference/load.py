@@ -16,6 +16,7 @@ from codinet_jax.inference.operating_points import OperatingPoints
 from codinet_jax.inference.predictor import Predictor
 from codinet_jax.models.fitting import fitting
 from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -99,7 +100,9 @@ def from_workdir(
       InputError: there is no finished run, no such operating point or strategy, or the cost cannot be had.
     """
     workdir = Workdir(path)
-    if (workdir.path / exported.MANIFEST).is_file():
+    with files.reading(workdir.path):
+        is_exported = (workdir.path / exported.MANIFEST).is_file()
+    if is_exported:
         raise InputError(f'{workdir} holds an exported network and no run: give it as --exported, or to load_exported.')
     found, known = setup.read(workdir.read_config()), operating_points(workdir)
     return from_network(

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,14 @@ class Processes:
     def alone(self, name: str) -> Process:
         return self._start(f'--workdir={self.root / name}', JAX_NUM_CPU_DEVICES='2')
 
-    def pair(self, *names: str, **changes: Any) -> tuple[Process, Process]:
-        """Processes 0 and 1, each in the workdir of its name, or both in that of the only one."""
+    def pair(self, *names: str, of_second: Sequence[str] = ()) -> tuple[Process, Process]:
+        """Processes 0 and 1, in the workdirs of two names or that of one; the second may have flags of its own."""
         with socket.socket() as free:
             free.bind(('127.0.0.1', 0))
             cluster = [f'--coordinator=127.0.0.1:{free.getsockname()[1]}', '--num_processes=2']
         first, second = (
-            self._start(f'--workdir={self.root / name}', *cluster, f'--process_id={index}', **changes)
-            for index, name in enumerate((names[0], names[-1]))
+            self._start(f'--workdir={self.root / name}', *cluster, f'--process_id={index}', *own)
+            for index, (name, own) in enumerate(((names[0], ()), (names[-1], of_second)))
         )
         return first, second
 
@@ -179,16 +179,20 @@ def test_a_finished_run_is_told_by_the_first_and_ends_both(processes: Processes,
 
 
 @pytest.mark.parametrize(
-    ('names', 'sentence'),
-    [(('taken',), 'another config'), (('mine', 'yours'), 'not the same directory on every host')],
-    ids=['another config', 'workdir not shared'],
+    ('names', 'of_second', 'sentence'),
+    [
+        (('taken',), (), 'another config'),
+        (('mine', 'yours'), (), 'not the same directory on every host'),
+        (('ours',), ('--config.checkpoint_every_steps=5',), 'checkpoint_every_steps is 10 on the first host and 5'),
+    ],
+    ids=['another config', 'workdir not shared', 'not saving together'],
 )
 def test_what_is_wrong_for_one_host_is_said_by_both(
-    processes: Processes, names: tuple[str, ...], sentence: str
+    processes: Processes, names: tuple[str, ...], of_second: Sequence[str], sentence: str
 ) -> None:
     (processes.root / 'taken').mkdir(exist_ok=True)
     (processes.root / 'taken' / 'config.json').write_text(helpers.tiny_config(**{'loss.beta': 0.125}).to_json())
-    for process in processes.pair(*names):
+    for process in processes.pair(*names, of_second=of_second):
         _, stderr = ended(process, 2, SECONDS_TO_MISS_A_HOST)
         warning, refusal = stderr.splitlines()
         assert warning == 'warning: stage2.decay_epochs changes nothing: it is read where stage2.epochs is set.'

@@ -184,6 +184,10 @@ def test_a_longer_cascade_is_what_image_by_image_counts(tmp_path: pathlib.Path) 
     assert found['share_of_images_by_last_step'] == pytest.approx(shares_K, abs=0.01) and shares_K.min() > 0.05
     by_chance = 100 * (shares_K @ right_KxN).mean()
     assert found['own_less_shuffled']['difference'] == pytest.approx(own - by_chance, abs=0.4)
+    paths[2].rename(tmp_path / 'other_routes.npz')  # as `run` writes what it has trained
+    np.testing.assert_array_equal(
+        longer_cascades.read(['both', 'other'], tmp_path, tmp_path).unsure_KxN, steps.unsure_KxN
+    )
     with pytest.raises(InputError, match='Nothing has asked neither'):
         longer_cascades.read(['neither', 'other'], tmp_path, tmp_path)
 

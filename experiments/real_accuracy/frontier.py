@@ -101,6 +101,8 @@ def lines() -> list[Line]:
         ),
         longer('cascade 20 > 56', ['resnet20>resnet56'], 'P--', 4),
         longer('cascade 20 > 32 > 56', ['resnet20>resnet32>resnet56'], 'X--', 3),
+        longer('cascade 20 > 32 > 44 > 56', ['resnet20>resnet32>resnet44>resnet56'], '*:', 3),
+        longer('cascade 20 > 44 trained further', ['resnet20>resnet44_static_8epochs_s0'], 'D--', 5),
     ]
 
 

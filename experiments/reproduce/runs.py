@@ -42,12 +42,10 @@ def weight(gamma: float) -> str:
 
 RUNS = {
     f'{name}_{variant}': Trained(f'configs/{name}.py:{variant}')
-    for name in ('cifar10_r32', 'cifar10_r74', 'cifar10_r110', 'cifar100_r32', 'cifar100_r74', 'cifar100_r110')
-    for variant in ('static', 'vanilla', 'codinet')
-}
-RUNS |= {
-    f'{name}_{variant}': Trained(f'configs/{name}.py:{variant}')
-    for name in ('svhn_r110', 'imagenet_r50')
+    for name in (
+        *('cifar10_r32', 'cifar10_r74', 'cifar10_r110', 'cifar100_r32', 'cifar100_r74', 'cifar100_r110'),
+        *('svhn_r110', 'imagenet_r50'),
+    )
     for variant in ('static', 'vanilla', 'codinet')
 }
 RUNS['cifar10_r110_consistency'] = Trained(f'{R110}:consistency')

@@ -22,7 +22,6 @@ from experiments.real_accuracy import audit_report, cascade, images, kept, netwo
 from experiments.real_accuracy.progress import log
 
 FLAGS = flags.FLAGS
-CUT = 12
 
 
 def main(argv: Sequence[str]) -> None:
@@ -45,9 +44,9 @@ def main(argv: Sequence[str]) -> None:
 
     def cascades() -> Any:
         given = [FLAGS.cheap, FLAGS.full, *FLAGS.others]
-        cascade.ask_all(given, FLAGS.data_dir, cache, FLAGS.test_images, FLAGS.calibration, CUT, FLAGS.batch)
+        cascade.ask_all(given, FLAGS.data_dir, cache, FLAGS.test_images, FLAGS.calibration, FLAGS.batch)
         asked = [cascade.read(cascade.answers_of(path, cache)) for path in given]
-        alone = [{'name': each.name, 'macs': each.macs, 'accuracy': _accuracy(each)} for each in asked]
+        alone = [{'name': each.name, 'macs': each.macs, 'accuracy': each.accuracy} for each in asked]
         return {'alone': alone, 'pairs': cascade.table(asked)}
 
     norm_views = probing.views(train.part(slice(FLAGS.norm_images)), 'crop')
@@ -76,10 +75,6 @@ def main(argv: Sequence[str]) -> None:
 
 def _probe(path: str) -> probing.Probe:
     return probing.Probe(networks.read(path), FLAGS.batch)
-
-
-def _accuracy(answerer: cascade.Answerer) -> float:
-    return 100 * float((answerer.logits.argmax(-1) == answerer.labels).mean())
 
 
 def _kept(path: pathlib.Path, settings: dict[str, Any], find: Callable[[], Any]) -> Any:

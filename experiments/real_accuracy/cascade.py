@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -24,7 +23,6 @@ from codinet_jax.runtime import command
 from experiments.real_accuracy import images, kept, networks
 
 TARGETS = (40.6e6, 50e6, 55e6, 60e6, 65e6, 68.9e6, 80e6, 90e6, 100e6, 110e6)
-CALIBRATION_SEED = 3  # the views that run.py sets thresholds on
 
 
 class Answerer(NamedTuple):
@@ -36,6 +34,11 @@ class Answerer(NamedTuple):
     labels: np.ndarray
     calibration_logits: np.ndarray
     calibration_labels: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Of its own answers to all images of test, in per cent."""
+        return 100 * float(np.mean(np.argmax(self.logits, axis=-1) == self.labels))
 
 
 def read(path: pathlib.Path) -> Answerer:
@@ -50,7 +53,6 @@ def ask(
     macs: Sequence[float],
     test: images.Images,
     calibration: images.Images,
-    cut: int,
     batch: int,
 ) -> list[dict[str, Any]]:
     """Answers as `read` reads them, of every network whose logits `answer` gives of normalised images.
@@ -64,23 +66,17 @@ def ask(
         parts = [jax.device_get(forward(images_NxHxWxC[part])) for part in rows]
         return [np.concatenate(of_one) for of_one in zip(*parts, strict=True)]
 
-    draws_NxMx5 = images.draws(1, len(calibration.labels_N), CALIBRATION_SEED).transpose(1, 0, 2)
-    plain_NxM = jnp.zeros((len(calibration.labels_N), 1), bool)
-    views_NxHxWxC = np.asarray(
-        images.views(jnp.asarray(calibration.images_NxHxWxC), jnp.asarray(draws_NxMx5), plain_NxM, cut)
-    )[:, 0]
+    calibration = images.calibration(calibration)
     labels = {'labels': test.labels_N.astype(np.uint8), 'calibration_labels': calibration.labels_N.astype(np.uint8)}
     return [
         labels | {'macs': np.float64(cost), 'logits': logits_NxY, 'calibration_logits': calibration_logits_NxY}
         for cost, logits_NxY, calibration_logits_NxY in zip(
-            macs, logits(test.images_NxHxWxC), logits(views_NxHxWxC), strict=True
+            macs, logits(test.images_NxHxWxC), logits(calibration.images_NxHxWxC), strict=True
         )
     ]
 
 
-def ask_static(
-    start: networks.Start, test: images.Images, calibration: images.Images, cut: int, batch: int
-) -> dict[str, Any]:
+def ask_static(start: networks.Start, test: images.Images, calibration: images.Images, batch: int) -> dict[str, Any]:
     """A given network's answers."""
     model = networks.static(start, np.float32)
 
@@ -89,7 +85,7 @@ def ask_static(
         return [output.logits_BxY]
 
     macs = networks.costs(start, has_routers=False).static_macs
-    return ask(answer, [macs], test, calibration, cut, batch)[0]
+    return ask(answer, [macs], test, calibration, batch)[0]
 
 
 def probabilities(logits_NxY: np.ndarray) -> np.ndarray:
@@ -187,7 +183,7 @@ def answers(cache: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
 
 
 def ask_all(
-    given: Sequence[str], data_dir: str, cache: pathlib.Path, num_test: int, num_calibration: int, cut: int, batch: int
+    given: Sequence[str], data_dir: str, cache: pathlib.Path, num_test: int, num_calibration: int, batch: int
 ) -> None:
     """Puts the answers of given networks into the cache, those that are not there of so many images."""
     missing = [path for path in given if not _is_asked(answers_of(path, cache), num_test, num_calibration)]
@@ -196,10 +192,10 @@ def ask_all(
     test = images.read('test', data_dir, cache).part(slice(num_test))
     calibration = images.read('train', data_dir, cache).part(slice(num_calibration))
     for weights in missing:
-        found = ask_static(networks.read(weights), test, calibration, cut, batch)
-        accuracy = 100 * np.mean(np.argmax(found['logits'], -1) == found['labels'])
-        print(f'{pathlib.Path(weights).stem}: {accuracy:.2f} % at {found["macs"] / 1e6:.2f} MMACs', flush=True)
+        found = ask_static(networks.read(weights), test, calibration, batch)
         np.savez_compressed(answers_of(weights, cache), **found)
+        answerer = read(answers_of(weights, cache))
+        print(f'{pathlib.Path(weights).stem}: {answerer.accuracy:.2f} % at {answerer.macs / 1e6:.2f} MMACs', flush=True)
 
 
 def _is_asked(path: pathlib.Path, num_test: int, num_calibration: int) -> bool:
@@ -217,17 +213,10 @@ def answers_of(weights: str, cache: pathlib.Path) -> pathlib.Path:
 def main(argv: Sequence[str]) -> None:
     del argv
     cache, output = pathlib.Path(flags.FLAGS.cache), pathlib.Path(flags.FLAGS.output)
-    kept.check_weights(cache, flags.FLAGS.given)
+    given = flags.FLAGS.given
+    kept.check_weights(cache, given)
     num_test, num_calibration = flags.FLAGS.test_images, flags.FLAGS.calibration
-    ask_all(
-        flags.FLAGS.given,
-        flags.FLAGS.data_dir,
-        cache,
-        num_test,
-        num_calibration,
-        flags.FLAGS.cut,
-        flags.FLAGS.eval_batch,
-    )
+    ask_all(given, flags.FLAGS.data_dir, cache, num_test, num_calibration, flags.FLAGS.eval_batch)
     rows = table([read(path) for path in answers(cache, output)])
     output.mkdir(parents=True, exist_ok=True)
     (output / 'cascades.json').write_text(json.dumps(rows, indent=1) + '\n')

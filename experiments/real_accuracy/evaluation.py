@@ -25,6 +25,10 @@ class Answers(NamedTuple):
     def predictions(self) -> np.ndarray:
         return np.argmax(self.logits, axis=-1)
 
+    def accuracy(self, labels_N: np.ndarray) -> float:
+        """In per cent."""
+        return 100 * float(np.mean(self.predictions == labels_N))
+
 
 Forward = Callable[[Any, Any, Any, gates.Knobs], tuple[jax.Array, jax.Array, jax.Array]]
 
@@ -129,7 +133,7 @@ def describe(answers: Answers, labels_N: np.ndarray, costs: CostTable, is_free_n
     rates_n = np.mean(answers.decisions, axis=0)
     is_open_n = (rates_n > 0.05) & (rates_n < 0.95) & is_free_n
     return {
-        'accuracy': 100 * float(np.mean(answers.predictions == labels_N)),
+        'accuracy': answers.accuracy(labels_N),
         'mean_macs': costs.mean_macs(rates_n),
         'num_paths': int(paths.num_paths(decisions_Nxn)),
         'route_entropy': float(paths.route_entropy(decisions_Nxn)),
@@ -164,14 +168,9 @@ def shuffled(
     return found
 
 
-def agreement(judge: Judge, variables: Any, data: images.Images, cut: int, seed: int = 1) -> dict[str, float]:
+def agreement(judge: Judge, variables: Any, data: images.Images, seed: int = 1) -> dict[str, float]:
     """Of two augmented views (crop and mirror, no cut): how often routes are the same, and how often a block's is."""
-    num_images = len(data.labels_N)
-    draws_NxMx5 = images.draws(2, num_images, seed).transpose(1, 0, 2)
-    is_cut_NxM = jnp.zeros((num_images, 2), bool)
-    views_NxMxHxWxC = np.asarray(
-        images.views(jnp.asarray(data.images_NxHxWxC), jnp.asarray(draws_NxMx5), is_cut_NxM, cut)
-    )
+    views_NxMxHxWxC = images.drawn(data, 2, seed)
     first, second = (judge.answers(variables, views_NxMxHxWxC[:, view]).decisions for view in (0, 1))
     return {
         'routes': float(np.mean(np.all(first == second, axis=-1))),
@@ -179,13 +178,11 @@ def agreement(judge: Judge, variables: Any, data: images.Images, cut: int, seed:
     }
 
 
-def dial(
-    judge: Judge, variables: Any, data: images.Images, shift: float, shifts: tuple[float, ...]
-) -> list[dict[str, float]]:
+def dial(judge: Judge, variables: Any, data: images.Images, shifts: tuple[float, ...]) -> list[dict[str, float]]:
     """Accuracy and cost of one network as its margins are shifted."""
     curve = []
-    for more in shifts:
-        answers = judge.answers(variables, data.images_NxHxWxC, knobs=judge.knobs(shift=shift + more))
-        right = 100 * float(np.mean(answers.predictions == data.labels_N))
-        curve.append({'shift': more, 'mean_macs': judge.macs(answers), 'accuracy': right})
+    for shift in shifts:
+        answers = judge.answers(variables, data.images_NxHxWxC, knobs=judge.knobs(shift=shift))
+        accuracy = answers.accuracy(data.labels_N)
+        curve.append({'shift': shift, 'mean_macs': judge.macs(answers), 'accuracy': accuracy})
     return sorted(curve, key=lambda point: point['mean_macs'])

@@ -9,6 +9,12 @@ import jax
 
 from experiments.real_accuracy import training
 from experiments.real_accuracy.gates import Knobs
+from experiments.real_accuracy.progress import log
+
+
+def steps_per_call() -> int:
+    """Of a device that is best left alone for long, and of a CPU, which is not."""
+    return 1 if jax.default_backend() == 'cpu' else 20
 
 
 class Steps(NamedTuple):
@@ -29,6 +35,10 @@ class Steps(NamedTuple):
     @property
     def num_images(self) -> int:
         return len(self.data.labels_N)
+
+    def num_of(self, epochs: float) -> int:
+        """Steps of so many passes over the images, in whole calls."""
+        return max(1, round(epochs * (self.num_images // self.batch) / self.per_call)) * self.per_call
 
     def take(self, state: training.State, schedule: Knobs, step: int) -> tuple[training.State, dict[str, Any]]:
         """The next state, which this one is given up for, and metrics; `step` is the first of those taken."""
@@ -58,17 +68,22 @@ class Trained(NamedTuple):
     seconds: float
     ms_per_step: float
 
+    @property
+    def shown(self) -> list[dict[str, float]]:
+        """The history for a file of results: about forty calls of it."""
+        few = self.history[:: max(1, len(self.history) // 40)]
+        return [{'step': step, **{key: float(value) for key, value in metrics.items()}} for step, metrics in few]
+
 
 def train(
     steps: Steps,
     schedule: Knobs,
     variables: Any,
-    fixed_from: int,
-    fix: Callable[[Any], Any],
     saved: pathlib.Path,
     settings: Mapping[str, Any],
     save_seconds: float,
-    log: Callable[..., None],
+    fixed_from: int | None = None,
+    fix: Callable[[Any], Any] = lambda averages: averages,
 ) -> Trained:
     """Takes all steps of a schedule.
 
@@ -76,12 +91,11 @@ def train(
       steps: what takes them.
       schedule: the knobs of each.
       variables: what they begin from, if no state was saved.
-      fixed_from: the step before which the averages, thresholds fixed, become the variables.
-      fix: fixes thresholds of averages.
       saved: the file of the state.
       settings: of the run, which are saved with it.
       save_seconds: between two savings.
-      log: takes words of progress.
+      fixed_from: the step before which the averages, thresholds fixed, become the variables, if there is one.
+      fix: fixes thresholds of averages.
     """
     num_steps, per_call, save_time = len(schedule.rates_n), steps.per_call, time.perf_counter()
     state, history = training.resume(saved, training.begin(variables)), []

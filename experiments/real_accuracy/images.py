@@ -71,5 +71,18 @@ def views(
     return jnp.where(is_grey[..., None], grey_C[None, None, None, None], views_LxMxHxWxC)
 
 
+def drawn(data: Images, num_views: int, seed: int, cut: int = 0, padding: int = PADDING) -> np.ndarray:
+    """uint8 [N, M, H, W, C], M views of every image, of draws of their own; all have a square cut out, or none."""
+    num_images = len(data.labels_N)
+    draws_NxMx5 = jnp.asarray(draws(num_views, num_images, seed, padding).transpose(1, 0, 2))
+    is_cut_NxM = jnp.full((num_images, num_views), bool(cut))
+    return np.asarray(views(jnp.asarray(data.images_NxHxWxC), draws_NxMx5, is_cut_NxM, cut, padding))
+
+
+def calibration(train: Images) -> Images:
+    """Training images in the views, crop and mirror, that thresholds are set on."""
+    return train._replace(images_NxHxWxC=drawn(train, 1, seed=3)[:, 0])
+
+
 def normalise(images: jax.Array) -> jax.Array:
     return augment.normalise(images, MEAN, STD)

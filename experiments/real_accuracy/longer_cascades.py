@@ -118,14 +118,11 @@ def main(argv: Sequence[str]) -> None:
             *(f'{each["accuracy"]:.2f} % at {each["mean_macs"] / 1e6:.1f}' for each in found[names]),
             sep='  ',
         )
-    numbers = {'alone': {each.name: _alone(each) for each in alone}, 'cascades': found}
+    numbers = {
+        'alone': {each.name: {'accuracy': each.accuracy, 'macs': each.macs} for each in alone},
+        'cascades': found,
+    }
     files.write(output / f'{FLAGS.name}.json', lambda file: file.write(files.json_bytes(numbers)))
-
-
-def _alone(network: cascade.Answerer) -> dict[str, float]:
-    """Its own answers to all images, and what they add to an image's MACs."""
-    right_N = network.logits.argmax(axis=-1) == network.labels
-    return {'accuracy': 100 * float(right_N.mean()), 'macs': network.macs}
 
 
 if __name__ == '__main__':

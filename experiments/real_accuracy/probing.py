@@ -95,13 +95,9 @@ def _told(model: RoutedResNet, variables: Any, images_BxHxWxC: Any, decisions_Bx
 def views(data: images.Images, kind: str, num_views: int = 1, seed: int = 5) -> np.ndarray:
     """uint8 [N * num_views, H, W, C], the views of an image side by side, in one of `KINDS`."""
     padding, cut = KINDS[kind]
-    num_images = len(data.labels_N)
     if not padding:
         return np.repeat(data.images_NxHxWxC, num_views, axis=0)
-    draws_NxMx5 = jnp.asarray(images.draws(num_views, num_images, seed, padding).transpose(1, 0, 2))
-    is_cut_NxM = jnp.full((num_images, num_views), bool(cut))
-    drawn = images.views(jnp.asarray(data.images_NxHxWxC), draws_NxMx5, is_cut_NxM, cut, padding)
-    return np.asarray(drawn).reshape(-1, *data.images_NxHxWxC.shape[1:])
+    return images.drawn(data, num_views, seed, cut, padding).reshape(-1, *data.images_NxHxWxC.shape[1:])
 
 
 # Pixels that an image may move by, mirrored or not, and those a side of the square cut out of it.

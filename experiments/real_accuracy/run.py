@@ -9,24 +9,22 @@ being start, variant, cost and seed. What a run with other settings left under t
 nor overwritten.
 """
 
+import functools
 import pathlib
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from codinet_jax.evaluation import controls
 from codinet_jax.kernels import convolution as convolutions
-from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import command, files, provenance
-from codinet_jax.runtime.errors import InputError
 from experiments.real_accuracy import (
     allocation,
+    beginning,
     cascade,
     evaluation,
     fine_tuning,
@@ -39,6 +37,7 @@ from experiments.real_accuracy import (
     rungs,
     settings,
     teachers,
+    testing,
     training,
 )
 from experiments.real_accuracy.progress import log, seconds
@@ -83,23 +82,10 @@ flags.DEFINE_bool('prepare_only', False, 'Compile, write what runs share, and en
 flags.DEFINE_string('given', 'resnet20', 'The cheap network whose errors costs are correlated with, if cascade.py ran.')
 SETTINGS = (
     *('teachers', 'epochs', 'batch', 'views', 'pool', 'cut', 'backbone_rate', 'router_rate', 'rate_weight', 'reach'),
-    *(
-        'batch_rate_weight',
-        'codinet_weight',
-        'spreads',
-        'decision',
-        'cheap_macs',
-        'decision_images',
-        'late_rate',
-        'order_images',
-        'calibration',
-        'eval_batch',
-        'holdout',
-    ),
-    *('test_images', 'train_images', 'shuffles', 'unroll', 'convolution', 'tag'),
+    *('batch_rate_weight', 'codinet_weight', 'spreads', 'decision', 'cheap_macs', 'decision_images', 'late_rate'),
+    *('order_images', 'calibration', 'eval_batch', 'holdout', 'test_images', 'train_images', 'shuffles', 'unroll'),
+    *('convolution', 'tag'),
 )
-LEAST_STD = 0.3  # of the mean over a block's channels
-DIAL = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 
 
 def name() -> str:
@@ -112,7 +98,7 @@ def name() -> str:
 def main(argv: Sequence[str]) -> None:
     del argv
     command.start_devices(1, trains=True)
-    cache, output = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output)
+    cache, output, variant = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output), FLAGS.variant
     output.mkdir(parents=True, exist_ok=True)
     results_file, saved = output / f'{name()}.json', output / f'{name()}_state.npz'
     if not FLAGS.prepare_only and kept.is_finished(results_file, saved, _recorded()):
@@ -128,33 +114,53 @@ def main(argv: Sequence[str]) -> None:
     model = model.clone(unroll=FLAGS.unroll or start.architecture.num_blocks)
     steps = _steps(model, _data(train, used, cache))
     compiling = threading.Thread(target=_compile, args=(steps, start))
+    places_n = functools.partial(ordering.places_n, cache, start, used, FLAGS.order_images)
     if FLAGS.prepare_only:  # beside all that follows, for it takes longest
         compiling.start()
-        ordering.places_n(cache, start, used, FLAGS.order_images)
-    costs = networks.costs(start, has_routers=FLAGS.variant in methods.LEARNT)
-    rates_n, copies_n = _rates(start, used, cache, costs)
+        places_n()
+    costs = networks.costs(start, has_routers=variant in methods.LEARNT)
+    rates_n, copies_n = beginning.run_rates(_wanted(), start, costs, places_n)
     log('run rates', np.round(rates_n, 2).tolist())
-    variables = _variables(start, used, copies_n)
-    judge = evaluation.Judge(
-        evaluation.make_forward(model), costs, rates_n, FLAGS.eval_batch, FLAGS.variant == 'random'
-    )
-    calibration = _calibration(used)
-    accuracy = _accuracy_of_rounded_rates(judge, variables, calibration)
+    some = used.part(slice(FLAGS.order_images))
+    variables = beginning.variables(start, variant, FLAGS.seed, FLAGS.reach, copies_n, some)
+    judge = evaluation.Judge(evaluation.make_forward(model), costs, rates_n, FLAGS.eval_batch, variant == 'random')
+    calibration = images.calibration(used.part(slice(FLAGS.calibration)))
+    accuracy = testing.accuracy_of_rounded_rates(judge, variables, calibration)
     if FLAGS.prepare_only:
         compiling.join()
         return
     trained = _trained(steps, judge, rates_n, variables, calibration, saved)
-    averages: Any = trained.averages
-    rungs_seen: dict[str, Any] | None = None
-    if FLAGS.variant == 'rungs':
+    averages, rungs_seen = trained.averages, None
+    if variant == 'rungs':
         decided_on = used.part(slice(FLAGS.decision_images))
         averages, decided = rungs.decided(start, averages, decided_on, rates_n, min(500, FLAGS.eval_batch))
         second_look = rungs.second_look(judge, averages, rates_n, test, calibration, cascade.TARGETS)
         rungs_seen = {**decided, 'second_look': second_look}
         log('rungs', rungs_seen)
-    shift = _shift(judge, averages, calibration)
-    results = _settings(start, rates_n, shift, accuracy) | _of_training(trained) | {'rungs': rungs_seen}
-    results |= _tested(judge, averages, test, calibration, allocation.free_n(start.architecture), shift)
+    shift = testing.shift(judge, averages, variant, FLAGS.target_macs, calibration)
+    shifted = testing.shifted(averages, shift)
+    on_train, answers = (judge.answers(shifted, data.images_NxHxWxC) for data in (calibration, test))
+    is_free_n, is_cheap_wrong_N = allocation.free_n(start.architecture), _is_cheap_wrong_N(test, cache)
+    results = {
+        'name': name(),
+        'start': start.name,
+        'variant': variant,
+        'machine': provenance.machine(),
+        'seed': FLAGS.seed,
+        'target_macs': FLAGS.target_macs,
+        'settings': {key: FLAGS[key].value for key in SETTINGS},
+        'target_rates': rates_n.tolist(),
+        'shift': shift,
+        'start_of_training': {'accuracy_of_rounded_rates': accuracy},
+        'num_steps': trained.num_steps,
+        'seconds_training': trained.seconds,
+        'ms_per_step': trained.ms_per_step,
+        'history': trained.shown,
+        'rungs': rungs_seen,
+        'calibration': {'accuracy': on_train.accuracy(calibration.labels_N), 'mean_macs': judge.macs(on_train)},
+        **testing.numbers(judge, shifted, variant, test, answers, is_free_n, FLAGS.shuffles, is_cheap_wrong_N),
+    }
+    _write_routes(output, test, answers, calibration, on_train, results['mean_macs'])
     _write_weights(output, averages, rates_n, shift)
     results['seconds'] = seconds()
     files.write(results_file, lambda file: file.write(files.json_bytes(results)))
@@ -162,8 +168,47 @@ def main(argv: Sequence[str]) -> None:
     log({key: results[key] for key in ('accuracy', 'mean_macs', 'num_paths', 'num_open_blocks', 'shuffled')})
 
 
+def _recorded() -> dict[str, Any]:
+    return {key: FLAGS[key].value for key in ('target_macs', *SETTINGS)}
+
+
+def _wanted() -> beginning.Wanted:
+    spreads = tuple(map(float, FLAGS.spreads))
+    decision, late_rate = FLAGS.decision, FLAGS.late_rate
+    return beginning.Wanted(FLAGS.variant, FLAGS.target_macs, FLAGS.cheap_macs, decision, late_rate, spreads)
+
+
+def _test(train: images.Images, cache: pathlib.Path) -> images.Images:
+    """The test images; or the held-out ones, cropped, mirrored and cut."""
+    if not FLAGS.holdout:
+        return images.read('test', FLAGS.data_dir, cache).part(slice(FLAGS.test_images))
+    held = train.part(slice(len(train.labels_N) - FLAGS.holdout, None))
+    return held._replace(images_NxHxWxC=images.drawn(held, 1, seed=2, cut=FLAGS.cut)[:, 0])
+
+
+def _is_cheap_wrong_N(test: images.Images, cache: pathlib.Path) -> np.ndarray | None:
+    """Of the test images, those that the network of --given errs on; None if it was not asked about all of them."""
+    path, num_images = cascade.answers_of(FLAGS.given, cache), len(test.labels_N)
+    if FLAGS.holdout or not path.exists():
+        return None
+    logits_NxY = cascade.read(path).logits[:num_images]
+    return np.argmax(logits_NxY, axis=-1) != test.labels_N if len(logits_NxY) == num_images else None
+
+
+def _data(train: images.Images, used: images.Images, cache: pathlib.Path) -> training.Data:
+    """The training set on the device; when only preparing, without soft targets unless there are any."""
+    num_images, num_used = len(train.labels_N), len(used.labels_N)
+    names = FLAGS.teachers or [FLAGS.start]
+    if FLAGS.prepare_only and not teachers.path(cache, names, FLAGS.pool, FLAGS.cut, num_images).exists():
+        soft_KxNxY = np.zeros((FLAGS.pool, num_images, 10), np.float16)
+    else:
+        soft_KxNxY = teachers.soft_targets(cache, names, train, FLAGS.pool, FLAGS.cut, FLAGS.teacher_batch)
+    draws_KxNx5 = images.draws(FLAGS.pool, num_images)
+    return jax.device_put(training.Data(*used, draws_KxNx5[:, :num_used], soft_KxNxY[:, :num_used]))
+
+
 def _steps(model: RoutedResNet, data: training.Data) -> fine_tuning.Steps:
-    per_call = FLAGS.steps_per_call or (1 if jax.default_backend() == 'cpu' else 20)
+    per_call = FLAGS.steps_per_call or fine_tuning.steps_per_call()
     convolution = convolutions.conv_general_dilated() if FLAGS.convolution == 'cuda' else networks.convolution()
     answer = training.routed(model.clone(convolution=convolution), FLAGS.views)
     call = training.make_call(answer, FLAGS.views, FLAGS.cut, per_call)
@@ -184,15 +229,14 @@ def _trained(
     calibration: images.Images,
     saved: pathlib.Path,
 ) -> fine_tuning.Trained:
-    recipe, per_call = _recipe(), steps.per_call
-    num_steps = max(1, round(FLAGS.epochs * (steps.num_images // FLAGS.batch) / per_call)) * per_call
+    recipe, num_steps = _recipe(), steps.num_of(FLAGS.epochs)
     schedule = methods.schedule(FLAGS.variant, recipe, num_steps, rates_n)
-    fixed_from = round((1 - recipe.last) * num_steps / per_call) * per_call
+    fixed_from = round((1 - recipe.last) * num_steps / steps.per_call) * steps.per_call
 
     def fix(averages: Any) -> Any:
-        return _fixed(judge, averages, calibration.images_NxHxWxC)
+        return testing.fixed(judge, averages, FLAGS.variant, FLAGS.target_macs, calibration)
 
-    return fine_tuning.train(steps, schedule, variables, fixed_from, fix, saved, _recorded(), FLAGS.save_seconds, log)
+    return fine_tuning.train(steps, schedule, variables, saved, _recorded(), FLAGS.save_seconds, fixed_from, fix)
 
 
 def _recipe() -> methods.Recipe:
@@ -205,194 +249,24 @@ def _recipe() -> methods.Recipe:
     )
 
 
-def _accuracy_of_rounded_rates(judge: evaluation.Judge, variables: Any, calibration: images.Images) -> float:
-    """In per cent, before training, where a block runs if its rate is a half or more."""
-    answers = judge.answers(variables, calibration.images_NxHxWxC, knobs=judge.knobs(heed=0.0, noise=0.0))
-    accuracy = 100 * float(np.mean(answers.predictions == calibration.labels_N))
-    num_images = len(calibration.labels_N)
-    log(f'evaluation is compiled; at rates rounded to 0 and 1 {accuracy:.2f} % of {num_images} training views')
-    return accuracy
-
-
-def _shift(judge: evaluation.Judge, averages: Any, calibration: images.Images) -> float:
-    """Of all logit margins, so that the mean image costs what it should."""
-    if FLAGS.variant not in methods.LEARNT:
-        return 0.0
-    return judge.match_cost(averages, calibration.images_NxHxWxC, FLAGS.target_macs)
-
-
-def _recorded() -> dict[str, Any]:
-    return {key: FLAGS[key].value for key in ('target_macs', *SETTINGS)}
-
-
-def _settings(start: networks.Start, rates_n: np.ndarray, shift: float, accuracy: float) -> dict[str, Any]:
-    return {
-        'name': name(),
-        'start': start.name,
-        'variant': FLAGS.variant,
-        'machine': provenance.machine(),
-        'seed': FLAGS.seed,
-        'target_macs': FLAGS.target_macs,
-        'settings': {key: FLAGS[key].value for key in SETTINGS},
-        'target_rates': rates_n.tolist(),
-        'shift': shift,
-        'start_of_training': {'accuracy_of_rounded_rates': accuracy},
-    }
-
-
-def _of_training(trained: fine_tuning.Trained) -> dict[str, Any]:
-    shown = trained.history[:: max(1, len(trained.history) // 40)]
-    return {
-        'num_steps': trained.num_steps,
-        'seconds_training': trained.seconds,
-        'ms_per_step': trained.ms_per_step,
-        'history': [{'step': step, **{key: float(value) for key, value in metrics.items()}} for step, metrics in shown],
-    }
-
-
-def _data(train: images.Images, used: images.Images, cache: pathlib.Path) -> training.Data:
-    """The training set on the device; when only preparing, without soft targets unless there are any."""
-    num_images, num_used = len(train.labels_N), len(used.labels_N)
-    names = FLAGS.teachers or [FLAGS.start]
-    if FLAGS.prepare_only and not teachers.path(cache, names, FLAGS.pool, FLAGS.cut, num_images).exists():
-        soft_KxNxY = np.zeros((FLAGS.pool, num_images, 10), np.float16)
-    else:
-        soft_KxNxY = teachers.soft_targets(cache, names, train, FLAGS.pool, FLAGS.cut, FLAGS.teacher_batch)
-    draws_KxNx5 = images.draws(FLAGS.pool, num_images)
-    return jax.device_put(training.Data(*used, draws_KxNx5[:, :num_used], soft_KxNxY[:, :num_used]))
-
-
-def _test(train: images.Images, cache: pathlib.Path) -> images.Images:
-    """The test images; or the held-out ones, cropped, mirrored and cut."""
-    if not FLAGS.holdout:
-        return images.read('test', FLAGS.data_dir, cache).part(slice(FLAGS.test_images))
-    held = train.part(slice(len(train.labels_N) - FLAGS.holdout, None))
-    return held._replace(images_NxHxWxC=_views(held, seed=2, is_cut=True))
-
-
-def _views(data: images.Images, seed: int, is_cut: bool) -> np.ndarray:
-    num_images = len(data.labels_N)
-    draws_NxMx5 = jnp.asarray(images.draws(1, num_images, seed).transpose(1, 0, 2))
-    drawn = images.views(jnp.asarray(data.images_NxHxWxC), draws_NxMx5, jnp.full((num_images, 1), is_cut), FLAGS.cut)
-    return np.asarray(drawn)[:, 0]
-
-
-def _calibration(used: images.Images) -> images.Images:
-    """Training images in a plain view, on which thresholds are set."""
-    chosen = used.part(slice(FLAGS.calibration))
-    return chosen._replace(images_NxHxWxC=_views(chosen, seed=3, is_cut=False))
-
-
-def _rates(
-    start: networks.Start, used: images.Images, cache: pathlib.Path, costs: CostTable
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run rates and which blocks copy a decision, by the order of blocks, which a static network does without."""
-    nothing_n = np.zeros(start.architecture.num_blocks, bool)
-    if FLAGS.variant == 'static':
-        return np.ones(len(nothing_n)), nothing_n
-    if FLAGS.target_macs is None:
-        raise InputError(f'Say what the mean image of {FLAGS.variant} is to cost: --target_macs=68.9e6.')
-    place_n = ordering.places_n(cache, start, used, FLAGS.order_images)
-    if FLAGS.variant == 'pruned':
-        return allocation.pruned(place_n, costs, FLAGS.target_macs), nothing_n
-    if FLAGS.variant == 'rungs' and FLAGS.cheap_macs is not None:
-        return allocation.cheap_and_full(place_n, costs, FLAGS.target_macs, FLAGS.cheap_macs)
-    if FLAGS.variant in ('late', 'rungs'):
-        of_stage_3 = np.flatnonzero((allocation.stages_n(start.architecture) == 2) & ~np.isnan(place_n))
-        decision = of_stage_3[0] if FLAGS.decision is None else FLAGS.decision
-        return allocation.late(place_n, costs, FLAGS.target_macs, int(decision), FLAGS.late_rate)
-    spreads = np.zeros(3) if FLAGS.variant in methods.UNIFORM else np.array(list(map(float, FLAGS.spreads)))
-    spread_n = spreads[allocation.stages_n(start.architecture)]
-    return allocation.allocate(place_n, costs, FLAGS.target_macs, spread_n), nothing_n
-
-
-def _variables(start: networks.Start, used: images.Images, copies_n: np.ndarray) -> Any:
-    """Start weights and fresh routers that read standardised features; `independent` ones read nothing."""
-    _, variables = networks.gated(start, 'standardised', FLAGS.seed, methods.initial_margin(FLAGS.variant))
-    probe, probed = networks.gated(start, 'probe', 0)
-    views = _views(used.part(slice(FLAGS.order_images)), seed=4, is_cut=False)
-    pooled = jax.jit(
-        lambda variables, views: probe.apply(variables, images.normalise(views), gates.always, train=False)
-    )
-    features_Bxnx64 = np.asarray(pooled(probed, views).router_logits_Bxnx2)
-    mean_nx64, std_nx64 = np.mean(features_Bxnx64, axis=0), np.std(features_Bxnx64, axis=0)
-    channels_n = [block.in_channels for block in start.architecture.blocks]
-    is_deaf = FLAGS.variant == 'independent'
-    centres = [mean[:c] for mean, c in zip(mean_nx64, channels_n, strict=True)]
-    stds = [std[:c] for std, c in zip(std_nx64, channels_n, strict=True)]
-    # A channel that hardly varies must not be blown up, for it may come alive as the network trains.
-    scales = [(0.0 if is_deaf else 1.0) / np.maximum(std, LEAST_STD * np.mean(std)) for std in stds]
-    variables = gates.edited(variables, ('centre',), centres)
-    variables = gates.edited(variables, ('scale',), scales)
-    variables = gates.edited(variables, ('reach',), np.full(len(copies_n), FLAGS.reach))
-    return gates.edited(variables, ('copy',), copies_n.astype(np.float32))
-
-
-def _fixed(judge: evaluation.Judge, averages: Any, calibration: np.ndarray) -> Any:
-    """Averaged variables whose thresholds are fixed: block by block for rank gates, by one shift for others."""
-    if methods.is_ranked(FLAGS.variant):
-        fixed = judge.fix_thresholds(averages, calibration[: FLAGS.eval_batch])
-    elif FLAGS.variant in methods.LEARNT and FLAGS.variant != 'rungs':
-        shift = judge.match_cost(averages, calibration, FLAGS.target_macs)
-        fixed = gates.lowered(averages, np.full(len(judge.rates_n), -shift))
-    else:
-        return averages
-    answers = judge.answers(fixed, calibration)
-    log(f'thresholds fixed: {judge.macs(answers) / 1e6:.2f} MMACs', np.round(answers.decisions.mean(0), 2).tolist())
-    return fixed
-
-
-def _tested(
-    judge: evaluation.Judge,
-    variables: Any,
+def _write_routes(
+    output: pathlib.Path,
     test: images.Images,
+    answers: evaluation.Answers,
     calibration: images.Images,
-    is_free_n: np.ndarray,
-    shift: float,
-) -> dict[str, Any]:
-    """All numbers of the test images; their routes are written."""
-    shifted = gates.lowered(variables, np.full(len(judge.rates_n), -shift))
-    on_train = judge.answers(shifted, calibration.images_NxHxWxC)
-    answers = judge.answers(shifted, test.images_NxHxWxC)
-    found = evaluation.describe(answers, test.labels_N, judge.costs, is_free_n)
-    found['calibration'] = {
-        'accuracy': 100 * float(np.mean(on_train.predictions == calibration.labels_N)),
-        'mean_macs': judge.macs(on_train),
-    }
-    found |= {'agreement': None, 'shuffled': None, 'dial': None, 'correlation_with_cheap_error': None}
-    if FLAGS.variant not in ('static', 'pruned'):
-        found |= _of_routes(judge, shifted, test, answers)
-    if FLAGS.variant in methods.LEARNT and FLAGS.variant != 'independent':
-        found['dial'] = evaluation.dial(judge, shifted, test, 0.0, DIAL)
+    on_train: evaluation.Answers,
+    mean_macs: float,
+) -> None:
     np.savez_compressed(
-        pathlib.Path(FLAGS.output) / f'{name()}_routes.npz',
+        output / f'{name()}_routes.npz',
         labels=test.labels_N.astype(np.uint8),
         predictions=answers.predictions.astype(np.uint8),
         decisions=answers.decisions,
         logits=answers.logits.astype(np.float16),
         calibration_labels=calibration.labels_N.astype(np.uint8),
         calibration_logits=on_train.logits.astype(np.float16),
-        macs=np.float64(found['mean_macs']),
+        macs=np.float64(mean_macs),
     )
-    return found
-
-
-def _of_routes(
-    judge: evaluation.Judge, variables: Any, test: images.Images, answers: evaluation.Answers
-) -> dict[str, Any]:
-    """What the routes are worth, of a network where they differ."""
-    cost_N = answers.decisions @ np.asarray(judge.costs.blocks_n, float)
-    found: dict[str, Any] = {
-        'agreement': evaluation.agreement(judge, variables, test, FLAGS.cut),
-        'shuffled': evaluation.shuffled(judge, variables, test, answers, FLAGS.shuffles),
-        'correlation_with_own_error': controls.cost_error_correlation(cost_N, answers.predictions != test.labels_N),
-    }
-    given = pathlib.Path(FLAGS.cache) / f'given_{FLAGS.given}.npz'
-    if given.exists() and not FLAGS.holdout:
-        with np.load(given) as arrays:
-            wrong_N = np.argmax(arrays['logits'], -1)[: len(test.labels_N)] != test.labels_N
-        found['correlation_with_cheap_error'] = controls.cost_error_correlation(cost_N, wrong_N)
-    return found
 
 
 def _write_weights(output: pathlib.Path, variables: Any, rates_n: np.ndarray, shift: float) -> None:

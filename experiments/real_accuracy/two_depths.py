@@ -107,12 +107,9 @@ def main(argv: Sequence[str]) -> None:
         'settings': _recorded(),
         'num_steps': trained.num_steps,
         'ms_per_step': trained.ms_per_step,
-        'history': [
-            {'step': step, **{key: float(value) for key, value in metrics.items()}}
-            for step, metrics in trained.history[:: max(1, len(trained.history) // 40)]
-        ],
-        'shallow': {'accuracy': _accuracy(small), 'macs': small.macs},
-        'deep': {'accuracy': _accuracy(large), 'macs_of_going_on': large.macs},
+        'history': trained.shown,
+        'shallow': {'accuracy': small.accuracy, 'macs': small.macs},
+        'deep': {'accuracy': large.accuracy, 'macs_of_going_on': large.macs},
         'points': points(small, large, cascade.together),
         'points_of_the_deep_answer_alone': points(small, large, cascade.of_large),
     }
@@ -145,7 +142,7 @@ def _within(prefix: pathlib.Path) -> Pair:
         answers = []
         for kind, network in zip(KINDS, depths.both(variables, deep, _depth()), strict=True):
             _write(f'{prefix}_{kind}.npz', network.variables)
-            answers.append(cascade.ask_static(network, test, calibration, FLAGS.cut, FLAGS.eval_batch))
+            answers.append(cascade.ask_static(network, test, calibration, FLAGS.eval_batch))
         return answers
 
     return Pair(depths.begin(deep, _depth()), depths.answer(deep, _depth()), ask)
@@ -171,7 +168,7 @@ def _resumed(train: images.Images, prefix: pathlib.Path) -> Pair:
             return output.of_stages
 
         macs = [first_macs, costs.mean_macs(np.ones(costs.num_blocks)) - first_macs]
-        return cascade.ask(answer, macs, test, calibration, FLAGS.cut, FLAGS.eval_batch)
+        return cascade.ask(answer, macs, test, calibration, FLAGS.eval_batch)
 
     begun = resumed.begin(shallow, deep, train.part(slice(FLAGS.joined_on)))
     return Pair(begun, resumed.answer(model), ask)
@@ -188,23 +185,16 @@ def _trained(pair: Pair, train: images.Images, cache: pathlib.Path, saved: pathl
     data = training.Data(*train, images.draws(FLAGS.pool, len(train.labels_N)), soft_KxNxY)
     data = jax.device_put(data, sharding.replicated(mesh))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, *mesh.axis_names))
-    per_call = 1 if jax.default_backend() == 'cpu' else 20
+    per_call = fine_tuning.steps_per_call()
     call = training.make_call(pair.answer, NUM_VIEWS, FLAGS.cut, per_call)
 
     def place(drawn: training.Batches) -> training.Batches:
         return training.Batches(*jax.device_put(tuple(drawn), rows))
 
     steps = fine_tuning.Steps(call, data, FLAGS.batch, NUM_VIEWS, FLAGS.pool, per_call, FLAGS.seed, place)
-    num_steps = max(1, round(FLAGS.epochs * (len(train.labels_N) // FLAGS.batch) / per_call)) * per_call
     recipe = methods.Recipe(FLAGS.rate, 0.0)
-    schedule = methods.schedule('static', recipe, num_steps, np.ones(1))
-    return fine_tuning.train(
-        steps, schedule, pair.begun, num_steps, lambda averages: averages, saved, _recorded(), FLAGS.save_seconds, log
-    )
-
-
-def _accuracy(answerer: cascade.Answerer) -> float:
-    return 100 * float(np.mean(np.argmax(answerer.logits, -1) == answerer.labels))
+    schedule = methods.schedule('static', recipe, steps.num_of(FLAGS.epochs), np.ones(1))
+    return fine_tuning.train(steps, schedule, pair.begun, saved, _recorded(), FLAGS.save_seconds)
 
 
 if __name__ == '__main__':

@@ -504,6 +504,42 @@ def test_what_other_settings_left_is_not_taken_for_a_runs_own(
         kept.is_finished(results, state, settings | other)
 
 
+@pytest.mark.parametrize(
+    ('lines', 'sentence'),
+    [
+        (
+            ['--start=r20 --variant=rank --target_macs=3e7', '--start=r20 --target_macs=30e6 --reach=0.1'],
+            'Two runs of the plan would both write r20_rank_30.0M_s0.json, the second one with --start=r20 '
+            '--target_macs=30e6 --reach=0.1: give it a --tag of its own.',
+        ),
+        (['--start=r20 --variant=none'], 'value should be one of'),
+        ([], 'There is no run in the plan'),
+    ],
+)
+def test_a_plan_that_cannot_be_worked_off_starts_nothing(
+    tmp_path: pathlib.Path, lines: list[str], sentence: str
+) -> None:
+    plan, output = tmp_path / 'plan.txt', tmp_path / 'output'
+    plan.write_text('\n'.join(lines))
+    refused = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'experiments.real_accuracy.plan',
+            f'--weights={tmp_path}',
+            f'--plan={plan}',
+            f'--output={output}',
+        ],
+        cwd=helpers.REPOSITORY,
+        env=helpers.environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert refused.returncode == 2 and sentence in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert not output.exists()
+
+
 def test_a_cache_is_of_the_weights_that_it_was_begun_with(tmp_path: pathlib.Path) -> None:
     cache, paths = tmp_path / 'cache', [tmp_path / 'r20.npz', tmp_path / 'r56.npz']
     cache.mkdir()

@@ -5,7 +5,8 @@
 First everything that runs share is made at once: images, soft targets, the answers of given networks, and for each
 network the order of its blocks and its compiled programs (in JAX's cache, under the output). No run is started later
 than `--start_until`, and at `--seconds` what still runs is stopped: the exit status is then 1, and the same command
-goes on. Cascades and the summary are made at the end.
+goes on. Cascades and the summary are made at the end. Every run has a log by the name of its results; where two would
+have one name, nothing is started.
 """
 
 import os
@@ -16,7 +17,11 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
+
+from codinet_jax.runtime import command, files
+from codinet_jax.runtime.errors import InputError
+from experiments.real_accuracy import images, naming
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('weights', None, 'Where resnet20.npz, resnet32.npz, resnet44.npz and resnet56.npz are.')
@@ -32,6 +37,9 @@ flags.DEFINE_integer('limit', None, 'Only so many runs of the plan.')
 flags.DEFINE_string('plan', None, 'A file of runs, each line the flags of one (`--start=resnet56 --variant=rank ...`).')
 flags.DEFINE_string('more', '', 'Flags added to every run and every preparation, separated by blanks.')
 
+# Of the flags for every run, those that what is shared takes as well.
+READ_BY_TEACHERS = ('--pool', '--cut', '--train_images', '--teacher_batch')
+READ_BY_CASCADE = ('--test_images', '--calibration', '--eval_batch')
 R56, R32, R20 = 'resnet56', 'resnet32', 'resnet20'
 DEFAULT = [
     (R56, 'rank', 68.9e6, 0),
@@ -71,69 +79,63 @@ class Job(NamedTuple):
     after: tuple[str, ...] = ()
 
 
-def jobs() -> tuple[list[Job], list[Job]]:
-    """What is shared, and the runs."""
-    output = pathlib.Path(FLAGS.output)
-    weights = pathlib.Path(FLAGS.weights)
-    cache = FLAGS.cache or str(output / 'cache')
-    more = tuple(FLAGS.more.split())
+def jobs(cache: str) -> tuple[list[Job], list[Job]]:
+    """What is shared, and the runs, which go by the names of their results.
+
+    Raises:
+      InputError: the plan cannot be read, or two of its runs would write the same results.
+    """
+    weights, more = pathlib.Path(FLAGS.weights), tuple(FLAGS.more.split())
     teachers = ','.join(str(weights / f'{teacher}.npz') for teacher in FLAGS.teachers)
-    common = (f'--cache={cache}', *((f'--data_dir={FLAGS.data_dir}',) if FLAGS.data_dir else ()), *more)
-    of_run = (f'--output={output}', f'--teachers={teachers}', f'--epochs={FLAGS.epochs}', *common)
-    if FLAGS.plan:
-        lines = [line.split() for line in pathlib.Path(FLAGS.plan).read_text().splitlines() if line.strip()]
-        runs = [(next(flag[8:] for flag in line if flag.startswith('--start=')), tuple(line)) for line in lines]
-    else:
-        runs = [
-            (
-                start,
-                (
-                    f'--start={start}',
-                    f'--variant={variant}',
-                    f'--seed={seed}',
-                    *((f'--target_macs={macs}',) if macs else ()),
-                ),
-            )
-            for start, variant, macs, seed in DEFAULT
-        ]
-    runs = runs[: FLAGS.limit]
-    starts = list(dict.fromkeys(start for start, _ in runs))
-
-    def located(start: str, line: Sequence[str]) -> tuple[str, ...]:
-        return tuple(f'--start={weights / start}.npz' if flag.startswith('--start=') else flag for flag in line)
-
+    data = (f'--cache={cache}', *((f'--data_dir={FLAGS.data_dir}',) if FLAGS.data_dir else ()))
+    common = (f'--output={FLAGS.output}', f'--teachers={teachers}', f'--epochs={FLAGS.epochs}', *data, *more)
     module = 'experiments.real_accuracy.run'
+    runs: dict[str, Job] = {}
+    starts: dict[str, str] = {}
+    for line in _lines()[: FLAGS.limit]:
+        start = next((flag.removeprefix('--start=') for flag in line if flag.startswith('--start=')), '')
+        start_file = f'--start={weights / start}.npz'
+        arguments = (*common, *(start_file if flag.startswith('--start=') else flag for flag in line))
+        name = naming.of_arguments(arguments)
+        if name in runs:
+            raise InputError(
+                f'Two runs of the plan would both write {name}.json, the second one with {" ".join(line)}: give it a '
+                '--tag of its own.'
+            )
+        runs[name] = Job(name, module, arguments, (f'prepare_{start}', 'teachers'))
+        starts[start] = start_file
+    if not runs:
+        raise InputError('There is no run in the plan: give --plan a file of them, the flags of one a line.')
     prepare = [
-        Job(
-            f'prepare_{start}',
-            module,
-            (f'--start={weights / start}.npz', '--variant=static', '--prepare_only', *of_run),
-        )
-        for start in starts
+        Job(f'prepare_{start}', module, (start_file, '--variant=static', '--prepare_only', *common))
+        for start, start_file in starts.items()
     ]
     given = ','.join(str(weights / f'resnet{depth}.npz') for depth in (20, 32, 44, 56))
-    own = {'--pool', '--cut', '--train_images', '--teacher_batch', '--test_images', '--calibration', '--eval_batch'}
-    for_teachers = [
-        flag for flag in more if flag.partition('=')[0] in own - {'--test_images', '--calibration', '--eval_batch'}
-    ]
-    for_given = [flag for flag in more if flag.partition('=')[0] in own]
-    data = common[: len(common) - len(more)]
+    of_teachers, of_given = (
+        [flag for flag in more if flag.partition('=')[0] in read] for read in (READ_BY_TEACHERS, READ_BY_CASCADE)
+    )
     shared = [
         prepare[0],
-        Job('teachers', 'experiments.real_accuracy.teachers', (f'--teachers={teachers}', *data, *for_teachers)),
+        Job('teachers', 'experiments.real_accuracy.teachers', (f'--teachers={teachers}', *data, *of_teachers)),
         *prepare[1:],
         Job(
-            'given', 'experiments.real_accuracy.cascade', (f'--given={given}', f'--output={output}', *data, *for_given)
+            'given',
+            'experiments.real_accuracy.cascade',
+            (f'--given={given}', f'--output={FLAGS.output}', *data, *of_given),
         ),
     ]
-    return shared, [
-        Job(
-            '_'.join(flag.partition('=')[2] for flag in line),
-            module,
-            (*of_run, *located(start, line)),
-            (f'prepare_{start}', 'teachers'),
-        )
-        for start, line in runs
+    return shared, list(runs.values())
+
+
+def _lines() -> list[list[str]]:
+    """The flags of every run of the plan."""
+    if FLAGS.plan:
+        with files.reading(FLAGS.plan):
+            lines = pathlib.Path(FLAGS.plan).read_text().splitlines()
+        return [line.split() for line in lines if line.strip()]
+    return [
+        [f'--start={start}', f'--variant={variant}', f'--seed={seed}', *([f'--target_macs={macs}'] if macs else [])]
+        for start, variant, macs, seed in DEFAULT
     ]
 
 
@@ -141,6 +143,8 @@ def main(argv: Sequence[str]) -> int:
     del argv
     begin = time.perf_counter()
     output = pathlib.Path(FLAGS.output)
+    cache = FLAGS.cache or str(output / 'cache')
+    shared, runs = jobs(cache)
     (output / 'logs').mkdir(parents=True, exist_ok=True)
     environment = {
         'JAX_COMPILATION_CACHE_DIR': str((output / 'compiled').resolve()),
@@ -149,8 +153,8 @@ def main(argv: Sequence[str]) -> int:
         'PYTHONUNBUFFERED': '1',
         **os.environ,
     }
-    shared, runs = jobs()
-    _cached_images(shared[1])
+    for split in ('train', 'test'):  # once, before several processes would
+        images.read(split, FLAGS.data_dir, pathlib.Path(cache))
     start_until = FLAGS.start_until or FLAGS.seconds - 70
     waiting = [*shared, *runs]
     running: dict[Job, subprocess.Popen[bytes]] = {}
@@ -176,9 +180,9 @@ def main(argv: Sequence[str]) -> int:
             if is_free and all(name in ended for name in job.after):
                 waiting.remove(job)
                 num_runs += job in runs
-                command = [sys.executable, '-m', job.module, *job.flags]
+                arguments = [sys.executable, '-m', job.module, *job.flags]
                 with open(output / 'logs' / f'{job.name.replace("/", "_")}.log', 'w') as log:
-                    running[job] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+                    running[job] = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
                 print(f'[{now():6.1f} s] started {job.name}', flush=True)
         time.sleep(0.2)
     for job, process in running.items():
@@ -187,25 +191,13 @@ def main(argv: Sequence[str]) -> int:
         print(f'[{now():6.1f} s] stopped {job.name}', flush=True)
     if failed := [name for name, code in ended.items() if code]:
         print(f'failed: {", ".join(failed)}; see {output / "logs"}', flush=True)
-    for module, more in (
-        ('cascade', [flag for flag in shared[1].flags if flag.startswith('--cache')]),
-        ('summary', []),
-    ):
-        command = [sys.executable, '-m', f'experiments.real_accuracy.{module}', f'--output={output}', *more]
-        subprocess.run(command, env=environment | {'JAX_PLATFORMS': 'cpu'}, check=False)
+    for module, more in (('cascade', [f'--cache={cache}']), ('summary', [])):
+        arguments = [sys.executable, '-m', f'experiments.real_accuracy.{module}', f'--output={output}', *more]
+        subprocess.run(arguments, env=environment | {'JAX_PLATFORMS': 'cpu'}, check=False)
     print(f'[{now():6.1f} s] done', flush=True)
     return 1 if failed or running or waiting or not_started else 0
 
 
-def _cached_images(job: Job) -> None:
-    """Reads the images once, before several processes would."""
-    from experiments.real_accuracy import images
-
-    cache = next(pathlib.Path(flag[8:]) for flag in job.flags if flag.startswith('--cache='))
-    for split in ('train', 'test'):
-        images.read(split, FLAGS.data_dir, cache)
-
-
 if __name__ == '__main__':
     flags.mark_flag_as_required('weights')
-    app.run(main)
+    command.run(main)

@@ -32,6 +32,7 @@ from experiments.real_accuracy import (
     images,
     kept,
     methods,
+    naming,
     networks,
     ordering,
     rungs,
@@ -44,13 +45,9 @@ from experiments.real_accuracy.progress import log, seconds
 
 del settings  # imported for its flags
 FLAGS = flags.FLAGS
-flags.DEFINE_string('start', None, 'The static network to start from, as import_weights writes it.', required=True)
-flags.DEFINE_enum('variant', 'rank', methods.VARIANTS, 'What gates do; or a control.')
-flags.DEFINE_float('target_macs', None, 'MACs of the mean image; static networks have their own.')
+naming.define()
 flags.DEFINE_float('epochs', 20, 'Passes over the images, each of `views` views.')
-flags.DEFINE_integer('seed', 0, 'Of routers, order, noise.')
 flags.DEFINE_string('output', 'runs/real_accuracy', 'Where results go.')
-flags.DEFINE_string('tag', '', 'Added to the name of the run.')
 flags.DEFINE_integer('batch', 128, 'Images a step.')
 flags.DEFINE_integer('views', 2, 'Views of each image in a step.')
 flags.DEFINE_float('backbone_rate', 0.015, 'Learning rate at first.')
@@ -71,7 +68,6 @@ flags.DEFINE_float('late_rate', 0.5, 'The share of images that run on, about.')
 flags.DEFINE_integer('order_images', 2048, 'Augmented training images that the order of blocks is found on.')
 flags.DEFINE_integer('calibration', 10_000, 'Training images, in a plain view, that thresholds are set on.')
 flags.DEFINE_integer('eval_batch', 10_000, 'Images at a time where nothing is trained; at most `calibration`.')
-flags.DEFINE_integer('holdout', 0, 'So many last training images are left out and, strongly augmented, are the test.')
 flags.DEFINE_integer('test_images', 10_000, 'Images of test, from the first.')
 flags.DEFINE_integer('shuffles', 3, 'Times that routes are shuffled, of each kind.')
 flags.DEFINE_enum('convolution', 'xla', ['xla', 'cuda'], 'Of training; cuda: kernels of our own, on a GPU.')
@@ -88,19 +84,12 @@ SETTINGS = (
 )
 
 
-def name() -> str:
-    millions = '' if FLAGS.target_macs is None else f'_{FLAGS.target_macs / 1e6:.1f}M'
-    tag = f'_{FLAGS.tag}' if FLAGS.tag else ''
-    holdout = '_holdout' if FLAGS.holdout else ''
-    return f'{pathlib.Path(FLAGS.start).stem}_{FLAGS.variant}{millions}{tag}{holdout}_s{FLAGS.seed}'
-
-
 def main(argv: Sequence[str]) -> None:
     del argv
     command.start_devices(1, trains=True)
     cache, output, variant = pathlib.Path(FLAGS.cache), pathlib.Path(FLAGS.output), FLAGS.variant
     output.mkdir(parents=True, exist_ok=True)
-    results_file, saved = output / f'{name()}.json', output / f'{name()}_state.npz'
+    results_file, saved = output / f'{naming.name()}.json', output / f'{naming.name()}_state.npz'
     if not FLAGS.prepare_only and kept.is_finished(results_file, saved, _recorded()):
         log(f'{results_file} is there')
         return
@@ -108,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
     train = images.read('train', FLAGS.data_dir, cache).part(slice(FLAGS.train_images))
     used, test = train.part(slice(len(train.labels_N) - FLAGS.holdout)), _test(train, cache)
     start = networks.read(FLAGS.start)
-    log(f'{name()}: {start.architecture.num_blocks} blocks, {len(used.labels_N)} images, {jax.devices()[0]}')
+    log(f'{naming.name()}: {start.architecture.num_blocks} blocks, {len(used.labels_N)} images, {jax.devices()[0]}')
     gates.register()
     model = RoutedResNet(start.architecture, 'standardised', networks.train_dtype())
     model = model.clone(unroll=FLAGS.unroll or start.architecture.num_blocks)
@@ -142,7 +131,7 @@ def main(argv: Sequence[str]) -> None:
     on_train, answers = (judge.answers(shifted, data.images_NxHxWxC) for data in (calibration, test))
     is_free_n, is_cheap_wrong_N = allocation.free_n(start.architecture), _is_cheap_wrong_N(test, cache)
     results = {
-        'name': name(),
+        'name': naming.name(),
         'start': start.name,
         'variant': variant,
         'machine': provenance.machine(),
@@ -258,7 +247,7 @@ def _write_routes(
     mean_macs: float,
 ) -> None:
     np.savez_compressed(
-        output / f'{name()}_routes.npz',
+        output / f'{naming.name()}_routes.npz',
         labels=test.labels_N.astype(np.uint8),
         predictions=answers.predictions.astype(np.uint8),
         decisions=answers.decisions,
@@ -274,7 +263,7 @@ def _write_weights(output: pathlib.Path, variables: Any, rates_n: np.ndarray, sh
     variables = jax.tree.map(np.asarray, variables)
     if FLAGS.variant not in ('late', 'random', 'rungs'):
         variables = gates.as_linear(variables, rates_n, shift)
-    np.savez_compressed(output / f'{name()}_weights.npz', **networks.compact(variables))
+    np.savez_compressed(output / f'{naming.name()}_weights.npz', **networks.compact(variables))
 
 
 if __name__ == '__main__':

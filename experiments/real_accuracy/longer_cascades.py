@@ -55,9 +55,8 @@ def read(names: Sequence[str], cache: pathlib.Path, output: pathlib.Path) -> Ste
 
 
 def _of_one(name: str, cache: pathlib.Path, output: pathlib.Path) -> list[cascade.Answerer]:
-    answers_once = cache / f'given_{name}.npz', output / f'{name}_routes.npz'
-    answers_twice = [output / f'{name}_{kind}_routes.npz' for kind in ('shallow', 'deep')]
-    for paths in (answers_once[:1], answers_once[1:], answers_twice):
+    of_both = [output / f'{name}_{kind}_routes.npz' for kind in ('shallow', 'deep')]
+    for paths in ([cache / f'given_{name}.npz'], [output / f'{name}_routes.npz'], of_both):
         if all(path.exists() for path in paths):
             return [cascade.read(path) for path in paths]
     raise InputError(f'Nothing has asked {name}: run experiments.real_accuracy.cascade, run or two_depths first.')

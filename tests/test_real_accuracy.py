@@ -22,6 +22,7 @@ from codinet_jax.runtime.errors import InputError
 from experiments.real_accuracy import (
     allocation,
     audit_report,
+    beginning,
     cascade,
     evaluation,
     gates,
@@ -134,6 +135,26 @@ def test_an_allocation_meets_its_cost_in_order(spread: float) -> None:
     late_n, copies_n = allocation.late(place_n, costs, 68.9e6, 19, 0.5)
     assert costs.mean_macs(late_n) == pytest.approx(68.9e6, rel=1e-6)
     assert np.sum(copies_n) == 7
+
+
+@pytest.mark.parametrize('variant', ['rate', 'rank', 'independent', 'pruned', 'late', 'rungs'])
+def test_a_cost_out_of_reach_is_refused_before_blocks_are_ordered(variant: str) -> None:
+    start = networks.Start('', cifar_resnet(56), {})
+    costs = networks.costs(start, has_routers=True)
+    for macs in (7e6, 130e6):
+        wanted = beginning.Wanted(variant, macs, None, None, 0.5, (1.2, 1.2, 1.2))
+        with pytest.raises(InputError, match=r'cannot be met: .* 7\.567e\+06 MACs, .* 1\.255e\+08'):
+            beginning.run_rates(wanted, start, costs, pytest.fail)
+
+
+def test_a_cost_that_one_decision_cannot_meet_is_refused() -> None:
+    start = networks.Start('', cifar_resnet(56), {})
+    costs, is_free_n = networks.costs(start, has_routers=True), allocation.free_n(start.architecture)
+    place_n = np.where(is_free_n, np.linspace(0, 1, 27), np.nan)
+    with pytest.raises(InputError, match=r'block 26, where 1\.08 of the'):
+        allocation.late(place_n, costs, 125.9e6, 26, 0.5)
+    with pytest.raises(InputError, match='not well between'):
+        allocation.cheap_and_full(place_n, costs, 40e6, 40.6e6)
 
 
 def test_thresholds_found_on_a_batch_give_its_rates_and_fold_into_a_linear_router(

@@ -4,6 +4,7 @@ import numpy as np
 
 from codinet_jax.models.architecture import Architecture
 from codinet_jax.models.cost import CostTable
+from codinet_jax.runtime.errors import InputError
 
 
 def free_n(architecture: Architecture) -> np.ndarray:
@@ -17,15 +18,26 @@ def stages_n(architecture: Architecture) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), counts)
 
 
+def check_reach(is_free_n: np.ndarray, costs: CostTable, target_macs: float) -> None:
+    """Refuses MACs of the mean image that no run rates of the free blocks meet.
+
+    Raises:
+      InputError: they are fewer than without these blocks, or more than with all.
+    """
+    least, most = costs.mean_macs(1.0 - is_free_n), costs.mean_macs(np.ones(len(is_free_n)))
+    if not least <= target_macs <= most:
+        raise InputError(
+            f'--target_macs={target_macs:.4g} cannot be met: without any block that may be skipped the mean image '
+            f'costs {least:.4g} MACs, and with all of them {most:.4g}.'
+        )
+
+
 def allocate(place_n: np.ndarray, costs: CostTable, target_macs: float, spread_n: np.ndarray) -> np.ndarray:
     """Run rates clip(c + spread (1/2 - place), 0, 1), c such that the mean image costs `target_macs`.
 
     `place_n` is 0 for the block that is missed most and 1 for the one that is missed least; NaN for one that always
     runs. A spread of 0 is one rate for all, 1.2 leaves most blocks to the router, 2 and a mean of .5 fix a quarter at
-    1 and a quarter at 0, and a very large one prunes.
-
-    Raises:
-      ValueError: the cost is out of reach.
+    1 and a quarter at 0, and a very large one prunes. The cost is within `check_reach`.
     """
     always_n = np.isnan(place_n)
 
@@ -33,8 +45,6 @@ def allocate(place_n: np.ndarray, costs: CostTable, target_macs: float, spread_n
         return np.where(always_n, 1.0, np.clip(centre + spread_n * (0.5 - np.nan_to_num(place_n)), 0, 1))
 
     reach = 1 + np.max(spread_n)
-    if not costs.mean_macs(rates_n(-reach)) <= target_macs <= costs.mean_macs(rates_n(reach)) + 1:
-        raise ValueError(f'{target_macs:.4g} MACs cannot be met')
     low, high = -reach, reach
     for _ in range(60):
         middle = (low + high) / 2
@@ -68,7 +78,7 @@ def late(
       run rates [n] and whether a block repeats the decision [n].
 
     Raises:
-      ValueError: the cost is out of reach.
+      InputError: less than 2 or more than 98 % of the images would run on.
     """
     always_n = np.isnan(place_n)
     is_late_n = (np.arange(len(place_n)) >= decision) & ~always_n
@@ -81,7 +91,10 @@ def late(
     late_macs = float(np.sum(np.asarray(costs.blocks_n)[is_late_n]))
     exact = rate + (target_macs - costs.mean_macs(rates_n)) / late_macs
     if not 0.02 < exact < 0.98:
-        raise ValueError(f'{target_macs:.4g} MACs cannot be met by one decision at block {decision}')
+        raise InputError(
+            f'--target_macs={target_macs:.4g} cannot be met by one decision at block {decision}, where {exact:.2f} of '
+            'the images would run on: decide at an earlier block (--decision), or give another --late_rate.'
+        )
     rates_n[is_late_n] = exact
     return rates_n, _copies_n(is_late_n)
 
@@ -97,13 +110,16 @@ def cheap_and_full(
       run rates [n] and whether a block repeats the decision [n].
 
     Raises:
-      ValueError: the cost is out of reach.
+      InputError: less than 2 or more than 98 % of the images would run all.
     """
     cheap_n = pruned(place_n, costs, cheap_macs)
     whole, cheap = costs.mean_macs(np.ones(len(cheap_n))), costs.mean_macs(cheap_n)
     rate = (target_macs - cheap) / max(whole - cheap, 1.0)
     if not 0.02 < rate < 0.98:
-        raise ValueError(f'{target_macs:.4g} MACs cannot be met between {cheap:.4g} and {whole:.4g}')
+        raise InputError(
+            f'--target_macs={target_macs:.4g} is not well between the {cheap:.4g} of the cheap network and the '
+            f'{whole:.4g} of the whole: give another, or other --cheap_macs.'
+        )
     return np.where(cheap_n >= 1, 1.0, rate), _copies_n(cheap_n < 1)
 
 

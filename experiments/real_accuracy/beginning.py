@@ -38,8 +38,7 @@ def run_rates(
       places_n: finds the order of blocks as `ordering.places_n` does; a static network does without.
 
     Raises:
-      InputError: nothing says what the mean image is to cost.
-      ValueError: the cost is out of reach.
+      InputError: nothing says what the mean image is to cost, or no run rates of this variant cost that.
     """
     variant, macs = wanted.variant, wanted.target_macs
     nothing_n = np.zeros(start.architecture.num_blocks, bool)
@@ -47,6 +46,7 @@ def run_rates(
         return np.ones(len(nothing_n)), nothing_n
     if macs is None:
         raise InputError(f'Say what the mean image of {variant} is to cost: --target_macs=68.9e6.')
+    allocation.check_reach(allocation.free_n(start.architecture), costs, macs)  # before blocks are ordered for minutes
     place_n, stages_n = places_n(), allocation.stages_n(start.architecture)
     if variant == 'pruned':
         return allocation.pruned(place_n, costs, macs), nothing_n

@@ -5,8 +5,8 @@
 First everything that runs share is made at once: images, soft targets, the answers of given networks, and for each
 network the order of its blocks and its compiled programs (in JAX's cache, under the output). No run is started later
 than `--start_until`, and at `--seconds` what still runs is stopped: the exit status is then 1, and the same command
-goes on. Cascades and the summary are made at the end. Every run has a log by the name of its results; where two would
-have one name, nothing is started.
+goes on. Cascades and the summary are made at the end. Every run has a log by the name of its results, added
+to when the command goes on; where two would have one name, nothing is started.
 """
 
 import os
@@ -181,7 +181,7 @@ def main(argv: Sequence[str]) -> int:
                 waiting.remove(job)
                 num_runs += job in runs
                 arguments = [sys.executable, '-m', job.module, *job.flags]
-                with open(output / 'logs' / f'{job.name.replace("/", "_")}.log', 'w') as log:
+                with open(output / 'logs' / f'{job.name.replace("/", "_")}.log', 'a') as log:
                     running[job] = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
                 print(f'[{now():6.1f} s] started {job.name}', flush=True)
         time.sleep(0.2)

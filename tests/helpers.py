@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,17 @@ def noise_images(num_images: int) -> ImageSet:
     pixels = generator.uniform(0, 1, (num_images, 8, 8, 1)) * generator.uniform(0, 1, (num_images, 1, 1, 1))
     labels_N = generator.integers(0, 10, num_images).astype(np.int32)
     return ImageSet((255 * pixels).astype(np.uint8), labels_N)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Has the labels of some steps be of no class there is, as a torn batch's would: their cross-entropy is NaN."""
+    healthy = ImageSet.train_batches
+
+    def poisoned(self: ImageSet, first_step: int, *args: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for step, (images, labels) in enumerate(healthy(self, first_step, *args), start=first_step + 1):
+            yield images, np.full_like(labels, 1_000_000) if step in steps else labels
+
+    monkeypatch.setattr(ImageSet, 'train_batches', poisoned)
 
 
 def by_path(tree: Any) -> dict[str, np.ndarray]:

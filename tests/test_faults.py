@@ -18,7 +18,6 @@ import pytest
 
 import helpers
 from codinet_jax.config import setup
-from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import Diverged, InputError
 from codinet_jax.runtime.signals import Stopped
@@ -221,17 +220,6 @@ def test_a_state_of_another_shape_is_refused_in_a_sentence(directory: Path) -> N
         checkpoints.newest(wider)
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    """Has the labels of some steps be of no class there is, as a torn batch's would: their cross-entropy is NaN."""
-    healthy = ImageSet.train_batches
-
-    def poisoned(self: ImageSet, first_step: int, *args: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for step, (images, labels) in enumerate(healthy(self, first_step, *args), start=first_step + 1):
-            yield images, np.full_like(labels, 1_000_000) if step in steps else labels
-
-    monkeypatch.setattr(ImageSet, 'train_batches', poisoned)
-
-
 def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
     often = {'checkpoint_every_steps': 2, 'log_every_steps': 1, 'loss.target_cost': None}
     config = helpers.tiny_config(**often | changes)
@@ -242,7 +230,7 @@ def test_a_step_of_no_number_stops_the_run_and_keeps_what_was_saved_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        poison(broken, {6})
+        helpers.poison(broken, {6})
         with pytest.raises(
             Diverged, match=r'^Step 6 has a cross entropy of nan \(the checkpoint of step 4 is kept\): '
         ):
@@ -264,7 +252,7 @@ def test_a_learning_rate_far_too_high_is_told_of_within_a_few_steps(
 
 @pytest.mark.long
 def test_such_steps_can_be_skipped_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    poison(monkeypatch, {4, 5, 11})
+    helpers.poison(monkeypatch, {4, 5, 11})
     results = trained(tmp_path / 'run', **{'optimizer.skip_nonfinite': True})
     assert results is not None and results['num_skipped'] == 3 and results['num_steps'] == 18
     rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
@@ -275,7 +263,7 @@ def test_such_steps_can_be_skipped_and_are_counted(tmp_path: Path, monkeypatch: 
 
 def test_a_run_that_skips_and_skips_stops_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, 'MOST_SKIPPED_IN_A_ROW', 4)
-    poison(monkeypatch, {2, 3, 4, *range(6, 19)})
+    helpers.poison(monkeypatch, {2, 3, 4, *range(6, 19)})
     with pytest.raises(Diverged, match=r'^Step 9 has a cross entropy of nan for 4 steps in a row'):
         trained(tmp_path / 'run', **{'optimizer.skip_nonfinite': True})
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import helpers
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import Diverged, InputError
 from codinet_jax.training import loop
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.workdir import Workdir
@@ -75,6 +75,24 @@ def test_a_disk_that_fills_up_while_saving_costs_no_checkpoint_and_with_room_the
     assert results is not None and results['num_steps'] == 18
     steps = [json.loads(line)['step'] for line in (disk / 'run' / 'metrics.jsonl').read_text().splitlines()]
     assert steps == sorted(steps), 'no row is lost, torn or doubled'
+
+
+def test_a_run_that_diverges_names_no_checkpoint_that_the_disk_refused(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Checkpoints.save
+
+    def save_and_fill(self: Checkpoints, step: int, *args: Any) -> None:
+        if step == 4:
+            self._manager.wait_until_finished()
+            fill(disk, leave=MEGABYTE // 4)
+        save(self, step, *args)
+
+    monkeypatch.setattr(Checkpoints, 'save', save_and_fill)
+    helpers.poison(monkeypatch, {5})
+    with pytest.raises(Diverged, match=r'^Step 5 has a cross entropy of nan \(the checkpoint of step 2 is kept\): '):
+        train(disk / 'run', log_every_steps=100)
+    assert '4' not in whole_files(disk / 'run' / 'checkpoints')
 
 
 def test_a_person_is_told_so_once(disk: Path) -> None:

@@ -4,6 +4,7 @@ With every checkpoint lies a digest of what was saved, so that one bit that is n
 checkpoint before it taken.
 """
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -89,6 +90,14 @@ class Checkpoints:
     def newest_step(self) -> int | None:
         """The step of the newest checkpoint, whole or not; None if there is none."""
         return self._manager.latest_step() if self._manager else None
+
+    def newest_written(self) -> int | None:
+        """Waits for what is being written; the step of the newest checkpoint that is there then, if any is."""
+        if self._manager is None or self._directory is None:
+            return None
+        with contextlib.suppress(Exception):  # the disk refused it, and the one before it is named
+            self._manager.wait_until_finished()
+        return max((int(path.name) for path in self._directory.iterdir() if path.name.isdigit()), default=None)
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         """Saves a step once; `progress` is what JSON can hold.

@@ -114,7 +114,7 @@ class Run:
         self.writer = open_files.enter_context(MetricWriter(workdir, self.progress.metrics_bytes))
         self.steps = StepReader(
             *(self.progress, self.writer, self.recipe),
-            (lambda: self.checkpoints.newest_step) if workdir else None,
+            self.checkpoints.newest_written if workdir else None,
             self.checkpoints.check,
             'diversity_margin' in setup.method.settings(),
         )

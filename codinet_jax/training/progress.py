@@ -42,9 +42,9 @@ class Progress:
 class StepReader:
     """Reads the metrics of steps, a few at a time, and counts, times, checks and reports them.
 
-    `newest_checkpoint` gives the step of one, or None, and is itself None where none is kept, as from Python;
-    `before_log` is called before a window of means is written; `has_diversity` is whether the method can be told to
-    keep routes apart.
+    `newest_checkpoint` gives the step of one that is written, or None, and is itself None where none is kept, as from
+    Python; `before_log` is called before a window of means is written; `has_diversity` is whether the method can be
+    told to keep routes apart.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class StepReader:
             hint = '' if is_skipping else ', or skip such steps (skip_nonfinite=True)'
             raise Diverged(f'{what}: give the Trainer a lower learning_rate{hint}.')
         saved = self._newest_checkpoint()
-        kept = f'the checkpoint of step {saved} is kept' if saved else 'no checkpoint was due yet'
+        kept = f'the checkpoint of step {saved} is kept' if saved else 'there is no checkpoint yet'
         hint = '' if is_skipping else ', or skip such steps (optimizer.skip_nonfinite=True)'
         raise Diverged(
             f'{what} ({kept}): train with a lower stage{progress.stage}.learning_rate or a warm-up{hint}, in another '

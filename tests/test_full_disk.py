@@ -15,6 +15,7 @@ import helpers
 from codinet_jax.runtime.errors import Diverged, InputError
 from codinet_jax.training import loop
 from codinet_jax.training.checkpoint import Checkpoints
+from codinet_jax.training.metric_files import MetricWriter
 from codinet_jax.workdir import Workdir
 
 MEGABYTE = 1 << 20
@@ -93,6 +94,28 @@ def test_a_run_that_diverges_names_no_checkpoint_that_the_disk_refused(
     with pytest.raises(Diverged, match=r'^Step 5 has a cross entropy of nan \(the checkpoint of step 2 is kept\): '):
         train(disk / 'run', log_every_steps=100)
     assert '4' not in whole_files(disk / 'run' / 'checkpoints')
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize('is_begun', [False, True], ids=['as it begins', 'on the way'])
+def test_what_tensorboard_cannot_be_told_for_want_of_room_is_said_in_a_sentence(disk: Path, is_begun: bool) -> None:
+    workdir = Workdir(disk / 'run')
+    workdir.path.mkdir()
+    workdir.metrics.symlink_to(disk.parent / 'metrics.jsonl')  # where there is room
+    row = {'run_rates_n': [0.5] * 50}
+
+    def write_until_full() -> None:
+        if not is_begun:
+            fill(disk, leave=0)
+        with MetricWriter(workdir) as writer:
+            writer.write(1, 'train', row)
+            fill(disk, leave=0)
+            for step in range(2, 10):  # what is left of a page has room for some
+                writer.write(step, 'train', row)
+
+    sentence = rf'^{workdir.tensorboard} cannot be written \(No space left on device\): make room, and the same command'
+    with pytest.raises(InputError, match=sentence):
+        write_until_full()
 
 
 def test_a_person_is_told_so_once(disk: Path) -> None:

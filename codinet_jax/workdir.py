@@ -36,9 +36,10 @@ from codinet_jax.models.weights_file import WeightsInput
 from codinet_jax.runtime import files, hosts
 from codinet_jax.runtime.errors import InputError
 
-# Where the data and the user's modules lie, and how often a run logs and saves, says nothing of where it leads. How
-# many images are evaluated at a time does: XLA rounds gates by it, and what matches a wanted cost goes by these.
-NOT_COMPARED = ('data_dir', 'imports', 'log_every_steps', 'checkpoint_every_steps')
+# Where the data and the user's modules lie, and how often a run logs, saves and evaluates, says nothing of where it
+# leads. How many images are evaluated at a time does: XLA rounds gates by it, and what matches a wanted cost goes by
+# these.
+NOT_COMPARED = ('data_dir', 'imports', 'log_every_steps', 'checkpoint_every_steps', 'eval_every_epochs')
 
 
 class Workdir:

@@ -1,5 +1,6 @@
 """What a run begins with is recorded, and what cannot be is refused."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from codinet_jax.training import start
 from codinet_jax.workdir import Workdir, begin
 
 OF_DEVICES: dict[str, Any] = {'model.batch_norm': 'device', 'batch_size': 32}
+SHARED: dict[str, Any] = {'checkpoint_every_steps': 1000, 'eval_every_epochs': 5.0}
 
 
 def test_the_groups_of_batch_norm_are_recorded_and_kept_on_other_devices(
@@ -55,13 +57,14 @@ def test_parts_of_one_image_are_enough_without_diversity() -> None:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """This process is the second of two hosts, and this is what it tells the first, which has begun with groups of 2,
-    saves every 1000 steps and refuses nothing.
+    saves every 1000 steps, evaluates every 5 epochs and refuses nothing.
     """
     texts: list[str] = []
 
     def from_all_hosts(text: str) -> list[str]:
         texts.append(text)
-        return [{'{}': '{"model.norm_groups": 2}', '[1442, 355, 7]': '[1442, 355, 1000]'}.get(text, ''), text]
+        of_first = json.dumps([[1442, 355], SHARED])
+        return [{'{}': '{"model.norm_groups": 2}'}.get(text, of_first if text.startswith('[[1442, ') else ''), text]
 
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     monkeypatch.setattr(jax, 'process_index', lambda: 1)
@@ -91,11 +94,16 @@ def test_others_look_for_a_run_only_when_the_first_has_begun_it(
     assert said[0] == '' and not [path for path in looked_for if path.is_relative_to(tmp_path)]
 
 
-def test_hosts_that_would_not_save_together_are_refused(said: list[str]) -> None:
-    recipe = helpers.tiny_setup(checkpoint_every_steps=7).recipe
-    with pytest.raises(InputError, match=r'^checkpoint_every_steps is 1000 on the first host and 7 on another one'):
-        start.check_shared((1442, 355), recipe.checkpoint_every_steps)
-    assert said[-1].startswith('checkpoint_every_steps')
+@pytest.mark.parametrize(
+    ('name', 'here', 'there'), [('checkpoint_every_steps', 7, '1000'), ('eval_every_epochs', 2.5, '5.0')]
+)
+def test_hosts_that_would_not_save_or_evaluate_together_are_refused(
+    said: list[str], name: str, here: float, there: str
+) -> None:
+    recipe = helpers.tiny_setup(**SHARED | {name: here}).recipe
+    with pytest.raises(InputError, match=rf'^{name} is {there} on the first host and {here} on another one'):
+        start.check_shared((1442, 355), recipe)
+    assert said[-1].startswith(name)
 
 
 def test_importing_the_library_leaves_the_interpreter_as_it_is() -> None:

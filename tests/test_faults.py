@@ -295,8 +295,9 @@ def test_a_second_run_in_one_workdir_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_how_often_a_run_tells_and_saves_may_be_changed_on_the_way(tmp_path: Path) -> None:
+def test_how_often_a_run_tells_saves_and_evaluates_may_be_changed_on_the_way(tmp_path: Path) -> None:
     with Workdir(tmp_path).claimed(helpers.tiny_setup().record):
         pass
-    with Workdir(tmp_path).claimed(helpers.tiny_setup(log_every_steps=7, checkpoint_every_steps=9).record):
+    changes = {'log_every_steps': 7, 'checkpoint_every_steps': 9, 'eval_every_epochs': 3.0}
+    with Workdir(tmp_path).claimed(helpers.tiny_setup(**changes).record):
         pass

@@ -56,7 +56,7 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
         return finished
     train_set, test_set = hosts.together(lambda: (setup.data.open('train'), setup.data.open(setup.test_split)))
     hosts.together(lambda: setup.recipe.check_images(train_set.num_images))
-    start.check_shared((train_set.num_images, test_set.num_images), setup.recipe.checkpoint_every_steps)
+    start.check_shared((train_set.num_images, test_set.num_images), setup.recipe)
     # A run that has a checkpoint goes on, though the weights it once started from are gone.
     is_begun = hosts.of_first(is_first_host and workdir.has_checkpoints)
     variables, teacher = (None, None) if is_begun else hosts.together(lambda: start.given_variables(setup, train_set))

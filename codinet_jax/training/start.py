@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from codinet_jax.config.recipe import Recipe
 from codinet_jax.config.setup import Setup
 from codinet_jax.data import augment
 from codinet_jax.data.split import Split
@@ -23,12 +24,13 @@ from codinet_jax.workdir import Workdir
 JOINED_ON, JOINED_AT_ONCE = 500, 50  # images
 
 
-def check_shared(num_images: tuple[int, int], checkpoint_every_steps: int) -> None:
-    """Refuses hosts whose data lie elsewhere and are not the same, and those that would not save together.
+def check_shared(num_images: tuple[int, int], recipe: Recipe) -> None:
+    """Refuses hosts whose data lie elsewhere and are not the same, and those that would not save or evaluate together.
 
-    How often a run saves may change when it goes on, so what the workdir records does not tell.
+    How often a run does may change when it goes on, so what the workdir records does not tell.
     """
-    *first, first_steps = hosts.sent_by_first((*num_images, checkpoint_every_steps))
+    here = {name: getattr(recipe, name) for name in ('checkpoint_every_steps', 'eval_every_epochs')}
+    first, of_first = hosts.sent_by_first((num_images, here))
 
     def check() -> None:
         if list(num_images) != first:
@@ -36,11 +38,11 @@ def check_shared(num_images: tuple[int, int], checkpoint_every_steps: int) -> No
                 f'The first host has {first[0]} images to train on and {first[1]} to evaluate on, another one '
                 f'{num_images[0]} and {num_images[1]}: give all the same data.'
             )
-        if checkpoint_every_steps != first_steps:
-            raise InputError(
-                f'checkpoint_every_steps is {first_steps} on the first host and {checkpoint_every_steps} on another '
-                'one: give all the same.'
-            )
+        for name, value in here.items():
+            if value != of_first[name]:
+                raise InputError(
+                    f'{name} is {of_first[name]} on the first host and {value} on another one: give all the same.'
+                )
 
     hosts.together(check)
 

@@ -64,7 +64,7 @@ def _interpreter() -> tuple[subprocess.Popen[str], socket.socket]:
         interpreter = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())],
             cwd=REPOSITORY,
-            env=os.environ | {'PYTHONPATH': REPOSITORY, 'JAX_PLATFORMS': 'cpu'},
+            env=own_variables() | {'PYTHONPATH': REPOSITORY, 'JAX_PLATFORMS': 'cpu'},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # as of the forks: a stream of what can seek cannot become one of what cannot
@@ -78,6 +78,12 @@ def _interpreter() -> tuple[subprocess.Popen[str], socket.socket]:
         interpreter.communicate()
 
     return interpreter, ours
+
+
+def own_variables() -> dict[str, str]:
+    """This process's; pytest takes one of them away between tests, while a test file's threads start commands."""
+    found = ((name, os.environ.get(name)) for name in os.environ)
+    return {name: value for name, value in found if value is not None}
 
 
 def import_package() -> None:

@@ -4,7 +4,6 @@ run as a person runs them."""
 import copy
 import functools
 import importlib.util
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -214,7 +213,7 @@ def environment(**changes: str) -> dict[str, str]:
     spares = ('JAX_COMPILATION_CACHE_', 'JAX_PERSISTENT_CACHE_', 'XLA_FLAGS')
     kept = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in forking.own_variables().items()
         if name.startswith(spares) or not name.startswith(('JAX_', 'TFDS_', 'XLA_'))
     }
     return kept | {'JAX_PLATFORMS': 'cpu'} | changes

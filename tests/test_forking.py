@@ -1,9 +1,11 @@
 """A fork is a process like that of `python -m`: in what it is told, what it says, how it ends and how it is killed."""
 
+import collections
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,16 @@ def test_what_python_reads_as_it_starts_is_given_to_a_process_of_its_own() -> No
     with helpers.start_command('main', PYTHONWARNINGS='error') as process:
         assert not isinstance(process, forking.Fork)
         process.kill()
+
+
+class Fleeting(collections.UserDict[str, str]):
+    """Variables of which one is gone when its value is asked for, as where another thread has taken it away."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*self.data, 'PYTEST_CURRENT_TEST')
+
+
+def test_a_variable_that_pytest_takes_away_meanwhile_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'environ', Fleeting({'HOME': '/home'}))
+        assert helpers.environment() == {'HOME': '/home', 'JAX_PLATFORMS': 'cpu'}

@@ -376,6 +376,54 @@ def test_of_a_teacher_that_no_stage_hears_it_is_said() -> None:
     assert not list(unread(changed('digits_r14', **taught), ['distillation.weight']))
 
 
+@pytest.mark.parametrize(
+    ('method', 'name', 'stages'),
+    [
+        ('codinet', 'loss.beta', [1]),
+        ('codinet', 'loss.gamma_gain', [1]),
+        ('codinet', 'optimizer.router_factor', [1]),
+        ('codinet', 'loss.extra_terms', [1]),
+        ('laudnet', 'loss.rate_weight', [1]),
+        ('blockdrop', 'routing.curriculum', [1]),
+        ('blockdrop', 'loss.entropy_weight', [1]),
+        ('blockdrop', 'loss.gamma_gain', [2]),
+        ('blockdrop', 'optimizer.block_factor', [2]),
+        ('blockdrop', 'optimizer.router_factor', [1, 2]),
+        ('skipnet_hrl', 'loss.skip_reward', [2]),
+        ('skipnet_hrl', 'loss.policy_weight', [2]),
+    ],
+)
+def test_of_a_setting_of_stages_that_are_left_out_it_is_said(method: str, name: str, stages: list[int]) -> None:
+    config = load('digits_r14', method)
+    for stage in {1, 2} - set(stages):
+        config[f'stage{stage}'].epochs = 0.0
+    assert not list(unread(config, [name]))
+    for stage in stages:
+        config[f'stage{stage}'].epochs = 0.0
+    needed = ' or '.join(f'stage{stage}.epochs' for stage in stages)
+    sentence = f'{name} changes nothing: with method={method} it is read where {needed} is set.'
+    assert list(unread(config, [name])) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ('method', 'name'),
+    [
+        ('codinet', 'loss.target_cost'),
+        ('codinet', 'routing.relaxation'),
+        ('codinet', 'routing.initial_run_rate'),
+        ('codinet', 'optimizer.block_factor'),
+        ('convnet_aig', 'routing.noisy_evaluation'),
+        ('early_exit', 'loss.exit_weight'),
+        ('blockdrop', 'loss.policy_weight'),
+        ('skipnet_hrl', 'routing.temperature'),
+    ],
+)
+def test_what_is_read_without_the_first_stage_is_not_said_to_be_unread(method: str, name: str) -> None:
+    config = load('digits_r14', method)
+    config.stage1.epochs = 0.0
+    assert not list(unread(config, ['loss.target_cost', name]))
+
+
 def test_whoever_gives_one_is_told() -> None:
     given = ('--config.routing.noisy_evaluation=true', '--config.loss.target_cost=1.5')
     told, refused = helpers.run_command('main', '--config=digits_r14:laudnet', *given).stderr.splitlines()

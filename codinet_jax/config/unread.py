@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from codinet_jax.config import setup
 from codinet_jax.methods import METHODS
+from codinet_jax.methods.method import HARD_STAGE
 from codinet_jax.runtime.errors import InputError
 
 # Settings that are read whatever the method, among those that are methods' own.
@@ -36,6 +37,19 @@ OF_KINDS = {
         for name in ('decay_epochs', 'decay_factor')
     },
 }
+# Settings that are read in stages that do not freeze these.
+UNLESS_FROZEN = {
+    'optimizer.router_factor': ('routers',),
+    'optimizer.block_factor': ('backbone',),
+    'loss.extra_terms': ('routers',),
+    'loss.extra_weights': ('routers',),
+    **{
+        f'loss.{name}': ('routers', 'backbone')
+        for name in ('gamma_gain', 'gamma_damping_steps', 'gamma_window', 'gamma_max')
+    },
+}
+# Methods' own that are read after training, too.
+OF_EVALUATION = ('loss.target_cost', 'routing.relaxation', 'routing.noisy_evaluation')
 
 
 def unread(config: ConfigDict, names: Collection[str]) -> Iterator[str]:
@@ -63,8 +77,7 @@ def unread(config: ConfigDict, names: Collection[str]) -> Iterator[str]:
             yield f'{name} changes nothing: it is of the views of an image, and num_views is 1.'
         elif name == 'match_every_epochs' and (needed := _needed_to_match(config)):
             yield f'{name} changes nothing: it is read where {needed}.'
-        elif section == 'distillation' and not any(config[f'stage{number}'].epochs for number in method.taught_in):
-            needed = ' or '.join(f'stage{number}.epochs' for number in method.taught_in)
+        elif needed := _needed_stages(config, name):
             yield f'{name} changes nothing: with method={config.method} it is read where {needed} is set.'
         elif name in OF_KINDS and (found := operator.attrgetter(OF_KINDS[name][0])(config)) != OF_KINDS[name][1]:
             yield f'{name} changes nothing: it is of {"=".join(OF_KINDS[name])}, and that is {found}.'
@@ -82,6 +95,34 @@ def _needed_to_match(config: ConfigDict) -> str | None:
     except InputError:  # refused where the config is read
         return None
     return None if last.frozen == 'routers' else f'stage 2 freezes routers, and method={config.method} does not'
+
+
+def _needed_stages(config: ConfigDict, name: str) -> str | None:
+    """The stages that alone read a setting, if none of them is to be trained."""
+    left_out = {number for number in (1, 2) if not config[f'stage{number}'].epochs}
+    numbers = _read_in(config, name) if left_out else ()
+    if not left_out.issuperset(numbers):
+        return None
+    return ' or '.join(f'stage{number}.epochs' for number in numbers)
+
+
+def _read_in(config: ConfigDict, name: str) -> tuple[int, ...]:
+    """The stages that alone read a setting; none where that is not known, or others read it too."""
+    kind, (section, _, field) = METHODS[config.method], name.rpartition('.')
+    if section == 'distillation':
+        return kind.taught_in
+    if field in kind.read_in:
+        return kind.read_in[field]
+    is_of_method = section in ('loss', 'routing') and name not in (*OF_ALL, *OF_EVALUATION)
+    if not is_of_method and name not in UNLESS_FROZEN:
+        return ()
+    try:
+        stages = setup.method_of(config).stages()
+    except InputError:  # refused where the config is read
+        return ()
+    if name in UNLESS_FROZEN:
+        return tuple(number for number, rules in enumerate(stages, 1) if rules.frozen not in UNLESS_FROZEN[name])
+    return (1,) if stages[1] is HARD_STAGE else ()
 
 
 def _gives_way(config: ConfigDict, name: str) -> bool:

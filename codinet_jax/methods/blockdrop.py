@@ -21,6 +21,7 @@ wanted cost, which they have not, is met in stage 2 by γ times the expected cos
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
@@ -58,6 +59,7 @@ class BlockDrop(Method):
 
     router: ClassVar[str | None] = 'policy'
     taught_in: ClassVar[tuple[int, ...]] = (2,)  # stage 1 has no gradient from answers to the policy
+    read_in: ClassVar[Mapping[str, tuple[int, ...]]] = {'entropy_weight': (1,), 'curriculum': (1,)}
     variants: ClassVar[Variants] = {
         'blockdrop': _OURS,
         'blockdrop_authors': PLAIN

@@ -162,6 +162,8 @@ class Method:
     learns_routes: ClassVar[bool] = True  # if not, gamma moves nothing
     router: ClassVar[str | None] = None  # the only one that it can be had with, if there is but one
     taught_in: ClassVar[tuple[int, ...]] = (1, 2)  # stages in which a teacher teaches, if there is one
+    # Settings that some stages alone read, and which; where stage 2 is `HARD_STAGE` it reads none of the method's own.
+    read_in: ClassVar[Mapping[str, tuple[int, ...]]] = MappingProxyType({})
     variants: ClassVar[Variants] = MappingProxyType({})  # see `method`
 
     gamma: float = 0.0

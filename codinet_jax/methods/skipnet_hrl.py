@@ -17,6 +17,7 @@ The rest is told in `skipnet`.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
@@ -59,6 +60,8 @@ class SkipNetHRL(SkipNet):
             'stage2.decay_epochs': (),
         },
     }
+
+    read_in: ClassVar[Mapping[str, tuple[int, ...]]] = {'relaxation': (1,), 'skip_reward': (2,), 'policy_weight': (2,)}
 
     skip_reward: float = 0.0
     policy_weight: float = 1.0

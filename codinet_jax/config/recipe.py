@@ -27,10 +27,10 @@ class StageRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a network is trained, whatever the method; the fields are the settings of the same names in `default`.
+    """How a network is trained, whatever the method; the fields are settings of `default`.
 
     Raises:
-      InputError: the first setting found wrong, by name, with what it may be.
+      InputError: the first setting found wrong, by its name there, as optimizer.weight_decay, with what it may be.
     """
 
     stage1: StageRecipe

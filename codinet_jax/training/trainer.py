@@ -30,7 +30,8 @@ class Trainer:
       spec: of the images.
       method: as `methods.CoDiNet()`.
       learning_rate: of SGD, at first.
-      recipe: other fields of `config.recipe.Recipe`, as batch_size (64 images), num_views (4), seed (0).
+      recipe: other fields of `config.recipe.Recipe`, as batch_size (64 images), num_views (4), seed (0). A refusal has
+        them as configs do: `weight_decay` is optimizer.weight_decay there, `optimizer` itself optimizer.kind.
 
     Raises:
       InputError: they do not fit each other.

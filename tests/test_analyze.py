@@ -14,6 +14,7 @@ import helpers
 from codinet_jax.analysis import embedding, style
 from codinet_jax.analysis import study as analysis
 from codinet_jax.analysis.figures import accuracy_cost
+from codinet_jax.analysis.options import Options
 from codinet_jax.analysis.run import Run, read_run
 from codinet_jax.analysis.tables import Table, text
 from codinet_jax.evaluation.record import Record
@@ -177,7 +178,7 @@ DEGENERATE = {
 def test_a_degenerate_run_gets_a_report_that_says_so(workdir: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(embedding, 'ITERATIONS', (20, 20))  # whether there is a map is asked, not how good it is
     make, sentence = DEGENERATE[kind]
-    found = analysis.study([make(read_run(Workdir(workdir)))], log=lambda _: None)
+    found = analysis.study([make(read_run(Workdir(workdir)))], lambda _: None, Options(formats=('png',)))
     assert any(sentence in remark for remark in found.remarks)
     page = found.files['report.html'].decode()
     assert sentence in page

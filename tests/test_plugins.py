@@ -212,7 +212,7 @@ def test_calibrate_and_analyze_take_them(evaluated: Path) -> None:
     calibrated = run(evaluated, 'calibrate', '--workdir=runs/digits_r14', *flags, *IMPORTS)
     assert (calibrated.returncode, calibrated.stderr) == (0, ''), calibrated.stderr
     assert '160 images of bars train' in calibrated.stdout
-    analyzed = run(evaluated, 'analyze', '--workdir=runs/digits_r14', *IMPORTS)
+    analyzed = run(evaluated, 'analyze', '--workdir=runs/digits_r14', '--format=png', *IMPORTS)
     assert (analyzed.returncode, analyzed.stderr) == (0, ''), analyzed.stderr
     page = (evaluated / 'runs' / 'digits_r14' / 'analysis' / 'report.html').read_text()
     assert 'standing' in page and 'lying' in page

@@ -129,7 +129,7 @@ def random_variables(net: RoutedResNet, seed: int = 0) -> Tree:
     """Variables as after training: norms that have seen data, routers with different minds about different images."""
     rng = np.random.default_rng(seed)
 
-    def draw(path: Any, shape: jax.ShapeDtypeStruct) -> jax.Array:
+    def draw(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
         names = [key.key for key in path]
         if names[-1] in ('scale', 'var'):
             values = rng.uniform(0.5, 1.5, shape.shape)
@@ -138,9 +138,10 @@ def random_variables(net: RoutedResNet, seed: int = 0) -> Tree:
             values = rng.normal(size=shape.shape) * (4 if names[-2] == 'decide' else 1.4) / np.sqrt(fan_in)
         else:
             values = 0.3 * rng.normal(size=shape.shape)
-        return jnp.asarray(values.astype(shape.dtype))
+        return values.astype(shape.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes(net))
+    # `jnp.asarray` would compile a program for each of their shapes.
+    return jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes(net)))
 
 
 def without_routers(tree: Tree) -> Tree:
@@ -152,7 +153,8 @@ def without_routers(tree: Tree) -> Tree:
 def random_images(arch: Architecture, count: int) -> jax.Array:
     rng = np.random.default_rng(1)
     images = rng.normal(size=(count, arch.image_size, arch.image_size, arch.image_channels))
-    return jnp.asarray(images * rng.uniform(0.3, 3, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1)), jnp.float32)
+    images = images * rng.uniform(0.3, 3, (count, 1, 1, 1)) + rng.normal(size=(count, 1, 1, 1))
+    return jax.device_put(images.astype(np.float32))
 
 
 # These networks run for milliseconds and compile for seconds: let XLA take it easy.

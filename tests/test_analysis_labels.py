@@ -1,5 +1,7 @@
 """Labels are shown as they were typed, and no matplotlibrc of a user's changes a figure."""
 
+import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -25,10 +27,15 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
+@functools.cache
+def of_odd_names() -> dict[str, figures.Picture]:
+    runs = [make_run(name=name) for name in ODD]
+    return figures.draw(runs, [None] * len(runs))
+
+
 @pytest.mark.parametrize('stem', ['path_lengths', 'accuracy_cost', 'training'])
 def test_a_legend_shows_what_was_typed(stem: str) -> None:
-    runs = [make_run(name=name) for name in ODD]
-    figure = figures.draw(runs, [None] * len(runs))[stem].figure
+    figure = of_odd_names()[stem].figure
     assert set(ODD) <= set(texts(figure))
     found = [text for legend in figure.legends for text in legend.get_texts()]
     assert not any(text.get_parse_math() or text.get_usetex() for text in found)
@@ -102,29 +109,28 @@ lines.linewidth: 9
 figure.constrained_layout.use: True
 axes.prop_cycle: cycler('color', ['red'])
 """
+
+
+def digests() -> list[str]:
+    """Every drawing of two runs by its stem and what its PNG is."""
+    pictures = figures.draw([make_run(name='a'), make_run(name='b', seed=1)], [None, None])
+    pngs = {stem: figures.rendered(picture, 'png', 100) for stem, picture in pictures.items()}
+    return [f'{stem} {hashlib.sha256(png).hexdigest()}' for stem, png in pngs.items()]
+
+
 DRAWS = """
-import hashlib, sys
+import sys
 sys.path.insert(0, 'tests')
-from codinet_jax.analysis import figures
-from test_analysis_figures import make_run
-pictures = figures.draw([make_run(name='a'), make_run(name='b', seed=1)], [None, None])
-for stem, picture in pictures.items():
-    print(stem, hashlib.sha256(figures.rendered(picture, 'png', 100)).hexdigest())
+from test_analysis_labels import digests
+print(*digests(), sep='\\n')
 """
 
 
 def test_a_users_matplotlibrc_changes_nothing(tmp_path: Path) -> None:
+    """In an interpreter of its own, for it is read once."""
     (tmp_path / 'matplotlibrc').write_text(HOSTILE)
-    (tmp_path / 'plain').mkdir()
-
-    def drawn(directory: Path) -> str:
-        variables = os.environ | {'MATPLOTLIBRC': str(directory), 'MPLCONFIGDIR': str(tmp_path / 'plain')}
-        command = [sys.executable, '-c', DRAWS]
-        ran = subprocess.run(
-            command, cwd=helpers.REPOSITORY, env=variables, text=True, capture_output=True, check=False
-        )
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
-
-    assert (drawings := drawn(tmp_path)) == drawn(tmp_path / 'plain')
-    assert drawings.count('\n') >= 5
+    variables = os.environ | {'MATPLOTLIBRC': str(tmp_path)}
+    command = [sys.executable, '-c', DRAWS]
+    ran = subprocess.run(command, cwd=helpers.REPOSITORY, env=variables, text=True, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == (expected := digests()) and len(expected) >= 5

@@ -58,7 +58,7 @@ def combined(hard: Execution, changes_shape: bool, a: jax.Array, v_B: jax.Array)
 
 @functools.cache
 def compiled_combine(strategy: str, changes_shape: bool) -> Any:
-    return jax.jit(lambda threshold, a, v_B: combined(STRATEGIES[strategy](threshold), changes_shape, a, v_B))
+    return quick_jit(lambda threshold, a, v_B: combined(STRATEGIES[strategy](threshold), changes_shape, a, v_B))
 
 
 def inputs(num_rows: int, size: int) -> np.ndarray:
@@ -128,7 +128,7 @@ class Counter:
 def compiled_and_counted(hard: Execution, changes_shape: bool = False) -> tuple[Counter, Any]:
     counter = Counter()
     counted = counter.counted(hard)
-    return counter, jax.jit(lambda a, v_B: combined(counted, changes_shape, a, v_B))
+    return counter, quick_jit(lambda a, v_B: combined(counted, changes_shape, a, v_B))
 
 
 @pytest.mark.parametrize('changes_shape', [False, True], ids=['same-shape', 'other-shape'])
@@ -147,6 +147,11 @@ def test_only_rows_that_run_are_computed(strategy: str, changes_shape: bool) -> 
             np.testing.assert_array_equal(np.sort(computed), ran, name)
 
 
+@functools.cache
+def on_an_accelerator(changes_shape: bool) -> tuple[Counter, Any]:
+    return compiled_and_counted(execution.compacted(), changes_shape)
+
+
 @pytest.mark.parametrize('changes_shape', [False, True], ids=['same-shape', 'other-shape'])
 @pytest.mark.parametrize(
     ('num_rows', 'num_run', 'num_computed'),
@@ -156,7 +161,7 @@ def test_an_accelerator_computes_one_piece_of_the_batch_that_holds_the_rows_that
     monkeypatch: pytest.MonkeyPatch, num_rows: int, num_run: int, num_computed: int, changes_shape: bool
 ) -> None:
     monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *, cpu, default: default())
-    counter, compiled = compiled_and_counted(execution.compacted(), changes_shape)
+    counter, compiled = on_an_accelerator(changes_shape)
     a = inputs(num_rows, 4 if changes_shape else 2)
     u_B = np.random.default_rng(0).permutation(np.arange(num_rows) < num_run)
     output, calls = counter.during(compiled, a, u_B.astype(np.float32))
@@ -435,7 +440,7 @@ def test_each_device_computes_what_its_own_rows_run(network: str, strategy: str,
     counter = Counter()
     counted = counter.counted(execution.with_noise(STRATEGIES[strategy](0.5)))
     mesh = jax.make_mesh((num_devices,), ('data',), (AxisType.Auto,), devices=jax.devices()[:num_devices])
-    forward = jax.jit(
+    forward = quick_jit(
         jax.shard_map(
             lambda variables, images, noise: net.apply(variables, images, counted, noise, train=False),
             mesh=mesh,
@@ -470,10 +475,10 @@ def test_an_exported_program_works_in_the_smallest_tile_that_holds_its_batch(
 
     b = jax.export.symbolic_shape('b')[0]
     shapes = jax.ShapeDtypeStruct((b, 4, 4, 2), jnp.float32), jax.ShapeDtypeStruct((b,), jnp.float32)
-    exported = jax.export.export(jax.jit(program))(*shapes)
+    call = quick_jit(jax.export.export(jax.jit(program))(*shapes).call)
     for num_rows in (1, 2, 16, 17, 31, 40, 300):
         expected = next((tile for tile in tiles if tile >= num_rows), tiles[-1])
-        output = exported.call(jnp.zeros((num_rows, 4, 4, 2)), jnp.ones(num_rows))
+        output = call(np.zeros((num_rows, 4, 4, 2), np.float32), np.ones(num_rows, np.float32))
         np.testing.assert_array_equal(output, expected, err_msg=str(num_rows))
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import multiprocessing
 import pathlib
-import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from experiments.reproduce import queue, readme, scales, summary
 from experiments.reproduce.definitions import COLUMNS, DEFINITIONS, Table
 from experiments.reproduce.runs import R110, RUNS, Trained
 from experiments.reproduce.scales import SCALES
+from runners import finish, work
 
 SEED = 3
 
@@ -176,12 +175,6 @@ def test_what_cannot_be_planned_is_refused(names: list[str], seeds: list[str], s
         queue.planned(names, pathlib.Path('nowhere'), seeds)
 
 
-def finish(job: queue.Job) -> bool:
-    """What a training leaves, without the training."""
-    job.workdir.write_results({'macs_share': 0.5})
-    return True
-
-
 def test_a_failed_run_stops_none_but_those_that_need_it(tmp_path: pathlib.Path) -> None:
     jobs, tried = queue.planned(['table2'], tmp_path, ['0']), []
 
@@ -195,17 +188,6 @@ def test_a_failed_run_stops_none_but_those_that_need_it(tmp_path: pathlib.Path) 
     tried.clear()
     assert queue.work_off(jobs, lambda job: bool(tried.append(job.run)) or finish(job)) == []
     assert tried == [f'cifar10_r110_{name}' for name in ('codinet', 'random', 'equal_macs')]
-
-
-def work(directory: pathlib.Path, name: str, all_are_here: Any) -> None:
-    def train(job: queue.Job) -> bool:
-        with open(directory / 'trained', 'a') as file:
-            file.write(f'{job.run} {name}\n')
-        time.sleep(0.05)
-        return finish(job)
-
-    all_are_here.wait(120)
-    assert queue.work_off(queue.planned(['table6'], directory, ['0']), train) == []
 
 
 def test_several_runners_share_the_work_and_do_none_of_it_twice(tmp_path: pathlib.Path) -> None:

@@ -155,8 +155,7 @@ def hard_open() -> execution.Execution:
 )
 def test_untrained_gates_are_open_as_their_authors_have_them(router: str, run_rate: float) -> None:
     net = RoutedResNet(ARCH, router)
-    variables = jax.jit(lambda: fresh_variables(net, 0))()
-    output = helpers.quick_jit(lambda v: net.apply(v, images(), execution.masked(), train=False))(variables)
+    output = helpers.quick_jit(lambda: net.apply(fresh_variables(net, 0), images(), execution.masked(), train=False))()
     first = 1 if router in FIRST_RUNS else 0
     v = np.asarray(output.run_probability_Bxn)[:, first:]
     assert np.median(v) == pytest.approx(run_rate, abs=0.15 if router == 'lstm' else 0.01)

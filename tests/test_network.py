@@ -277,7 +277,7 @@ def test_networks_have_as_many_parameters_as_the_paper_says(depth: int, router: 
 
 @pytest.mark.parametrize('router', [None, *ROUTERS])
 def test_unrolling_does_not_change_the_parameters(router: str | None) -> None:
-    arch = helpers.suited(SMALL, router)
+    arch = helpers.suited(TINY, router)
     assert helpers.shapes(RoutedResNet(arch, router)) == helpers.shapes(RoutedResNet(arch, router, unroll=6))
 
 

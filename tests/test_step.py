@@ -322,18 +322,19 @@ def test_a_step_that_is_skipped_changes_nothing_but_counts_for_the_learning_rate
     old = jax.device_get(before)
     skip: Any = stage_plans.compiled(bad, mesh)
     skipped, metrics = quickly(skip, before, *batch(mesh, 0))(before, *batch(mesh, 0))
-    assert metrics['skipped'] == 1 and bool(jnp.isfinite(metrics['loss'])) != loss
+    assert metrics['skipped'] == 1 and np.isfinite(metrics['loss']) != loss
     assert skipped.step == 1 and optax.tree.get(skipped.opt_state, 'count') == 1
     for path, leaf in helpers.by_path((skipped.params, skipped.batch_stats, skipped.controller)).items():
         np.testing.assert_array_equal(
             leaf, helpers.by_path((old.params, old.batch_stats, old.controller))[path], err_msg=path
         )
-    copied, take = jax.tree.map(jnp.copy, skipped), stage_plans.compiled(stage.step, mesh)
-    after, metrics = quickly(take, copied, *batch(mesh, 0))(copied, *batch(mesh, 0))
-    moved = jax.tree.map(jnp.subtract, after.params, old.params)
+    take: Any = stage_plans.compiled(stage.step, mesh)
+    after, metrics = quickly(take, skipped, *batch(mesh, 0))(skipped, *batch(mesh, 0))
+    moved = jax.tree.map(np.subtract, jax.device_get(after.params), old.params)
+    norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(moved)))
     # The momentum was empty, so the first step is the gradient times the rate.
     assert metrics['skipped'] == 0
-    assert optax.tree.norm(moved) == pytest.approx(float(metrics['learning_rate'] * metrics['gradient_norm']), rel=1e-3)
+    assert norm == pytest.approx(float(metrics['learning_rate'] * metrics['gradient_norm']), rel=1e-3)
     assert float(metrics['learning_rate']) == pytest.approx(0.01), 'it fell while the step was skipped'
 
 

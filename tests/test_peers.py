@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import helpers
+import quick_runs
 from codinet_jax.analysis.run import read_run
 from codinet_jax.config import default, setup
 from codinet_jax.data import augment
@@ -226,7 +227,10 @@ def test_a_run_is_trained_at_a_wanted_cost_evaluated_and_read(tmp_path: Path) ->
         'early_exit',
     ],
 )
-def test_a_run_is_predicted_exported_and_calibrated(variant: str, tmp_path: Path) -> None:
+def test_a_run_is_predicted_exported_and_calibrated(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, 'spread', quick_runs.spread)
     workdir = helpers.write_workdir(tmp_path / 'run', peer(variant), seed=2)
     found = setup.read(workdir.read_config())
     images = helpers.noise_images(48).images_NxHxWxC

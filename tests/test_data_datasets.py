@@ -82,6 +82,10 @@ def test_an_unknown_set_is_answered_with_the_known_ones() -> None:
         ({'std': (0.2, 0.0, 0.2)}, r'std is \(0\.2, 0\.0, 0\.2\); give a number above 0'),
         ({'std': float('nan')}, 'std is'),
         ({'classes': ()}, 'at least one class'),
+        ({'classes': 'cat'}, r"classes is 'cat'; give their names"),
+        ({'classes': 2.0}, r'classes is 2\.0; give their names'),
+        ({'classes': (0, 1)}, r'classes is \(0, 1\); give their names'),
+        ({'crop_padding': 1.5}, 'crop_padding'),
         ({'crop_padding': -1}, 'crop_padding'),
         ({'center_crop': 0.0}, 'center_crop'),
     ],
@@ -97,6 +101,14 @@ def test_classes_are_counted_or_named_and_one_number_does_for_all_channels() -> 
     assert (named.num_classes, named.class_names) == (2, ('cat', 'dog'))
     assert counted.normalisation == ((0.5,), (0.25,))
     assert named.normalisation == ((0.5, 0.4, 0.3), (0.25, 0.2, 0.1))
+
+
+def test_numbers_and_names_may_be_numpys_own() -> None:
+    images_NxHxWxC, labels_N = np.full((4, 8, 8, 3), 51, np.uint8), np.array([0, 2, 1, 1])
+    counted = DataSpec(labels_N.max() + 1, images_NxHxWxC.mean((0, 1, 2)) / 255, np.float32(0.25))
+    assert counted == DataSpec(3, (0.2, 0.2, 0.2), 0.25) and type(counted.classes) is int
+    assert DataSpec(np.array(['cat', 'dog']), 0.5, 0.25) == DataSpec(['cat', 'dog'], 0.5, 0.25)
+    assert DataSpec(['cat', 'dog'], 0.5, 0.25).class_names == ('cat', 'dog')
 
 
 def test_another_normalisation_is_of_as_many_channels() -> None:

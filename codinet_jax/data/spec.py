@@ -2,6 +2,9 @@
 
 import numbers
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from codinet_jax.runtime.errors import InputError
 
@@ -30,17 +33,20 @@ class DataSpec:
     center_crop: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'classes', _classes(self.classes))
         for name in ('mean', 'std'):
             value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, tuple | list) else (value,))
+            object.__setattr__(self, name, tuple(value) if np.ndim(value) else (value,))
         for name, low, of in (('mean', 0, 'from 0 to 1'), ('std', 1e-6, 'above 0 and at most 1')):
             given = getattr(self, name)
             if not all(isinstance(number, numbers.Real) and low <= float(number) <= 1 for number in given):
                 raise InputError(f'{name} is {given}; give a number {of} for each channel.')
             object.__setattr__(self, name, tuple(map(float, given)))
-        if self.num_classes < 1 or self.crop_padding < 0 or not 0 < self.center_crop <= 1:
+        is_whole = isinstance(self.crop_padding, numbers.Integral) and self.crop_padding >= 0
+        if self.num_classes < 1 or not is_whole or not 0 < self.center_crop <= 1:
             raise InputError(
-                f'{self} cannot be: there is at least one class, crop_padding is at least 0, and center_crop a share.'
+                f'{self} cannot be: there is at least one class, crop_padding is a whole number of at least 0, and '
+                'center_crop a share.'
             )
 
     def check_network(self, num_classes: int, num_channels: int) -> None:
@@ -75,3 +81,12 @@ class DataSpec:
     def class_names(self) -> tuple[str, ...]:
         """A name for every class; its number where they have none."""
         return tuple(map(str, range(self.classes))) if isinstance(self.classes, int) else self.classes
+
+
+def _classes(given: Any) -> tuple[str, ...] | int:
+    """Names as text, or a number of Python's, so that both can be written down; arrays and lists of names will do."""
+    if isinstance(given, numbers.Integral):
+        return int(given)
+    if isinstance(given, str) or not (np.iterable(given) and all(isinstance(name, str) for name in given)):
+        raise InputError(f'classes is {given!r}; give their names, as ("cat", "dog"), or how many there are.')
+    return tuple(map(str, given))

@@ -1,5 +1,10 @@
 """Backbones as plain data: how many blocks, of which shapes, and where a stage's stride sits."""
 
+import dataclasses
+import json
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 
 from codinet_jax.models.architecture import Architecture, cifar_resnet, imagenet_resnet
@@ -111,3 +116,10 @@ def test_other_imagenet_depths_strides_and_shortcuts_are_refused() -> None:
         imagenet_resnet(50, stride_on='7x7')  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"shortcut is 'identity'; it must be 'pad' or 'projection'"):
         cifar_resnet(20, shortcut='identity')
+
+
+@pytest.mark.parametrize(('make', 'depth'), [(cifar_resnet, 8), (imagenet_resnet, 18)])
+def test_counts_of_numpys_can_be_written_down(make: Callable[..., Architecture], depth: int) -> None:
+    counted = make(depth, image_size=np.int64(32), image_channels=np.int64(1), num_classes=np.array([0, 2]).max() + 1)
+    assert counted == make(depth, image_size=32, image_channels=1, num_classes=3)
+    json.dumps(dataclasses.asdict(counted))

@@ -1,6 +1,7 @@
 """A residual network as plain data: stem, stages and every block's shapes, from a depth and an image size."""
 
 import dataclasses
+import operator
 from typing import Literal, NamedTuple
 
 from codinet_jax.runtime.errors import InputError
@@ -158,6 +159,11 @@ def first_third(whole: Architecture) -> Architecture:
     return dataclasses.replace(whole, stages=tuple(stages), name=f'a third of {whole.name}')
 
 
+def _written(*counts: int) -> tuple[int, ...]:
+    """Counts as Python's own: those of NumPy's, as labels.max() + 1, cannot be written into what is exported."""
+    return tuple(map(operator.index, counts))
+
+
 def cifar_resnet(
     depth: int,
     *,
@@ -184,6 +190,7 @@ def cifar_resnet(
         raise InputError(f'depth is {depth}, and a CIFAR ResNet has 6n+2 (8, 14, 20, 32, ...): try {near}.')
     if shortcut not in ('pad', 'projection'):
         raise InputError(f"shortcut is {shortcut!r}; it must be 'pad' or 'projection'.")
+    image_size, image_channels, num_classes = _written(image_size, image_channels, num_classes)
     stages: list[Stage] = []
     size, in_channels, blocks = image_size, 16, (depth - 2) // 6
     for channels in (16, 32, 64):
@@ -228,6 +235,7 @@ def imagenet_resnet(
         raise InputError(f'depth is {depth}, and an ImageNet ResNet has {", ".join(map(str, others))} or {last}.')
     if stride_on not in ('1x1', '3x3'):
         raise InputError(f"stride_on is {stride_on!r}; it must be '1x1' or '3x3'.")
+    image_size, image_channels, num_classes = _written(image_size, image_channels, num_classes)
     stages: list[Stage] = []
     size, in_channels = _strided(_strided(image_size, 2), 2), 64  # after the stem's convolution and its max-pool
     for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         variables = workdir.read_weights()
         threshold = load.operating_points(workdir).threshold(OPERATING_POINT.value, COST.value)
         if not run_rates:
-            images = named.data.open('test').sample(MOST_IMAGES, named.recipe.seed).images_NxHxWxC
+            images = named.data.open(named.test_split).sample(MOST_IMAGES, named.recipe.seed).images_NxHxWxC
     else:
         named = left_open.read(config_flag.read(CONFIG, 'what to time: --workdir=DIRECTORY, or '))
         variables, run_rates = drawn(named.model, named.recipe.seed), run_rates or [0.25, 0.5, 1.0]

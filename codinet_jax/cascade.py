@@ -7,13 +7,14 @@ a run whose network resumes: it answers twice, and who is unsure still goes on t
 mean of all that were asked. How unsure a network must be for the next to be asked is found on training images that were
 held out of the last run (config.val_split), or else on those it was trained on, of which networks are surer than of
 others: on new images such a cascade costs more than was asked for. What each target comes to on the test split is
-printed. What is written is an exported network like any other, which predicts and serves; its --cost is a share of the
-last member's. With --workdir=DIRECTORY what it does with every test image is recorded there as a run's evaluation is,
-for analyze and compare: an image's route is which networks it was sent to.
+printed, if there is one. What is written is an exported network like any other, which predicts and serves; its --cost
+is a share of the last member's. With --workdir=DIRECTORY what it does with every test image is recorded there as a
+run's evaluation is, for analyze and compare: an image's route is which networks it was sent to.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -21,6 +22,12 @@ from absl import flags
 from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command, plugins
 from codinet_jax.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from codinet_jax.data.datasets import DataSource
+    from codinet_jax.data.split import Split
+    from codinet_jax.inference.cascade import Member
+    from codinet_jax.inference.operating_points import Point
 
 MEMBERS = flags.DEFINE_list('members', [], 'Workdirs of finished static runs, cheapest first; the first may resume.')
 plugins.define_import()
@@ -63,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     config = Workdir(MEMBERS.value[-1]).read_config()
     config.data_dir = DATA_DIR.value or config.data_dir
     named = setup.read(config)
-    split, test = ('validation' if named.data.val_split else 'train'), named.data.open('test')
+    split, test = ('validation' if named.data.val_split else 'train'), _test_images(named.data, is_needed=bool(workdir))
     images = named.data.open(split).sample(NUM_IMAGES.value, named.recipe.seed)
     print(f'asking {len(members)} networks of {images.num_images} images of {named.data.name} {split} ...', flush=True)
     measure = functools.partial(cascade_answers.point, cascade_answers.answers(members, images, BATCH_SIZE.value), spec)
@@ -74,6 +81,35 @@ def main(argv: Sequence[str]) -> None:
     rest = {'split': split, 'num_images': images.num_images}
     known = OperatingPoints({name: each._asdict() | rest for name, each in found.items()}, tuple(curve))
     cascade.from_networks(members, threshold=held_to, operating_points=known).export(OUTPUT.value)
+    if test is not None:
+        _report(members, test, found)
+    if workdir and test is not None:
+        print('asking them of the augmentations of these, too ...', flush=True)
+        cascade_record.write(workdir, members, named, test, held_to, BATCH_SIZE.value)
+        print(f'recorded in {workdir}: see codinet_jax.analyze and codinet_jax.compare')
+    print(f'{OUTPUT.value}: {exported.size(OUTPUT.value) / 1e6:.1f} MB, the next network asked below {1 - held_to:.2%}')
+
+
+def _test_images(data: 'DataSource', is_needed: bool) -> 'Split | None':
+    """The test split; None where train is all there is, and what is held out of it finds the thresholds.
+
+    Raises:
+      InputError: there is none, and it is needed, or there should be one.
+    """
+    try:
+        return data.open('test')
+    except InputError as error:
+        if is_needed or not data.val_split:
+            raise
+        print(f'This cascade cannot be tested on other images than those its thresholds are found on. {error}')
+        return None
+
+
+def _report(members: Sequence['Member'], test: 'Split', found: Mapping[str, 'Point']) -> None:
+    """Prints what the networks alone, and the cascade at each threshold, do with the test images."""
+    from codinet_jax.inference import cascade, cascade_answers
+
+    spec = cascade.network_spec(members)
     print(f'asking them of the {test.num_images} test images ...', flush=True)
     tested = cascade_answers.answers(members, test, BATCH_SIZE.value)
     for step, predictions_N in zip(cascade.steps(members), tested.alone_KxN, strict=True):
@@ -85,11 +121,6 @@ def main(argv: Sequence[str]) -> None:
             f'  --operating_point={name}: top-1 {top1:.2%} at {share * spec.static_macs / 1e6:.2f} MMACs, {share:.1%} '
             'of the last alone'
         )
-    if workdir:
-        print('asking them of the augmentations of these, too ...', flush=True)
-        cascade_record.write(workdir, members, named, test, held_to, BATCH_SIZE.value)
-        print(f'recorded in {workdir}: see codinet_jax.analyze and codinet_jax.compare')
-    print(f'{OUTPUT.value}: {exported.size(OUTPUT.value) / 1e6:.1f} MB, the next network asked below {1 - held_to:.2%}')
 
 
 if __name__ == '__main__':

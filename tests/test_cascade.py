@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import codinet_jax
 import helpers
@@ -268,3 +269,26 @@ def test_the_command_makes_one_of_runs(tmp_path: Path) -> None:
         assert refused.stderr.count('\n') == 1 and '--exported' in refused.stderr
     again = helpers.run_command('cascade', *flags)
     assert again.returncode == 2 and 'is there already' in again.stderr
+
+
+@pytest.mark.long
+def test_a_folder_of_train_alone_is_enough(tmp_path: Path) -> None:
+    generator, images = np.random.default_rng(0), tmp_path / 'images'
+    for index in range(240):
+        file = images / f'class {index % 2}' / f'{index}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+    workdirs = []
+    for depth in (8, 14):
+        changes = {'method': 'static', 'model.router': 'static', 'model.depth': depth, 'loss.target_cost': None}
+        changes |= {'dataset': 'folder', 'data_dir': str(images), 'image_size': 8, 'val_split': 0.5}
+        workdirs.append(helpers.write_workdir(tmp_path / str(depth), helpers.tiny_config(**changes), depth).path)
+    flags = ('--members=' + ','.join(map(str, workdirs)), '--target_cost=0.9', f'--output={tmp_path / "both"}')
+    refused = helpers.run_command('cascade', *flags, f'--workdir={tmp_path / "recorded"}')
+    helpers.assert_refused(refused, 'holds no val/ or test/', 'take the split validation')
+    ran = helpers.run_command('cascade', *flags)
+    assert (ran.returncode, ran.stderr) == (0, '')
+    assert 'cannot be tested' in ran.stdout and 'alone: top-1' not in ran.stdout
+    assert '0.9' in codinet_jax.load_exported(tmp_path / 'both').operating_points.points
+    timed = helpers.run_command('benchmark', f'--workdir={workdirs[0]}', '--batch_sizes=1', '--repeats=1')
+    assert (timed.returncode, timed.stderr) == (0, '')

@@ -355,6 +355,8 @@ def test_a_data_dir_that_is_none_is_refused(root: Path, tmp_path: Path) -> None:
             source(data_dir)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=rf'holds no val/ or test/: give {root}, which does, .*val_split=0\.1'):
         source(root / 'train').open('test')
+    with pytest.raises(InputError, match=r'which does, or take the split validation, which val_split=0\.2 holds out'):
+        source(root / 'train', val_split=0.2).open('test')
     shutil.rmtree(root / 'val')
     with pytest.raises(InputError, match='holds no val/: put its folders into train/ and make one beside that'):
         source(root / 'train').open('validation')

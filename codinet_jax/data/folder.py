@@ -99,7 +99,7 @@ def open_split(root: Path, split: str, classes: Sequence[str], cut: Cut, val_spl
     if TRAIN in directories:
         _check_classes(directories[TRAIN], classes, is_whole=True)
     is_part = split == TRAIN or (split == 'validation' and val_split > 0)
-    directory = _train(root) if is_part else _evaluated(directories, split, root)
+    directory = _train(root) if is_part else _evaluated(directories, split, root, val_split)
     if not is_part:
         _check_classes(directory, classes, is_whole=False)
     files, digests = _listed(directory, classes, is_train=is_part)
@@ -158,7 +158,7 @@ def _train(root: Path) -> str:
     return directories[TRAIN]
 
 
-def _evaluated(directories: dict[str, str], split: str, root: Path) -> str:
+def _evaluated(directories: dict[str, str], split: str, root: Path, val_split: float) -> str:
     found = directories.get(split) or (directories.get('validation') if split == 'test' else None)
     if found is None:
         wanted = 'val/ or test/' if split == 'test' else 'val/'
@@ -169,10 +169,12 @@ def _evaluated(directories: dict[str, str], split: str, root: Path) -> str:
             advice = f'give {printable(above)}, which does'
         else:
             advice = 'put its folders into train/ and make one beside that'
-        raise InputError(
-            f'{printable(root)} holds no {wanted}: {advice}, or hold images out of train with --config.val_split=0.1, '
-            'which makes them the split validation.'
+        held_out = (
+            f'take the split validation, which val_split={val_split:g} holds out of train'
+            if val_split
+            else 'hold images out of train with --config.val_split=0.1, which makes them the split validation'
         )
+        raise InputError(f'{printable(root)} holds no {wanted}: {advice}, or {held_out}.')
     return found
 
 

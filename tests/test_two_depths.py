@@ -211,6 +211,9 @@ def test_the_frontier_is_of_what_was_measured(tmp_path: pathlib.Path, monkeypatc
     np.testing.assert_allclose(found.macs, [51e6, 61e6])
     np.testing.assert_allclose(found.accuracies_SxP, [[91, 92], [92, 93]])
     assert found.accuracies_SxP.mean(axis=0).tolist() == [91.5, 92.5]
+    for name, macs, accuracy in (('r44_8epochs', 97e6, 93.7), ('r20_8epochs', 40.5e6, 92.2), ('r20_1epoch', 40.5e6, 9)):
+        (tmp_path / f'static_{name}_cpu.json').write_text(json.dumps({'mean_macs': macs, 'accuracy': accuracy}))
+    assert frontier.trained_further() == [(81, 92.2), (194, 93.7)]
 
 
 def test_what_going_on_is_worth_is_told_by_others_going_on() -> None:

@@ -76,6 +76,12 @@ def given() -> dict[str, tuple[float, float]]:
     return {name: (_mflops(each['macs']), each['accuracy']) for name, each in found.items()}
 
 
+def trained_further() -> list[tuple[float, float]]:
+    """The same of those of them that were trained further by the recipe of what resumes."""
+    found = [json.loads(path.read_text()) for path in RESULTS.glob('static_r*_8epochs_cpu.json')]
+    return sorted((_mflops(each['mean_macs']), each['accuracy']) for each in found)
+
+
 def lines() -> list[Line]:
     """All that is drawn of this repository's."""
     eight = 'resnet56_after_resnet20_8epochs'
@@ -127,6 +133,14 @@ def picture() -> bytes:
 
 def _draw(axis: Axes, colours: style.Theme) -> None:
     axis.plot(*zip(*given().values(), strict=True), 's--', color=colours.ink, label='static ResNets, as published')
+    axis.plot(
+        *zip(*trained_further(), strict=True),
+        marker='s',
+        linestyle='',
+        markerfacecolor='none',
+        color=colours.ink,
+        label='static ResNets, trained further',
+    )
     for line in lines():
         xs = [_mflops(macs) for macs in line.macs]
         colour = colours.runs[line.colour]

@@ -123,6 +123,8 @@ def test_a_predictor_is_held_to_one_of_threshold_cost_and_point() -> None:
     for options in ({'threshold': 0.5, 'cost': 0.5}, {'threshold': 0.5, 'operating_point': 'cheap'}):
         with pytest.raises(InputError, match='give one of the three'):
             predictor(images, **options)
+    with pytest.raises(InputError, match=r'^The threshold is no number'):
+        predictor(images, threshold=float('nan'))
     with pytest.raises(InputError, match='give one of them'):
         predictor.in_batches(images, 2, cost=0.5, operating_point='cheap')
     with pytest.raises(InputError, match=r'^This network cannot cost'):

@@ -6,6 +6,7 @@ exported program, is no matter here, so that an exported one is used without the
 
 import dataclasses
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -171,6 +172,8 @@ class Predictor:
             return self.operating_points.threshold(operating_point, cost, otherwise=self.threshold)
         if cost is not None or operating_point is not None:
             raise InputError('A threshold leaves no choice to a cost or an operating point: give one of the three.')
+        if math.isnan(threshold):
+            raise InputError('The threshold is no number, and no v would reach it: give one, as 0.5.')
         return threshold
 
     def warm_up(self, batch_sizes: Sequence[int]) -> dict[int, float]:

@@ -21,7 +21,7 @@ from absl import flags
 
 from codinet_jax.config import flags as config_flag
 from codinet_jax.runtime import command, plugins
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, NoSuchSplit
 
 if TYPE_CHECKING:
     from codinet_jax.data.datasets import DataSource
@@ -94,11 +94,11 @@ def _test_images(data: 'DataSource', is_needed: bool) -> 'Split | None':
     """The test split; None where train is all there is, and what is held out of it finds the thresholds.
 
     Raises:
-      InputError: there is none, and it is needed, or there should be one.
+      InputError: there is none, and it is needed, or nothing is held out; or it cannot be read.
     """
     try:
         return data.open('test')
-    except InputError as error:
+    except NoSuchSplit as error:
         if is_needed or not data.val_split:
             raise
         print(f'This cascade cannot be tested on other images than those its thresholds are found on. {error}')

@@ -286,6 +286,10 @@ def test_a_folder_of_train_alone_is_enough(tmp_path: Path) -> None:
     flags = ('--members=' + ','.join(map(str, workdirs)), '--target_cost=0.9', f'--output={tmp_path / "both"}')
     refused = helpers.run_command('cascade', *flags, f'--workdir={tmp_path / "recorded"}')
     helpers.assert_refused(refused, 'holds no val/ or test/', 'take the split validation')
+    (tmp_path / 'whole' / 'val' / 'class 1').mkdir(parents=True)
+    (tmp_path / 'whole' / 'train').symlink_to(images)
+    refused = helpers.run_command('cascade', *flags, f'--data_dir={tmp_path / "whole"}')
+    helpers.assert_refused(refused, 'whole/val holds no images for test')
     ran = helpers.run_command('cascade', *flags)
     assert (ran.returncode, ran.stderr) == (0, '')
     assert 'cannot be tested' in ran.stdout and 'alone: top-1' not in ran.stdout

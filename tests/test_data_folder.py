@@ -21,7 +21,7 @@ from codinet_jax.data.datasets import DataSource
 from codinet_jax.data.image_files import read_image
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.photographs import RandomAccess
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, NoSuchSplit
 from codinet_jax.runtime.hosts import Host
 
 CLASSES = ('ant', 'bee', 'cat')
@@ -355,7 +355,7 @@ def test_a_data_dir_that_is_none_is_refused(root: Path, tmp_path: Path) -> None:
             source(data_dir)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=rf'holds no val/ or test/: give {root}, which does, .*val_split=0\.1'):
         source(root / 'train').open('test')
-    with pytest.raises(InputError, match=r'which does, or take the split validation, which val_split=0\.2 holds out'):
+    with pytest.raises(NoSuchSplit, match=r'which does, or take the split validation, which val_split=0\.2 holds out'):
         source(root / 'train', val_split=0.2).open('test')
     shutil.rmtree(root / 'val')
     with pytest.raises(InputError, match='holds no val/: put its folders into train/ and make one beside that'):

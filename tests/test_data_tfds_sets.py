@@ -16,7 +16,7 @@ from codinet_jax.config import setup
 from codinet_jax.data import datasets, found, tfds_files
 from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.photographs import RandomAccess
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, NoSuchSplit
 from codinet_jax.runtime.hosts import Host
 from codinet_jax.workdir import Workdir, begin
 
@@ -172,7 +172,7 @@ def test_names_of_no_set_are_refused_and_a_config_is_asked_for(root: Path, tmp_p
             datasets.source(name, root)
     with pytest.raises(InputError, match=r'holds no roses: .*download_and_prepare'):
         datasets.source('tfds:roses', root)
-    with pytest.raises(InputError, match=r'has no split test \(train\): .*val_split=0\.1'):
+    with pytest.raises(NoSuchSplit, match=r'has no split test \(train\): .*val_split=0\.1'):
         datasets.source('tfds:alone', root).open('test')
     (tmp_path / 'flowers').mkdir()
     (root / 'flowers' / '2.1.1').rename(tmp_path / 'flowers' / '2.1.1')

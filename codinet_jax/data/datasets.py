@@ -195,6 +195,7 @@ class DataSource:
           split: 'train', 'validation', which is what is held out of train, or 'test'.
 
         Raises:
+          NoSuchSplit: what is there is whole, and this split is no part of it.
           InputError: the split is unknown, or val_split leaves it empty, or the set is missing, half-written or in a
             format that cannot be read here.
         """

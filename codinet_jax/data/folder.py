@@ -19,7 +19,7 @@ from PIL import Image
 
 from codinet_jax.data import image_files
 from codinet_jax.data.photographs import Cut, RandomAccess, Record
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, NoSuchSplit
 from codinet_jax.runtime.files import printable, reading
 from codinet_jax.runtime.waiting import waiting
 
@@ -174,7 +174,7 @@ def _evaluated(directories: dict[str, str], split: str, root: Path, val_split: f
             if val_split
             else 'hold images out of train with --config.val_split=0.1, which makes them the split validation'
         )
-        raise InputError(f'{printable(root)} holds no {wanted}: {advice}, or {held_out}.')
+        raise NoSuchSplit(f'{printable(root)} holds no {wanted}: {advice}, or {held_out}.')
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codinet_jax.runtime import files, optional_tensorflow
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, NoSuchSplit
 
 READ_BATCH = 1000
 
@@ -101,11 +101,11 @@ class Description(NamedTuple):
         """Its own split of 'test' or 'validation' images; those of validation are tested on where there is no test.
 
         Raises:
-          InputError: it has none.
+          NoSuchSplit: it has none.
         """
         found = [name for name in (split, 'validation') if name in self.splits]
         if not found:
-            raise InputError(
+            raise NoSuchSplit(
                 f'{self.directory} has no split {split} ({", ".join(self.splits)}): hold images out of train with '
                 '--config.val_split=0.1, which makes them the split validation.'
             )

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message is one sentence that says what to do about it."""
 
 
+class NoSuchSplit(InputError):
+    """A data set that is whole has no images of this split."""
+
+
 class Diverged(InputError):
     """A loss or a gradient is no finite number any more; on several hosts it is so on all of them."""
 

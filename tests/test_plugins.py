@@ -286,8 +286,8 @@ def test_without_them_a_command_names_what_is_missing_and_imports_nothing(traine
         result = run(trained, name, '--workdir=runs/digits_r14', *COMMANDS[name])
         assert (result.returncode, result.stdout) == (2, '')
         assert result.stderr == (
-            'error: This run uses my_router.py: add --import=my_router.py, for nothing is imported from a workdir '
-            'unasked.\n'
+            'error: This run uses my_router.py: add --import=my_router.py, or in Python import my_router first, for '
+            'nothing is imported from a workdir unasked.\n'
         )
         assert not (trained / 'sprung').exists()
     finally:
@@ -377,7 +377,7 @@ def test_what_cannot_be_imported_is_refused_by_name(user: Path, name: str) -> No
 def test_a_setup_of_a_run_is_not_read_before_its_modules(user: Path) -> None:
     (user / 'later.py').write_text('value = 3\n')
     config = helpers.tiny_config(imports=('later.py',))
-    with pytest.raises(InputError, match=r'This run uses later\.py: add --import=later\.py'):
+    with pytest.raises(InputError, match=r'later\.py: add --import=later\.py, or in Python import later first'):
         setup.read(config)
     plugins.load(config.imports)
     assert setup.read(config).record['imports'] == ['later.py']

@@ -67,7 +67,8 @@ def check(names: Iterable[str]) -> None:
     for name in names:
         if _module(name) not in sys.modules:
             raise InputError(
-                f'This run uses {name}: add --import={name}, for nothing is imported from a workdir unasked.'
+                f'This run uses {name}: add --import={name}, or in Python import {_module(name)} first, for nothing is '
+                'imported from a workdir unasked.'
             )
 
 

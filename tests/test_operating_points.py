@@ -89,6 +89,8 @@ def test_what_is_not_known_is_said() -> None:
         nothing.threshold(cost=0.5)
     with pytest.raises(InputError, match=r"^runs/new has no operating point 'a' \(it has none\)"):
         nothing.threshold('a')
+    with pytest.raises(InputError, match=r"^runs/new has no operating point '0\.5' \(it has none\)"):
+        nothing.threshold(0.5)
     with pytest.raises(InputError, match=r"no operating point 'b' \(it has a\): ask for a cost, or make one with"):
         OperatingPoints({'a': {'threshold': 0.4}}, EVEN.curve).threshold('b')
     with pytest.raises(InputError, match='give one of them'):
@@ -107,13 +109,16 @@ def test_a_predictor_is_held_to_one_of_threshold_cost_and_point() -> None:
         held_to.append(threshold)
         return np.zeros((len(images_BxHxWxC), 2)), np.full((len(images_BxHxWxC), 2), 0.6, np.float32)
 
-    known = OperatingPoints({'cheap': {'threshold': 0.8}}, EVEN.curve)
+    points = {'cheap': {'threshold': 0.8}, '0.4': {'threshold': 0.9}, '1': {'threshold': 0.2}}
+    known = OperatingPoints(points, EVEN.curve)
     predictor, images = Predictor(SPEC, forward, 0.3, operating_points=known), np.zeros((3, 1, 1, 1), np.uint8)
     cases: list[tuple[dict[str, Any], float]] = [
         ({}, 0.3),
         ({'threshold': 0.55}, 0.55),
         ({'cost': 0.71}, 0.5),
         ({'operating_point': 'cheap'}, 0.8),
+        ({'operating_point': 0.4}, 0.9),
+        ({'operating_point': 1}, 0.2),
     ]
     for options, threshold in cases:
         for answers in (predictor(images, **options), predictor.in_batches(images, 2, **options)):

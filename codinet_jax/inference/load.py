@@ -84,7 +84,7 @@ def from_network(
 def from_workdir(
     path: str | os.PathLike[str],
     *,
-    operating_point: str | None = None,
+    operating_point: str | float | None = None,
     cost: float | None = None,
     strategy: str | None = None,
 ) -> Predictor:
@@ -92,7 +92,8 @@ def from_workdir(
 
     Args:
       path: a workdir of `codinet_jax.main`.
-      operating_point: a name that `codinet_jax.calibrate` gave to a threshold; without it and a cost, 0.5.
+      operating_point: a name that `codinet_jax.calibrate` gave to a threshold, or the target cost it is named for;
+        without it and a cost, 0.5.
       cost: what the mean image may cost instead, as a share of the static network's MACs.
       strategy: see `from_network`.
 

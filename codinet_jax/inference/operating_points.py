@@ -63,11 +63,13 @@ class OperatingPoints:
         curve = [{key: value for key, value in point._asdict().items() if value == value} for point in self.curve]
         return {'points': {name: dict(point) for name, point in self.points.items()}, 'curve': curve}
 
-    def threshold(self, operating_point: str | None = None, cost: float | None = None, otherwise: float = 0.5) -> float:
+    def threshold(
+        self, operating_point: str | float | None = None, cost: float | None = None, otherwise: float = 0.5
+    ) -> float:
         """The threshold of a named point, or at which the mean image costs so much; `otherwise` if neither is given.
 
         Args:
-          operating_point: a name that `codinet_jax.calibrate` gave to a threshold.
+          operating_point: a name that `codinet_jax.calibrate` gave to a threshold, or the target cost it is named for.
           cost: mean MACs, as a share of the static network's.
           otherwise: a threshold; 0.5 is that of Eq. 5.
 
@@ -80,7 +82,9 @@ class OperatingPoints:
             return self._at_cost(cost)
         return otherwise if operating_point is None else self._named(operating_point)
 
-    def _named(self, operating_point: str) -> float:
+    def _named(self, operating_point: str | float) -> float:
+        if not isinstance(operating_point, str):
+            operating_point = f'{operating_point:g}'  # as calibrate names it
         if operating_point not in self.points:
             known = f'it has {", ".join(self.points)}' if self.points else 'it has none'
             or_cost = 'ask for a cost, or ' if self.curve else ''

@@ -107,7 +107,7 @@ class Predictor:
         threshold: float | None = None,
         *,
         cost: float | None = None,
-        operating_point: str | None = None,
+        operating_point: str | float | None = None,
     ) -> Prediction:
         """Answers one batch; every new batch size compiles once, and no threshold does.
 
@@ -118,7 +118,7 @@ class Predictor:
           threshold: a block runs where v reaches it.
           cost: what the mean image may cost, as a share of the static network's MACs: the threshold is read off the
             curve that `codinet_jax.calibrate` measured.
-          operating_point: a name that `codinet_jax.calibrate` gave to a threshold.
+          operating_point: a name that `codinet_jax.calibrate` gave to a threshold, or the target cost it is named for.
 
         Raises:
           InputError: there is no image, or they are not such images; or no such operating point or cost.
@@ -143,7 +143,7 @@ class Predictor:
         threshold: float | None = None,
         *,
         cost: float | None = None,
-        operating_point: str | None = None,
+        operating_point: str | float | None = None,
     ) -> Prediction:
         """Answers any number of images in batches of one size, the last filled up with copies that are not counted.
 
@@ -167,7 +167,7 @@ class Predictor:
         ]
         return Prediction(*(np.concatenate(arrays)[:num_images] for arrays in zip(*parts, strict=True)))
 
-    def _held_to(self, threshold: float | None, cost: float | None, operating_point: str | None) -> float:
+    def _held_to(self, threshold: float | None, cost: float | None, operating_point: str | float | None) -> float:
         if threshold is None:
             return self.operating_points.threshold(operating_point, cost, otherwise=self.threshold)
         if cost is not None or operating_point is not None:

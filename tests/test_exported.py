@@ -222,7 +222,8 @@ def at_home(networks: dict[str, Exported]) -> Callable[[str], Prediction]:
 
     @functools.cache
     def predicted(router: str) -> Prediction:
-        predictor = load.from_workdir(networks[router].workdir, operating_point=POINT)
+        point = None if router == 'static' else POINT
+        predictor = load.from_workdir(networks[router].workdir, operating_point=point)
         return predictor.in_batches(networks[router].images.images_NxHxWxC, 64)
 
     return predicted

@@ -233,7 +233,7 @@ def test_a_workdir_reads_its_newest_curve_and_the_points_on_the_same_images(run:
         *(each['threshold'] for each in points['half']['curve']),
         points['half']['threshold'],
     ], 'an older version kept no curve by itself'
-    workdir = Workdir(tmp_path)
+    workdir = helpers.write_workdir(tmp_path, helpers.tiny_config())
     assert workdir.read_cost_curve() == {'curve': []}
     workdir.write_operating_point('half', points['half'])
     workdir.write_operating_point('bare', {'threshold': 0.5, 'split': 'train', 'num_images': 400})

@@ -408,6 +408,13 @@ def test_a_static_network_runs_every_block_and_pays_no_router(tmp_path: Path) ->
         assert answers.decisions_Bxn.all()
         assert answers.macs_B.tolist() == [predictor.spec.static_macs] * 3
         np.testing.assert_allclose(answers.probabilities_BxY.sum(axis=1), 1)
+    for ask in (
+        functools.partial(load.from_workdir, workdir.path),
+        *(functools.partial(each, images) for each in (predictor, elsewhere)),
+    ):
+        for option in ('cost', 'operating_point'):
+            with pytest.raises(InputError, match=rf'^{tmp_path}/(run|exported) is static, and always costs the same: '):
+                ask(**{option: 0.5})
 
 
 def test_data_of_another_number_of_classes_are_refused() -> None:

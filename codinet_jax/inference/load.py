@@ -1,5 +1,6 @@
 """Where predictors come from: a network and its variables, or the workdir of a finished run."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -125,7 +126,8 @@ def operating_points(workdir: Workdir) -> OperatingPoints:
     """
     try:
         points, curve = workdir.read_operating_points(), workdir.read_cost_curve()['curve']
-        return OperatingPoints.of_record(points, curve, str(workdir))
+        known = OperatingPoints.of_record(points, curve, str(workdir))
+        return dataclasses.replace(known, decides=workdir.read_config().model.router != setup.STATIC)
     except InputError:  # a ValueError, with a sentence of its own
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -28,12 +28,13 @@ class OperatingPoints:
     """Thresholds by name, and the accuracy-cost curve, by rising threshold; either may be empty.
 
     `points` are as the workdir keeps them: each has a threshold, and what else is known of it. `owner` is what
-    sentences call the network they belong to.
+    sentences call the network they belong to; `decides` is as of its `Predictor`.
     """
 
     points: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     curve: tuple[Point, ...] = ()
     owner: str = 'This network'
+    decides: bool = True
 
     @classmethod
     def of_record(
@@ -74,10 +75,14 @@ class OperatingPoints:
           otherwise: a threshold; 0.5 is that of Eq. 5.
 
         Raises:
-          InputError: both are given, there is no such point, or the cost is not on the curve.
+          InputError: both are given, there is no such point, or the cost is not on the curve; or the network is static.
         """
         if operating_point is not None and cost is not None:
             raise InputError('An operating point and a cost are two thresholds: give one of them.')
+        if not self.decides and (operating_point, cost) != (None, None):
+            raise InputError(
+                f'{self.owner} is static, and always costs the same: leave the cost or the operating point out.'
+            )
         if cost is not None:
             return self._at_cost(cost)
         return otherwise if operating_point is None else self._named(operating_point)

@@ -99,7 +99,7 @@ class Predictor:
     ):
         self.spec, self.forward, self.threshold, self._write = spec, forward, threshold, write
         self.decides = decides
-        self.operating_points = operating_points or OperatingPoints()
+        self.operating_points = dataclasses.replace(operating_points or OperatingPoints(), decides=decides)
 
     def __call__(
         self,

@@ -35,7 +35,7 @@ def test_a_network_is_trained_by_both_stages_to_the_cost_that_is_asked_for(monke
     state = trainer(cj.methods.CoDiNet(target_cost=0.6)).fit(IMAGES, epochs=(1, 1))
     assert state.step == 8
     network = helpers.tiny_network()
-    record, augmented, summary = cj.evaluate_weights(network, SPEC, state.variables, IMAGES, batch_size=64)
+    record, augmented, summary = cj.evaluate_weights(network, SPEC, state.variables, tuple(IMAGES), batch_size=64)
     assert summary['macs_share'] == pytest.approx(0.6, abs=0.02)
     answers = cj.predictor(network, SPEC, state.variables).in_batches(IMAGES.images_NxHxWxC, 64)
     assert np.mean(answers.decisions_Bxn == record.decisions_Nxn) > 0.99
@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r'^batch_size 16 in 1 part\(s\) cannot be divided evenly into 3 groups'):
         cj.Trainer(helpers.tiny_network().clone(norm_groups=3), SPEC, cj.methods.CoDiNet(), **SMALL).fit(IMAGES)
     with pytest.raises(InputError, match=r'^Images are float64 \[64, 8, 8, 1\]: give uint8 \[N, 8, 8, 1\]'):
-        cj.evaluate_weights(helpers.tiny_network(), SPEC, {}, cj.ImageSet(IMAGES[0] / 255, IMAGES[1]))
+        cj.evaluate_weights(helpers.tiny_network(), SPEC, {}, (IMAGES[0] / 255, IMAGES[1]))
     with pytest.raises(
         InputError, match=r"are untrained: give .* a Trainer's fit the variables of a static network\.$"
     ):

@@ -169,7 +169,7 @@ def evaluate_weights(
     model: RoutedResNet,
     spec: DataSpec,
     variables: Any,
-    split: Split,
+    split: Split | tuple[Any, Any],
     *,
     batch_size: int = 500,
     threshold: float = 0.5,
@@ -181,7 +181,7 @@ def evaluate_weights(
       model: the network.
       spec: of the images.
       variables: as the network's `apply` takes them.
-      split: a data set, as `ImageSet(images_NxHxWxC, labels_N)`.
+      split: a data set, as `ImageSet(images_NxHxWxC, labels_N)`, or the two arrays alone.
       batch_size: images at a time, over all devices.
       threshold: a block runs where v reaches it.
       is_sampled: whether it runs with probability v instead; see `Method.samples_in_evaluation`.
@@ -196,7 +196,7 @@ def evaluate_weights(
     """
     arch = model.architecture
     spec.check_network(arch.num_classes, arch.image_channels)
-    if isinstance(split, ImageSet):
+    if isinstance(split, tuple):
         split = ImageSet.checked(*split, arch.image_shape, arch.num_classes)
     mesh = sharding.data_mesh()
     forward = make_forward(model, spec, mesh, threshold, is_sampled=is_sampled)

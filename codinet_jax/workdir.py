@@ -195,11 +195,15 @@ class Workdir:
             raise files.refused(path, error) or InputError(unreadable) from error
 
     def write_weights(
-        self, variables: Mapping[str, Any], trained_on: WeightsInput | None = None, stride_on: str | None = None
+        self,
+        variables: Mapping[str, Any],
+        trained_on: WeightsInput | None = None,
+        stride_on: str | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
-        """Keeps the final variables, the input they were trained on if it is not the data set's own, and, of an
-        architecture that has bottlenecks, its `stride_on`."""
-        weights_file.write(self.path / 'weights.npz', variables, trained_on, stride_on)
+        """Keeps the final variables, the input they were trained on if it is not the data set's own, of an architecture
+        that has bottlenecks its `stride_on`, and the names of the classes."""
+        weights_file.write(self.path / 'weights.npz', variables, trained_on, stride_on, classes)
 
     def read_weights(self) -> dict[str, Any]:
         """The final variables, as the network's `apply` takes them.

@@ -101,6 +101,40 @@ def test_a_head_of_other_classes_starts_fresh_and_that_is_said(
     assert found['params/head/kernel'].std() > 0
 
 
+NAMES = (*'012345678', 'nine')
+
+
+def test_so_does_one_of_as_many_others_which_a_runs_own_file_names(
+    root: Path, weights: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights_file.write(root / 'named.npz', weights, classes=NAMES)
+    found, expected = started(root, 'named', root / 'named.npz', monkeypatch), helpers.by_path(weights)
+    assert "; its head is of other classes (9 is 'nine' there and '9' here), so one of 10 starts fresh\n" in (
+        capsys.readouterr().out
+    )
+    for path, leaf in expected.items():
+        assert np.array_equal(found[path], leaf) is not path.startswith('params/head/'), path
+    own = root / 'named' / 'weights.npz'
+    assert weights_file.read_classes(own) == tuple('0123456789')
+    again = started(root, 'again', own, monkeypatch)
+    assert 'starts fresh' not in capsys.readouterr().out
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize('setting', ['init_from', 'distillation.teacher'])
+def test_what_teaches_other_classes_is_refused(root: Path, weights: dict[str, Any], setting: str) -> None:
+    static = helpers.without_routers(weights)
+    weights_file.write(root / 'static.npz', static)
+    weights_file.write(root / 'others.npz', static, classes=NAMES)
+    files = {'init_from': str(root / 'static.npz')} | {setting: str(root / 'others.npz')}
+    with pytest.raises(
+        InputError, match=r"others\.npz is of other classes \(9 is 'nine' there and '9' here\): train it"
+    ):
+        helpers.train(config(root, **files, **{'distillation.weight': 1.0}), Workdir(root / 'refused'))
+    assert not (root / 'refused').exists()
+
+
 # --- The normalisation that the weights were trained under. ---
 
 OTHER = WeightsInput((0.5,), (0.125,), 'net.th', 'ab12')

@@ -182,8 +182,11 @@ def given(root: Path) -> dict[str, str]:
     for name, variables in files.items():
         weights_file.write(root / f'{name}.npz', variables)
     weights_file.write(root / 'grey.npz', own[8], WeightsInput((0.5,), (0.25,)))
+    for name, depth in (('other shallow', 8), ('other deep', 14)):
+        weights_file.write(root / f'{name}.npz', own[depth], classes=('zero', *'123456789'))
     joined = helpers.write_workdir(root / 'joined', config(root, **{'model.first_depth': 8}))
-    return {name: str(root / f'{name}.npz') for name in (*files, 'grey')} | {'joined': str(joined.path / 'weights.npz')}
+    names = (*files, 'grey', 'other shallow', 'other deep')
+    return {name: str(root / f'{name}.npz') for name in names} | {'joined': str(joined.path / 'weights.npz')}
 
 
 def setup_of(root: Path, depth: int) -> Any:
@@ -205,6 +208,11 @@ def setup_of(root: Path, depth: int) -> Any:
             r'routed\.npz holds a routed network, and without its routers it is another one: give the weights of a st',
         ),
         ({'model.resumes': 'grey'}, r'grey\.npz was trained on pixels normalised by mean \(0\.5,\), std \(0\.25,\)'),
+        (
+            {'model.resumes': 'other shallow'},
+            r"other shallow\.npz is of other classes \(0 is 'zero' there and '0' here\)",
+        ),
+        ({'model.resumes': 'shallow', 'init_from': 'other deep'}, r'other deep\.npz is of other classes \(0 is'),
         ({'model.resumes': 'shallow', 'init_from': 'joined'}, r'weights\.npz is no static network, and model\.resumes'),
         ({'model.resumes': 'shallow', 'init_from': 'seven'}, r'does not fit this network|tells 7 classes apart'),
         (

@@ -140,11 +140,13 @@ def from_torch(tensors: Mapping[str, np.ndarray], backbone: Backbone, source: st
     return traverse_util.unflatten_dict(variables)
 
 
-def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str) -> dict[str, Any]:
+def into(
+    variables: Mapping[str, Any], imported: Mapping[str, Any], source: str, *, is_head_fresh: bool = False
+) -> dict[str, Any]:
     """A network's fresh variables with given ones, as a file's, in their place.
 
     Routers stay fresh where none are given, and are left out where the network is static. A head of other classes
-    stays fresh, see `other_classes`. All else must be in both.
+    stays fresh, see `other_classes`, or if `is_head_fresh`. All else must be in both.
 
     Args:
       variables: of the network; only the values of routers and head are looked at.
@@ -157,7 +159,7 @@ def into(variables: Mapping[str, Any], imported: Mapping[str, Any], source: str)
     ours, theirs = traverse_util.flatten_dict(variables), traverse_util.flatten_dict(imported)
     wanted = ours if any(map(is_of_routing, theirs)) else _without_routers(ours)
     given = theirs if any(map(is_of_routing, ours)) else _without_routers(theirs)
-    if other_classes(variables, imported) is not None:
+    if is_head_fresh or other_classes(variables, imported) is not None:
         wanted, given = ({path: leaf for path, leaf in of.items() if 'head' not in path} for of in (wanted, given))
     for path in wanted | given:
         here, there = (_described(leaves.get(path)) for leaves in (wanted, given))

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
 _INPUT = 'input/'  # before the names of a file's `WeightsInput`, beside params/ and batch_stats/
-_STRIDE_ON = f'{_INPUT}stride_on'  # there, so that older versions pass over it
+_STRIDE_ON, _CLASSES = f'{_INPUT}stride_on', f'{_INPUT}classes'  # there, so that older versions pass over them
 
 
 class WeightsInput(NamedTuple):
@@ -32,10 +32,11 @@ def write(
     variables: Mapping[str, Any],
     trained_on: WeightsInput | None = None,
     stride_on: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Writes variables by path, so that `read` and `numpy.load` can read them, and what they expect.
 
-    `stride_on` is the architecture's.
+    `stride_on` is the architecture's, `classes` are the names of those that the head tells apart.
     """
     flat: dict[str, Any] = {
         key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables, sep='/').items()
@@ -44,6 +45,8 @@ def write(
         flat |= {f'{_INPUT}{name}': np.asarray(value) for name, value in trained_on._asdict().items()}
     if stride_on is not None:
         flat[_STRIDE_ON] = np.asarray(stride_on)
+    if classes is not None:
+        flat[_CLASSES] = np.asarray(classes)
     files.write(path, lambda file: np.savez(file, **flat))
 
 
@@ -80,6 +83,16 @@ def read_stride_on(path: str | os.PathLike[str]) -> str | None:
     """
     with _opened_weights(path) as arrays:
         return str(arrays[_STRIDE_ON]) if _STRIDE_ON in arrays.files else None
+
+
+def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
+    """The names of the classes that the weights in such a file tell apart, if it says so.
+
+    Raises:
+      InputError: the file cannot be read, or is none of these.
+    """
+    with _opened_weights(path) as arrays:
+        return tuple(map(str, arrays[_CLASSES])) if _CLASSES in arrays.files else None
 
 
 @contextlib.contextmanager

@@ -74,7 +74,8 @@ def train(setup: Setup, workdir: Workdir) -> dict[str, Any] | None:
             write_routes(workdir, setup.test_split, record, augmented)
             write_thumbnails(workdir, setup.test_split, thumbnails(test_set))
             variables = jax.device_get(run.state.variables)
-            workdir.write_weights(variables, start.trained_on(setup), setup.model.architecture.stride_on)
+            expected = start.trained_on(setup), setup.model.architecture.stride_on, start.class_names(setup)
+            workdir.write_weights(variables, *expected)
             workdir.write_results(outcome)
             return outcome
 

@@ -77,13 +77,14 @@ def given_variables(setup: Setup, train_set: Split) -> tuple[dict[str, Any] | No
     if file is None:
         setup.check_start(is_given=False)
         return None, _teacher(setup, {})
+    other = _other_class(setup, file)
     _check_stride(setup.model.architecture, file)
     imported = weights_file.read(file)
     with waiting('making the weights'):
         fresh = jax.device_get(drawn(setup.model, setup.recipe.seed))
     _check_resuming(setup, imported)
     if setup.recipe.resumes is None:
-        variables = pretrained.into(fresh, imported, file)
+        variables = pretrained.into(fresh, imported, file, is_head_fresh=bool(other))
     else:
         variables = _joined(setup, setup.recipe.resumes, imported, train_set)
         variables['params']['router_start'] = fresh['params']['router_start']
@@ -93,7 +94,8 @@ def given_variables(setup: Setup, train_set: Split) -> tuple[dict[str, Any] | No
         is_opened = setup.model.router is None
         left_out, kept = 'left out, and every block runs', 'kept, and routing.initial_run_rate is not read'
         routers = f'; its routers are {left_out if is_opened else kept}'
-    head = f'; its head is of {classes} classes, so one of {spec.num_classes} starts fresh' if classes else ''
+    of = f'{classes} classes' if classes else other
+    head = f'; its head is of {of}, so one of {spec.num_classes} starts fresh' if of else ''
     log(f'starting from {file}, pixels normalised by mean {spec.mean}, std {spec.std}{routers}{head}')
     return variables, _teacher(setup, imported)
 
@@ -104,6 +106,7 @@ def _teacher(setup: Setup, imported: dict[str, Any]) -> dict[str, Any] | None:
     if not recipe.distillation_weight:
         return None
     if file is None:
+        _check_classes(setup, str(recipe.init_from))
         return pretrained.teacher(setup.model, imported, str(recipe.init_from))
     _check_stride(setup.teaching(setup.model).architecture, file)
     variables = pretrained.teacher(setup.teaching(setup.model), _static(setup, file), file)
@@ -136,6 +139,7 @@ def _check_resuming(setup: Setup, imported: dict[str, Any]) -> None:
 def _joined(setup: Setup, file: str, imported: dict[str, Any], train_set: Split) -> dict[str, Any]:
     """The variables of two networks made one, but for those of `router_start`."""
     architecture, spec = setup.model.architecture, setup.data.spec
+    _check_classes(setup, str(setup.recipe.init_from))
     shallow = pretrained.one_of_two(architecture.answering_first, _static(setup, file), file)
     deep = pretrained.one_of_two(architecture.in_order, imported, str(setup.recipe.init_from))
     images_NxHxWxC, _ = train_set.sample(JOINED_ON, setup.recipe.seed)
@@ -150,8 +154,9 @@ def _joined(setup: Setup, file: str, imported: dict[str, Any], train_set: Split)
 
 
 def _static(setup: Setup, file: str) -> dict[str, Any]:
-    """The weights of a static network beside the one to start from, trained on pixels that were normalised alike."""
+    """The weights of a static network beside the one to start from, of the same classes and pixels normalised alike."""
     _check_pixels(setup, file)
+    _check_classes(setup, file)
     imported = weights_file.read(file)
     if _is_routed(imported):
         raise InputError(
@@ -184,6 +189,29 @@ def _check_stride(architecture: Architecture, file: str) -> None:
             f'{file} holds weights of a network that strides on its {has} convolutions, and model.stride_on is '
             f'{wants}: set it to {has}.'
         )
+
+
+def _check_classes(setup: Setup, file: str) -> None:
+    """Refuses weights that tell as many other classes apart."""
+    if other := _other_class(setup, file):
+        raise InputError(
+            f'{file} is of {other}: train it on these first (method=static), or, if they are the same, name them alike.'
+        )
+
+
+def _other_class(setup: Setup, file: str) -> str:
+    """The first of as many classes that has another name in a file of weights; '' if none has, or names are unknown."""
+    there, here = weights_file.read_classes(file), class_names(setup)
+    if there is None or here is None or len(there) != len(here) or there == here:
+        return ''
+    k = next(k for k, name in enumerate(there) if name != here[k])
+    return f'other classes ({k} is {there[k]!r} there and {here[k]!r} here)'
+
+
+def class_names(setup: Setup) -> tuple[str, ...] | None:
+    """Those of the data set, if its classes have names."""
+    classes = setup.data.spec.classes
+    return None if isinstance(classes, int) else classes
 
 
 def trained_on(setup: Setup) -> WeightsInput | None:

@@ -125,7 +125,12 @@ def test_the_same_under_jit(measure):
 def test_coverage_by_hand(counts: list[int], share: float, routes: int) -> None:
     decisions_Bxn = np.random.default_rng(0).permutation(mixture(counts))
     assert paths.coverage(jnp.asarray(decisions_Bxn), share) == routes
-    assert jax.jit(paths.coverage, static_argnums=1)(jnp.asarray(decisions_Bxn), share) == routes
+
+
+def test_coverage_of_a_share_is_the_same_under_jit() -> None:
+    decisions_Bxn = jnp.asarray(mixture([5, 3, 2]))
+    for share, routes in ((0.5, 1), (0.51, 2), (1.0, 3)):
+        assert jax.jit(paths.coverage, static_argnums=1)(decisions_Bxn, share) == routes
 
 
 @settings(deadline=None, max_examples=60)
@@ -137,8 +142,7 @@ def test_coverage_is_that_of_a_counter(per_cent: int, seed: int) -> None:
     for _, count in Counter(map(tuple, decisions_Bxn.tolist())).most_common():
         if routes == 0 or 100 * held < per_cent * 100:
             held, routes = held + count, routes + 1
-    # Outside `jit`, which would compile it anew for every share.
-    assert paths.coverage.__wrapped__(jnp.asarray(decisions_Bxn), per_cent / 100) == routes
+    assert paths.coverage(jnp.asarray(decisions_Bxn), per_cent / 100) == routes
 
 
 @pytest.mark.parametrize('B', [10, 1442, 26_032, 50_000])

@@ -6,6 +6,7 @@ Each number has one name. Shares are in [0, 1], distances in blocks, divergences
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,15 +23,15 @@ MOST_ROUTES = 20
 
 def summarise(record: Record, costs: CostTable) -> dict[str, Any]:
     """What a run reports: accuracy, K, #paths, MACs and FLOPs of the mean image."""
-    decisions_Nxn = jnp.asarray(record.decisions_Nxn)
+    of_routes = _of_routes(record.decisions_Nxn)
     run_rates_n = np.mean(record.decisions_Nxn, axis=0)
     mean_macs = costs.mean_macs(run_rates_n)
     return {
         'top1': float(np.mean(record.predictions_N == record.labels_N)),
         'mean_path_length': float(np.sum(run_rates_n)),
         'num_blocks': record.decisions_Nxn.shape[1],
-        'num_paths': int(paths.num_paths(decisions_Nxn)),
-        'route_entropy': float(paths.route_entropy(decisions_Nxn)),
+        'num_paths': int(of_routes['num_paths']),
+        'route_entropy': float(of_routes['route_entropy']),
         'mean_macs': mean_macs,
         'mean_flops': 2 * mean_macs,
         'static_macs': costs.static_macs,
@@ -48,7 +49,7 @@ def statistics(
     `has_flips` says whether flipped images are of this data set, and so part of the mean over augmentations. A mean
     over nothing, such as the distance within classes of one image each, is None.
     """
-    decisions_Nxn = jnp.asarray(record.decisions_Nxn)
+    coverage = _of_routes(record.decisions_Nxn)['coverage']
     within, between = class_distances(record.decisions_Nxn, record.labels_N)
     is_correct_N = record.predictions_N == record.labels_N
     return summarise(record, costs) | {
@@ -57,7 +58,7 @@ def statistics(
             controls.macs_of_images(record, costs), ~is_correct_N
         ),
         'expected_path_length': float(np.mean(record.run_probability_Nxn.sum(axis=1, dtype=np.float64))),
-        'coverage': {f'{share:.0%}': int(paths.coverage(decisions_Nxn, share)) for share in SHARES},
+        'coverage': {f'{share:.0%}': int(num_routes) for share, num_routes in zip(SHARES, coverage, strict=True)},
         'distance_within_classes': within,
         'distance_between_classes': between,
         'augmentations': augmentation_statistics(record, augmented, has_flips),
@@ -74,6 +75,16 @@ def statistics(
             }
             for route_n, members in most_used_routes(record.decisions_Nxn)
         ],
+    }
+
+
+@jax.jit
+def _of_routes(decisions_Nxn: jax.Array) -> dict[str, Any]:
+    """All that is counted of distinct routes, by one program: each alone would take as long to compile."""
+    return {
+        'num_paths': paths.num_paths(decisions_Nxn),
+        'route_entropy': paths.route_entropy(decisions_Nxn),
+        'coverage': [paths.coverage(decisions_Nxn, share) for share in SHARES],
     }
 
 

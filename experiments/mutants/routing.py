@@ -130,8 +130,8 @@ ROUTING = (
     Mutant(
         'coverage takes a route too many where the share is met',
         PATHS,
-        'held_B < math.ceil(',
-        'held_B <= math.ceil(',
+        'held_B < rows',
+        'held_B <= rows',
         ('routing_paths::a_route_that_holds_just_the_share_is_enough_and_one_row_fewer_is_not',),
     ),
     Mutant(
@@ -140,6 +140,13 @@ ROUTING = (
         'jnp.sort(route_counts_B(decisions_Bxn), descending=True)',
         'jnp.sort(route_counts_B(decisions_Bxn))',
         ('routing_paths::coverage_by_hand',),
+    ),
+    Mutant(
+        'routes are told apart by their first 32 blocks',
+        PATHS,
+        'for words_B in words_WxB',
+        'for words_B in words_WxB[:1]',
+        ('routing_paths::counts_are_numpys', 'routing_paths::routes_that_differ_in_one_block_are_two'),
     ),
     Mutant(
         'agreement counts the first view with itself',

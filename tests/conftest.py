@@ -27,6 +27,7 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 COMPILED = 'compiled'  # in pytest's cache
+MOST_BYTES = 1_500_000_000  # of a worker that goes on to another file with all that it has traced and compiled
 
 # Files whose tests need nothing of each other, and minutes together: workers take those one by one.
 ONE_BY_ONE = ('test_half_hour', 'test_smoke')
@@ -139,10 +140,17 @@ def quick_runs_begun() -> None:
 
 @pytest.fixture(scope='module', autouse=True)
 def forgotten_between_files() -> Iterator[None]:
-    """A worker that kept all programs of all files would grow to five gigabytes, and slower with each collection."""
+    """A worker that kept all programs of all files would grow to five gigabytes, and slower with each collection; one
+    that kept none would trace JAX's own functions anew in every file."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if _resident_bytes() > MOST_BYTES:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _resident_bytes() -> int:
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE')
 
 
 @pytest.fixture(scope='module')

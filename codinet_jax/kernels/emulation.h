@@ -39,7 +39,7 @@ struct Fiber {
   int groups = 0;            // ended
   jmp_buf where;
   ucontext_t start;
-  std::unique_ptr<char[]> stack;
+  char* stack = nullptr;
   bool done = false;
 };
 
@@ -60,6 +60,13 @@ struct Block {
   int now = 0, direction = 1, at_barrier = 0, num_done = 0;
   unsigned generation = 0;
 };
+
+// Stacks outlive their block: to map and unmap them would take longer than what runs on them.
+inline char* stack_of(size_t thread) {
+  static thread_local std::vector<std::unique_ptr<char[]>> stacks;
+  while (stacks.size() <= thread) stacks.emplace_back(new char[kStack]);
+  return stacks[thread].get();
+}
 
 inline Block*& block() {
   static thread_local Block* running = nullptr;
@@ -133,9 +140,9 @@ inline void run(int threads, size_t shared_bytes, int direction, unsigned char f
   block() = &b;
   for (int thread = 0; thread < threads; ++thread) {
     Fiber& fiber = b.fibers[thread];
-    fiber.stack.reset(new char[kStack]);
+    fiber.stack = stack_of(thread);
     getcontext(&fiber.start);
-    fiber.start.uc_stack.ss_sp = fiber.stack.get();
+    fiber.start.uc_stack.ss_sp = fiber.stack;
     fiber.start.uc_stack.ss_size = kStack;
     fiber.start.uc_link = nullptr;
     makecontext(&fiber.start, enter, 0);

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # t-SNE's threads would spin away what cores other workers have
-
 import jax
 import pytest
 from xdist.scheduler import LoadFileScheduling

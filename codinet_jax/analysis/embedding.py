@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # or its threads spin away what cores other programs are using
+
 import openTSNE
 
 from codinet_jax.analysis.run import Run

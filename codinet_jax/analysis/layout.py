@@ -63,6 +63,14 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
     )
 
 
+def settle(figure: Figure) -> None:
+    """Makes ticks, in the colours of this page, and lays all out, drawing nothing: one pass does not do."""
+    engine = figure.get_layout_engine()
+    assert engine is not None, 'panels have one'
+    for _ in range(2):
+        engine.execute(figure)
+
+
 def label_points(figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, float]], colours: style.Theme) -> None:
     """Writes a text beside each point (text, x, y), where it covers no other text and none of what `axis` plots.
 
@@ -72,8 +80,7 @@ def label_points(figure: Figure, axis: Axes, labels: Sequence[tuple[str, float, 
     if len(labels) > MOST_LABELS:
         return
     small = colours.sheet.small
-    for _ in range(2):
-        figure.draw_without_rendering()
+    settle(figure)
     pixels = figure.dpi / 72
     marks_Tx2 = np.concatenate([axis.transData.transform(line.get_xydata()) for line in axis.lines])
     taken_Tx4 = np.hstack([marks_Tx2 - MARK * pixels, marks_Tx2 + MARK * pixels])

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from codinet_jax.analysis import paper, style
 from codinet_jax.analysis.figures import accuracy_cost, flow, histograms, images, maps, rates, training
 from codinet_jax.analysis.figures.picture import Data, Picture, rendered
+from codinet_jax.analysis.layout import settle
 from codinet_jax.analysis.run import Run
 
 __all__ = ['Data', 'Picture', 'draw', 'rendered']
@@ -39,9 +40,8 @@ def draw(
 
 
 def _settle(figure: Figure) -> None:
-    """Makes ticks, in the colours of this page, and lays all out once and for all: one pass does not do."""
-    for _ in range(2):
-        figure.draw_without_rendering()
+    """Lays all out once and for all."""
+    settle(figure)
     figure.set_layout_engine('none')
 
 

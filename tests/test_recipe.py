@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 
 import helpers
+import quick_runs
 from codinet_jax.config import setup
 from codinet_jax.data import augment
 from codinet_jax.methods import Method, Seen, Term, classification
 from codinet_jax.models import weights_file
 from codinet_jax.models.execution import masked
+from codinet_jax.models.network import RoutedResNet
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import loop, objective, optimizer
-from codinet_jax.training.stages import compiled
 from codinet_jax.training.start import given_variables
 from codinet_jax.workdir import Workdir, begin
+from reference_network import Tree
 
 # --- Learning rates. ---
 
@@ -136,6 +138,10 @@ def start(root: Path) -> Path:
     return helpers.write_workdir(root / 'start', config(root, method='static', **{'model.router': 'static'})).path
 
 
+def applied(model: RoutedResNet, variables: Tree, pixels: jax.Array, **how: Any) -> Any:
+    return helpers.quick_jit(lambda variables: model.apply(variables, pixels, masked(), **how))(variables)
+
+
 def test_a_step_learns_from_what_the_start_says_of_the_same_views(root: Path, start: Path) -> None:
     named = setup.read(config(root, init_from=str(start / 'weights.npz'), **{'distillation.weight': 1.0}))
     variables, teacher = given_variables(named, helpers.noise_images(1))
@@ -149,14 +155,14 @@ def test_a_step_learns_from_what_the_start_says_of_the_same_views(root: Path, st
     views = jnp.asarray(images.images_NxHxWxC[:, None].repeat(2, axis=1))
     _, _, metrics, _ = helpers.quick_jit(stage.step.gradient)(state, views, images.labels_N, jnp.zeros((16, 2, 3, 2)))
     pixels = augment.normalise(views.reshape(-1, 8, 8, 1), *named.data.spec.normalisation)
-    own, _ = stage.step.model.apply(variables, pixels, masked(), train=True, mutable=['batch_stats'])
-    theirs = named.model.clone(router=None).apply(teacher, pixels, masked(), train=False)
+    own, _ = applied(stage.step.model, variables, pixels, train=True, mutable=['batch_stats'])
+    theirs = applied(named.model.clone(router=None), teacher, pixels, train=False)
     expected = float(objective.divergence(own.logits_BxY, theirs.logits_BxY, 2.0))
     assert expected > 1e-3
     terms = metrics['terms']
     assert float(terms['distillation']) == pytest.approx(expected, rel=1e-3)
     assert float(metrics['loss']) == pytest.approx(float(terms['cross_entropy']) + expected, rel=1e-3)
-    after, _ = compiled(stage.step, mesh)(state, images.images_NxHxWxC, images.labels_N)
+    after, _ = quick_runs.compiled(stage.step, mesh)(state, images.images_NxHxWxC, images.labels_N)
     for path, leaf in helpers.by_path(after.teacher).items():
         np.testing.assert_array_equal(leaf, helpers.by_path(teacher)[path], err_msg=path)
 
@@ -178,9 +184,9 @@ def test_another_network_teaches_if_it_is_named(root: Path, start: Path) -> None
     pixels = augment.normalise(images.images_NxHxWxC, *named.data.spec.normalisation)
     own = jax.eval_shape(stage.first_state)
     assert jax.tree.map(jnp.shape, own.teacher) == jax.tree.map(jnp.shape, teacher)
-    found = stage.step.teacher_logits(dataclasses.replace(own, teacher=teacher), pixels)
+    found = helpers.quick_jit(stage.step.teacher_logits)(dataclasses.replace(own, teacher=teacher), pixels)
     network = setup.read(deep.read_config()).model
-    expected = network.apply(deep.read_weights(), pixels, masked(), train=False).logits_BxY
+    expected = applied(network, deep.read_weights(), pixels, train=False).logits_BxY
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     workdir = Workdir(root / 'taught')
     with workdir.claimed(named.record):

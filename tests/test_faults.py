@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 import helpers
+import quick_runs
 from codinet_jax.config import setup
 from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import Diverged, InputError
 from codinet_jax.runtime.signals import Stopped
-from codinet_jax.training import progress, stages
+from codinet_jax.training import progress
 from codinet_jax.training.checkpoint import Checkpoints
 from codinet_jax.training.state import TrainState
 from codinet_jax.workdir import Workdir
@@ -273,7 +274,7 @@ def test_a_skipped_step_changes_nothing_but_its_number(number: int) -> None:
     config = helpers.tiny_config(**{'optimizer.skip_nonfinite': True, 'optimizer.ema_decay': 0.9})
     stage, mesh = helpers.tiny_stages(config)[number - 1], sharding.data_mesh(2)
     images = helpers.noise_images(16)
-    step_fn = stages.compiled(stage.step, mesh)
+    step_fn = quick_runs.compiled(stage.step, mesh)
     for labels, is_skipped in ((images.labels_N, False), (np.full_like(images.labels_N, 1_000_000), True)):
         before = helpers.scattered_state(stage, mesh)
         old = helpers.by_path(jax.device_get(before))

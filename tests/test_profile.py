@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from codinet_jax.runtime.errors import InputError
 from codinet_jax.training import profiling
 
 PEAK = 0.5
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quickly_compiled() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, 'jit', helpers.quick_jit)
+        yield
 
 
 @pytest.fixture(scope='module')

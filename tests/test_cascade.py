@@ -1,6 +1,7 @@
 """A cascade asks networks until the mean of their answers is sure, and is a network like any other."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 import codinet_jax
 import helpers
+import quick_runs
 from codinet_jax.analysis.run import read_run
 from codinet_jax.analysis.study import study
 from codinet_jax.data import augment, digits
@@ -27,6 +29,7 @@ from codinet_jax.models import execution
 from codinet_jax.models.architecture import cifar_resnet, resumed
 from codinet_jax.models.cost import CostTable
 from codinet_jax.models.network import RoutedResNet
+from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.workdir import Workdir
 
@@ -56,6 +59,11 @@ def members(request: pytest.FixtureRequest) -> list[Member]:
     return [resuming(), member(14, 2)]
 
 
+@pytest.fixture(autouse=True)
+def compiled_with_little_care(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, 'spread', quick_runs.spread)
+
+
 @pytest.fixture(scope='module')
 def images() -> np.ndarray:
     return helpers.noise_images(21).images_NxHxWxC
@@ -68,7 +76,8 @@ def alone(members: list[Member], images: np.ndarray) -> np.ndarray:
     for model, spec, variables in members:
         if model.architecture.first_pass:
             inputs = augment.normalise(images, *spec.normalisation)
-            output: Any = model.apply(variables, inputs, execution.all_run(), train=False)
+            run = helpers.quick_jit(functools.partial(model.apply, execution=execution.all_run(), train=False))
+            output: Any = run(variables, inputs)
             found += [jax.nn.softmax(logits_NxY) for logits_NxY in output.of_stages]
         else:
             found.append(load.from_network(model, spec, variables).in_batches(images, 21).probabilities_BxY)

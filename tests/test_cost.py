@@ -57,8 +57,7 @@ def network_macs(arch: Architecture, router: str | None) -> int:
     def apply(variables: Any, images_BxHxWxC: jax.Array) -> Any:
         return net.apply(variables, images_BxHxWxC, masked(), train=False)
 
-    variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, masked(), train=False), image)
-    return macs_of(apply, variables, image)
+    return macs_of(apply, helpers.shapes(net), image)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Evaluation is exact: each image once, in order, and the same whatever the batch and the devices."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,13 @@ BATCH_SIZES = [1, 7, 64, 355, 1000]
 MESH_SIZES = [1, 2, 8]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def compiled_with_little_care() -> Iterator[None]:
+    """All that evaluates a split here, which runs once or twice."""
+    with mock.patch.object(jax, 'jit', helpers.quick_jit):
+        yield
+
+
 def numbered_images() -> ImageSet:
     """Images that hold their own number in their first two pixels."""
     images_NxHxWxC = np.zeros((NUM_IMAGES, 8, 8, 1), np.uint8)
@@ -33,7 +42,7 @@ def numbered_images() -> ImageSet:
     return ImageSet(images_NxHxWxC, (numbers_N % 10).astype(np.int32))
 
 
-@jax.jit
+@helpers.quick_jit
 def read_numbers(variables: Any, images_BxHxWxC: jax.Array, *_: Any) -> Answers:
     """Stands in for the network: predicts an image's number, and runs the blocks whose bits are set in it.
 

@@ -2,10 +2,13 @@
 and trained, evaluated and asked by the commands as any other."""
 
 import contextlib
+import functools
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +165,13 @@ def config(root: Path, depth: int = 14, variant: str = 'resumed', **changes: Any
     named = default.with_variant(tiny, variant)
     named.update_from_flattened_dict(changes)
     return named
+
+
+@pytest.fixture(scope='module', autouse=True)
+def fresh_weights_drawn_once() -> Iterator[None]:
+    """For all that start with the same network."""
+    with mock.patch.object(start, 'drawn', functools.cache(start.drawn)):
+        yield
 
 
 @pytest.fixture(scope='module')

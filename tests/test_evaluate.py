@@ -89,12 +89,15 @@ def test_decisions_are_taken_at_the_threshold() -> None:
     _, variables, mesh = forward_and_variables(8)
     model, spec = helpers.tiny_network(), datasets.find('digits').spec
     images = helpers.noise_images(NUM_IMAGES)
-    rates = []
+    rates, gates = [], []
     for threshold in (0.0, 0.3, 0.7, 1.1):
         forward = evaluate.make_forward(model, spec, mesh, threshold)
         record = evaluate.evaluate(forward, variables, images, 500, mesh)
         np.testing.assert_array_equal(record.decisions_Nxn, record.run_probability_Nxn >= threshold)
         rates.append(float(record.decisions_Nxn.mean()))
+        gates.append(record.run_probability_Nxn)
+    np.testing.assert_allclose(gates[0][:, 0], gates[-1][:, 0], rtol=1e-4)
+    assert np.abs(gates[0] - gates[-1])[:, 1:].max() > 1e-3, 'later gates have seen the same'
     assert rates[0] == 1 and rates[-1] == 0 and rates[1] > rates[2]
 
 

@@ -319,12 +319,10 @@ def ask(
     network: str, strategy: str, num_images: int, u_Bxn: np.ndarray | None = None, threshold: float = 0.5
 ) -> Answers:
     """Asks a strategy about random images. The routers decide, unless `u_Bxn` does."""
-    images, noise = images_of(network, num_images), noise_of(u_Bxn, num_images, num_blocks_of(network))
-    # What `masked` says of an image hangs on no other: small batches share a program, filled up to its size.
-    num_rows = max(num_images, 64) if strategy == 'masked' else num_images
-    images, noise = (np.resize(x, (num_rows, *x.shape[1:])) for x in (images, noise))
-    output = compiled_forward(network, strategy, num_rows)(variables_of(network), images, noise, np.float32(threshold))
-    return Answers(*(x[:num_images] for x in answers(output, threshold)))
+    noise_Bxnx2 = noise_of(u_Bxn, num_images, num_blocks_of(network))
+    forward = compiled_forward(network, strategy, num_images)
+    output = forward(variables_of(network), images_of(network, num_images), noise_Bxnx2, np.float32(threshold))
+    return answers(output, threshold)
 
 
 def noise_of(u_Bxn: np.ndarray | None, num_images: int, num_blocks: int) -> np.ndarray:

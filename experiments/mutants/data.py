@@ -119,6 +119,13 @@ DATA = (
         ('data_folder::every_image_is_seen_once_with_the_class_of_its_folder',),
     ),
     Mutant(
+        'what evaluates runs blocks at one half, whatever the threshold',
+        EVALUATE,
+        'execution.masked(threshold)',
+        'execution.masked(0.5)',
+        ('evaluate::decisions_are_taken_at_the_threshold',),
+    ),
+    Mutant(
         'rows that fill up are evaluated',
         EVALUATE,
         "np.argsort(positions, kind='stable')[np.sum(positions < 0) :]",

@@ -146,7 +146,7 @@ ROUTING = (
         PATHS,
         'for words_B in words_WxB',
         'for words_B in words_WxB[:1]',
-        ('routing_paths::counts_are_numpys', 'routing_paths::routes_that_differ_in_one_block_are_two'),
+        ('routing_paths::route_counts_are_those_of_numpy', 'routing_paths::routes_that_differ_in_one_block_are_two'),
     ),
     Mutant(
         'agreement counts the first view with itself',

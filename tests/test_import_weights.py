@@ -129,9 +129,8 @@ def run_main(
 
 
 def started_logits(net: RoutedResNet, imported: Tree, images_BxHxWxC: jax.Array) -> np.ndarray:
-    """What a network that starts from imported weights says, every block dictated to run; what is not given is zero."""
-    fresh = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), helpers.shapes(net))
-    variables = pretrained.into(fresh, imported, 'file')
+    """What a network that starts from imported weights says, every block dictated to run."""
+    variables = pretrained.into(helpers.random_variables(net), imported, 'file')
     run = helpers.quick_jit(lambda variables, images: net.apply(variables, images, masked(0.0), train=False))
     output = run(variables, images_BxHxWxC)
     assert (output.router_logits_Bxnx2 is None) == (net.router is None)
@@ -289,7 +288,7 @@ def test_published_weights_classify_real_images_as_published(tmp_path: Path) -> 
     images = datasets.source('cifar10', SHARED / 'tfds').open('test')
     assert isinstance(images, ImageSet) and trained_on is not None
     net = RoutedResNet(cifar_resnet(20), None)
-    run = jax.jit(lambda images: net.apply(variables, images, masked(), train=False))
+    run = helpers.quick_jit(lambda images: net.apply(variables, images, masked(), train=False))
     normalised = augment.normalise(images.images_NxHxWxC[:1000], trained_on.mean, trained_on.std)
     answers_B = np.argmax(run(normalised).logits_BxY, axis=-1)
     assert abs(int(np.sum(answers_B == images.labels_N[:1000])) - CORRECT) <= 1
@@ -371,14 +370,17 @@ def variables_of(variables: Tree, stack: str) -> Tree:
 
 @pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_other_floats_become_float32(tmp_path: Path, dtype: Any) -> None:
-    source, output = tmp_path / 'resnet8.safetensors', tmp_path / 'resnet8.npz'
-    state = random_state(cifar_shapes(8)) | {'linear.bias': np.arange(10) / 7}
+    source, output = tmp_path / 'resnet50.safetensors', tmp_path / 'resnet50.npz'
+    state = zero_state()
+    state['fc.bias'] = np.array([0.1, 2, -3e-3])
     cast = {name: tensor.astype(dtype) for name, tensor in state.items() if tensor.dtype != np.int64}
     safetensors.numpy.save_file({f'module.{name}': tensor for name, tensor in cast.items()}, source)
     run_main(source, output)
     variables = weights_file.read(output)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
-    np.testing.assert_array_equal(variables['params']['head']['bias'], cast['linear.bias'].astype(np.float32))
+    np.testing.assert_array_equal(variables['params']['head']['bias'], cast['fc.bias'].astype(np.float32))
+    source.unlink()
+    output.unlink()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def minimised(method: Method, progress: float = 0.0) -> tuple[float, dict[str, f
         total, terms = total_loss(rules.objective, output, jnp.zeros(10, int), **given)
         return total - terms['cross_entropy'], terms
 
-    (total, terms), slopes_Bxn = helpers.quick_jit(jax.value_and_grad(loss, has_aux=True))(V_Bxn)
+    (total, terms), slopes_Bxn = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(V_Bxn))
     return float(total), jax.device_get(terms), np.asarray(slopes_Bxn).sum(axis=0)
 
 
@@ -128,7 +128,7 @@ def test_laudnets_temperature_is_that_of_the_gradient(final: float | None, progr
 
 def test_decisions_in_training_are_hard_and_their_mixture_is_the_block_or_the_shortcut() -> None:
     """dv as told in methods/convnet_aig.py: of relu(s + f) - relu(s) at either value, where theirs differs by value."""
-    s_2, f_2 = np.float32([1.0, 0.2]), np.float32([-3.0, 0.5])
+    s_2, f_2 = jnp.array([1.0, 0.2]), jnp.array([-3.0, 0.5])
     for method in (ConvNetAIG(), StochasticGates(), SkipNet()):
         how: Any = method.stages()[0].execution
 
@@ -138,11 +138,9 @@ def test_decisions_in_training_are_hard_and_their_mixture_is_the_block_or_the_sh
                 0, 0, 0
             ]
 
-        both = helpers.quick_jit(lambda v, block=block: (block(v), jax.jacobian(block)(v)))
         for v in (0.0, 1.0):
-            mixture_2, slope_2 = both(jnp.float32(v))
-            np.testing.assert_allclose(mixture_2, np.maximum(0, s_2 + v * f_2), atol=1e-6)
-            np.testing.assert_allclose(slope_2, [-1, 0.5], atol=1e-6)
+            np.testing.assert_allclose(block(jnp.float32(v)), np.maximum(0, s_2 + v * f_2), atol=1e-6)
+            np.testing.assert_allclose(jax.jacobian(block)(jnp.float32(v)), [-1, 0.5], atol=1e-6)
 
 
 def test_a_step_knows_how_far_its_stage_is() -> None:
@@ -150,7 +148,7 @@ def test_a_step_knows_how_far_its_stage_is() -> None:
     config = default.with_variant(helpers.tiny_config(), 'laudnet')
     stage = helpers.tiny_stages(config, 'one_layer')[0]
     mesh, images = sharding.data_mesh(1), helpers.noise_images(16)
-    step_fn = quick_runs.compiled(stage.step, mesh)
+    step_fn = stages.compiled(stage.step, mesh)
     assert stage.step.num_steps == stage.end == 9
     bounds = []
     for step in (0, 2, 8):

@@ -15,8 +15,9 @@ from jax.scipy.special import xlogy
 @jax.jit
 def route_counts_B(decisions_Bxn: jax.Array) -> jax.Array:
     """How many rows follow each distinct route, in no meaningful order: int32, sums to B, padded with zeros to B."""
-    # `jnp.unique` says the same, and takes thrice as long to trace and to compile, in every training step.
-    words_WxB = jax.lax.sort(tuple(_words_BxW(decisions_Bxn).T), num_keys=-(-decisions_Bxn.shape[1] // 32))
+    # `jnp.unique` says the same, and takes more than twice as long to trace and compile, once in each training program.
+    words_BxW = _words_BxW(decisions_Bxn)
+    words_WxB = jax.lax.sort(tuple(words_BxW.T), num_keys=words_BxW.shape[1])
     starts_route_B = functools.reduce(
         jnp.logical_or, (jnp.diff(words_B, prepend=~words_B[:1]) != 0 for words_B in words_WxB)
     )

@@ -125,10 +125,12 @@ class Checkpoints:
         Raises:
           InputError: see `save`.
         """
-        if self._manager is None:
+        # Not `check_for_errors`, which takes the error: Orbax would not see it, and drop an older checkpoint for a newer
+        # one that is not there.
+        if self._manager is None or self._manager.is_saving_in_progress():
             return
         try:
-            self._manager.check_for_errors()
+            self._manager.wait_until_finished()
         except Exception as error:
             raise self._reported(error) from error
 

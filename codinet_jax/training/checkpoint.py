@@ -5,7 +5,7 @@ checkpoint before it taken.
 """
 
 import contextlib
-import gc
+import functools
 import hashlib
 import json
 import pathlib
@@ -65,8 +65,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def __enter__(self) -> Self:
-        self._report = sys.unraisablehook
-        sys.unraisablehook = self._report_unless_abandoned
+        _hide_abandoned_writes()
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
@@ -76,15 +75,6 @@ class Checkpoints:
         except Exception as error:
             if failure in (None, Stopped):  # which says that it is saved; else what came first is to be reported
                 raise self._reported(error) from error
-        finally:
-            if failure is not None:
-                gc.collect()  # what was abandoned says so when it is collected
-            sys.unraisablehook = self._report
-
-    def _report_unless_abandoned(self, unraisable: Any) -> None:
-        """Orbax abandons its other writes when one fails, and each of them would print a traceback of its own."""
-        if str(unraisable.exc_value) != 'Event loop is closed':
-            self._report(unraisable)
 
     @property
     def newest_step(self) -> int | None:
@@ -125,7 +115,7 @@ class Checkpoints:
         Raises:
           InputError: see `save`.
         """
-        # Not `check_for_errors`, which takes the error: Orbax would not see it, and drop an older checkpoint for a newer
+        # Not `check_for_errors`, which takes the error: Orbax would miss it, and drop an older checkpoint for a newer
         # one that is not there.
         if self._manager is None or self._manager.is_saving_in_progress():
             return
@@ -191,6 +181,18 @@ class Checkpoints:
             f'No checkpoint can be written in {self._directory} ({reason}): make room, and the same command goes on '
             'from the last one.'
         )
+
+
+@functools.cache
+def _hide_abandoned_writes() -> None:
+    """Orbax abandons its other writes when one fails. Each prints a traceback of its own, sooner or later."""
+    report = sys.unraisablehook
+
+    def report_unless_abandoned(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            report(unraisable)
+
+    sys.unraisablehook = report_unless_abandoned
 
 
 def _whole(

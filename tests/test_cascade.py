@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -225,17 +226,20 @@ def test_it_is_exported_as_any_network_is(
 @pytest.mark.parametrize(
     ('others', 'message'),
     [
-        ([], r'two networks or more'),
-        ([member(14, 2, router='linear')], r'CIFAR ResNet-14 is routed, and a cascade is of static networks'),
-        ([resuming()], r'ResNet-14 answering after 3 blocks is routed, .* of which the first alone may'),
-        ([member(8, 2)], r'Network 2 of the cascade costs .* give the cheaper ones first'),
-        ([member(14, 2, image_channels=3)], r'not of the images and classes of CIFAR ResNet-8'),
-        ([member(14, 2)._replace(data_spec=DataSpec(7, 0.3, 0.4))], r'not of the images and classes of CIFAR ResNet-8'),
+        (list, r'two networks or more'),
+        (lambda: [member(14, 2, router='linear')], r'CIFAR ResNet-14 is routed, and a cascade is of static networks'),
+        (lambda: [resuming()], r'ResNet-14 answering after 3 blocks is routed, .* of which the first alone may'),
+        (lambda: [member(8, 2)], r'Network 2 of the cascade costs .* give the cheaper ones first'),
+        (lambda: [member(14, 2, image_channels=3)], r'not of the images and classes of CIFAR ResNet-8'),
+        (
+            lambda: [member(14, 2)._replace(data_spec=DataSpec(7, 0.3, 0.4))],
+            r'not of the images and classes of CIFAR ResNet-8',
+        ),
     ],
 )
-def test_what_cannot_be_a_cascade_is_refused(others: list[Member], message: str) -> None:
+def test_what_cannot_be_a_cascade_is_refused(others: Callable[[], list[Member]], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        cascade.from_networks([member(8, 1), *others])
+        cascade.from_networks([member(8, 1), *others()])
 
 
 @pytest.mark.long

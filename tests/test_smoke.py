@@ -4,6 +4,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.smoke
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all workers train the networks, each once for all tables."""
-    directory = tmp_path_factory.getbasetemp().parent / 'smoke'
+    own = tmp_path_factory.getbasetemp()
+    directory = (own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own) / 'smoke'
     directory.mkdir(exist_ok=True)
     return directory
 

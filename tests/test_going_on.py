@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import helpers
-from codinet_jax.runtime import sharding
 from codinet_jax.runtime.errors import InputError
 from codinet_jax.runtime.signals import Stopped
 from codinet_jax.training import cost_matching, loop
@@ -39,9 +38,9 @@ def few_are_measured() -> Iterator[None]:
         yield
 
 
-def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
+def trained(workdir: Path, num_devices: int = 1, **changes: Any) -> dict[str, Any] | None:
     config = helpers.tiny_config(**OFTEN | changes)
-    return helpers.train(config, Workdir(workdir))
+    return helpers.train(config, Workdir(workdir), num_devices)
 
 
 def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -178,17 +177,15 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
 @pytest.mark.long
 def test_a_run_goes_on_with_more_devices_and_with_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of eight parts round otherwise than sums of one, so these runs share their numbers, not their bits."""
-    on = {count: sharding.data_mesh(count) for count in (1, 8)}
     for workdir, parts in (('one', [(1, None)]), ('changing', [(1, 5), (8, 13), (1, None)])):
         for num_devices, stop in parts:
-            with monkeypatch.context() as devices:
-                devices.setattr(sharding, 'data_mesh', lambda n=num_devices: on[n])
-                stop_at(devices, stop or 0)
+            with monkeypatch.context() as stopping:
+                stop_at(stopping, stop or 0)
                 if stop:
                     with pytest.raises(Stopped):
-                        trained(tmp_path / workdir)
+                        trained(tmp_path / workdir, num_devices)
                 else:
-                    trained(tmp_path / workdir)
+                    trained(tmp_path / workdir, num_devices)
     one, changing = ([row for row in rows(tmp_path / name) if row['kind'] == 'train'] for name in ('one', 'changing'))
     assert [row['step'] for row in changing] == [row['step'] for row in one] == [3, 6, 9, 12, 15, 18]
     for name in ('loss', 'cross_entropy', 'gradient_norm'):

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -42,7 +43,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workdir]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         helpers.hide_tensorflow(monkeypatch)
         monkeypatch.setattr(cost_matching, 'NUM_IMAGES', 2048)
-        helpers.train(helpers.tiny_config(**changes, data_dir=str(root / 'tfds')), Workdir(root / 'run'))
+        config = helpers.tiny_config(**changes, data_dir=str(root / 'tfds'))
+        helpers.train(config, Workdir(root / 'run'), num_devices=jax.device_count())
     yield Workdir(root / 'run')
 
 

@@ -216,7 +216,7 @@ def test_a_run_that_distils_goes_on_to_the_same_bits_though_the_file_is_gone(
         patched.setattr(loop.Run, '_save', save_and_stop)
         helpers.train(wanted, halted)
     file.unlink()
-    loop.train(begin(wanted, halted), halted)
+    helpers.train(wanted, halted)
     expected, found = (helpers.by_path(workdir.read_weights()) for workdir in (whole, halted))
     for path, leaf in expected.items():
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)

@@ -1,19 +1,16 @@
 """Every table and figure of the paper, from its networks to its files, at a scale that shows nothing else."""
 
 import fcntl
-import functools
 import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from PIL import Image
 
 import helpers
-from codinet_jax.runtime import sharding
 from codinet_jax.workdir import Workdir
 from experiments.reproduce import queue, summary
 from experiments.reproduce.definitions import DEFINITIONS, Table
@@ -35,8 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(job: queue.Job) -> bool:
     """What the queue's own does in a process; runs of which this scale makes the same config are trained once.
 
-    Each method is trained on eight devices in the table of peers, and what else there is on one, as on a laptop, for
-    which a step compiles faster.
+    Each method is trained on eight devices in the table of peers, and what else there is on one, as on a laptop.
     """
     job.beside('.json').write_text(json.dumps({'command': []}))
     if RUNS[job.run].cascade_of:
@@ -48,9 +44,7 @@ def train(job: queue.Job) -> bool:
     with open(first.path.with_suffix('.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if first.read_results() is None:
-            num_devices = 8 if job.run.startswith('peers_') else 1
-            with mock.patch.object(sharding, 'data_mesh', functools.partial(sharding.data_mesh, num_devices)):
-                helpers.train(config, first)
+            helpers.train(config, first, num_devices=8 if job.run.startswith('peers_') else 1)
     shutil.copytree(first.path, job.workdir.path)
     return True
 

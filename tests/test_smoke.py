@@ -7,7 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 import helpers
@@ -30,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(job: queue.Job) -> bool:
-    """What the queue's own does in a process; runs of which this scale makes the same config are trained once.
+    """What the queue's own does in a process; runs that this scale makes alike are trained once.
 
     Each method is trained on eight devices in the table of peers, and what else there is on one, as on a laptop.
     """
@@ -38,15 +40,21 @@ def train(job: queue.Job) -> bool:
     if RUNS[job.run].cascade_of:
         return helpers.run_command('cascade', *queue.cascade_flags(job, SCALES['smoke'])).returncode == 0
     config = queue.config_for(job, SCALES['smoke'])
-    runs_of_one = job.workdir.path.parents[1] / 'runs_of_one_config'
+    runs_of_one = job.workdir.path.parents[1] / 'runs_of_one_kind'
     runs_of_one.mkdir(exist_ok=True)
-    first = Workdir(runs_of_one / hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest())
+    num_devices = 8 if job.run.startswith('peers_') else 1
+    first = Workdir(runs_of_one / hashlib.sha256(f'{num_devices} {kind(config)}'.encode()).hexdigest())
     with open(first.path.with_suffix('.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if first.read_results() is None:
-            helpers.train(config, first, num_devices=8 if job.run.startswith('peers_') else 1)
+            helpers.train(config, first, num_devices)
     shutil.copytree(first.path, job.workdir.path)
     return True
+
+
+def kind(config: ConfigDict) -> str:
+    """What decides on what is computed: of weights and rates, whether they are zero."""
+    return str(jax.tree.map(lambda value: value != 0 if isinstance(value, float) else value, config.to_dict()))
 
 
 @pytest.mark.parametrize('name', DEFINITIONS)

@@ -80,6 +80,7 @@ SCALES = {
             'model.dtype': 'float32',
             'eval_every_epochs': 0.0,
             'log_every_steps': 5,
+            'checkpoint_every_steps': 1000,
         },
     ),
 }

@@ -61,6 +61,7 @@ def files(names: set[str]) -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_a_run_gets_its_numbers_figures_and_page_and_keeps_all_it_had(workdir: Path, analysed: Path) -> None:
     before, after = helpers.all_bytes(workdir), helpers.all_bytes(analysed)
     assert after.items() > before.items()
@@ -76,12 +77,14 @@ def test_a_run_gets_its_numbers_figures_and_page_and_keeps_all_it_had(workdir: P
             assert len(np.unique(np.asarray(image.convert('L')))) > 10, f'{name} is empty'
 
 
+@pytest.mark.long
 def test_an_analysis_comes_out_the_same_again(analysed: Path) -> None:
     again = analysis.study([read_run(Workdir(analysed))], log=lambda _: None).files
     there = helpers.all_bytes(analysed / 'analysis')
     assert {name for name in again if again[name] != there[name]} <= {'report.html'}  # Bokeh numbers its models anew
 
 
+@pytest.mark.long
 def test_all_that_was_evaluated_and_calibrated_is_on_the_plane_of_accuracy_and_cost(
     workdir: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +177,7 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kind', DEGENERATE)
 def test_a_degenerate_run_gets_a_report_that_says_so(workdir: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(embedding, 'ITERATIONS', (20, 20))  # whether there is a map is asked, not how good it is
@@ -206,6 +210,7 @@ def test_runs_are_compared_in_one_table_and_in_shared_figures(workdir: Path, tmp
     assert any(line.split()[1:] == [top1, top1] for line in again.stdout.splitlines() if line.startswith('top-1'))
 
 
+@pytest.mark.long
 def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
     """Seeds 0 and 1 of one thing, beside another; what the second seed decided is another thing than what it is."""
     for seed in (0, 1):
@@ -242,6 +247,7 @@ def test_seeds_are_pooled_without_a_map(workdir: Path, tmp_path: Path) -> None:
     assert images == {'routed': 2 * numbers['alone']['num_test_images'], 'alone': numbers['alone']['num_test_images']}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
@@ -291,6 +297,7 @@ PathFinder.find_spec = lambda name, *rest: None if name.partition('.')[0] == '{p
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('arguments', 'package'),
     [

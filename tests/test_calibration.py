@@ -432,6 +432,7 @@ def operating_points(workdir: Workdir) -> dict[str, Any]:
     return json.loads((workdir.path / 'operating_points.json').read_text())
 
 
+@pytest.mark.long
 def test_an_operating_point_is_kept_under_its_target_and_reported(commands: Commands) -> None:
     lines = commands.told('all').splitlines()
     point = operating_points(commands.all)[f'{TARGET}']
@@ -448,6 +449,7 @@ def test_an_operating_point_is_kept_under_its_target_and_reported(commands: Comm
     assert f'--operating_point={TARGET} ' in lines[-1]
 
 
+@pytest.mark.long
 def test_evaluation_at_the_operating_point_costs_what_calibration_found(commands: Commands) -> None:
     commands.told('evaluate')
     point = operating_points(commands.all)[f'{TARGET}']
@@ -461,6 +463,7 @@ def test_evaluation_at_the_operating_point_costs_what_calibration_found(commands
         assert routes['decisions_Nxn'].mean(axis=0).tolist() == pytest.approx(summary['run_rate_per_block'])
 
 
+@pytest.mark.long
 def test_a_cost_between_what_was_measured_is_had_within_two_points(commands: Commands) -> None:
     commands.told('at cost')
     measured = [
@@ -472,6 +475,7 @@ def test_a_cost_between_what_was_measured_is_had_within_two_points(commands: Com
     assert (commands.all.path / 'routes' / f'train_cost={COST}.npz').exists()
 
 
+@pytest.mark.long
 def test_a_curve_is_measured_without_a_target_and_several_points_are_found_on_one(commands: Commands) -> None:
     alone = commands.told('curve alone').splitlines()
     assert '200 images' in alone[0] and 'give --cost=0.5' in alone[-1] and len([x for x in alone if 'at 0.' in x]) == 5
@@ -489,6 +493,7 @@ def test_a_curve_is_measured_without_a_target_and_several_points_are_found_on_on
     assert len([line for line in lines if line.startswith('  at ')]) == len(thresholds), 'nothing is measured twice'
 
 
+@pytest.mark.long
 def test_a_second_operating_point_stands_beside_the_first(commands: Commands) -> None:
     assert '150 images' in commands.told('few')
     kept = operating_points(commands.all)
@@ -499,6 +504,7 @@ def test_a_second_operating_point_stands_beside_the_first(commands: Commands) ->
     assert known.threshold('few') == kept['few']['threshold'] < kept[f'{TARGET}']['threshold']
 
 
+@pytest.mark.long
 def test_a_run_that_held_images_out_is_calibrated_on_them(commands: Commands) -> None:
     assert 'held none out' not in commands.told('held out')
     (point,) = operating_points(commands.held_out).values()
@@ -519,6 +525,7 @@ def test_a_run_that_held_images_out_is_calibrated_on_them(commands: Commands) ->
     assert abs(points['train'].macs_share - point['macs_share']) > 1e-4, 'the split would not show'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', REFUSED)
 def test_what_cannot_be_calibrated_is_said_in_a_sentence(commands: Commands, case: str) -> None:
     said, words = commands.said[case], [word.format(**commands.paths) for word in REFUSED[case][1]]

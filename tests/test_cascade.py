@@ -213,6 +213,7 @@ def test_it_is_recorded_as_a_routed_network_is(members: list[Member], after: np.
     np.testing.assert_allclose(found.shuffled.right_within_class_N, of_class)
 
 
+@pytest.mark.long
 def test_it_is_exported_as_any_network_is(
     members: list[Member], images: np.ndarray, after: np.ndarray, between: float, tmp_path: Path
 ) -> None:

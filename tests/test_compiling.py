@@ -259,6 +259,7 @@ def test_a_missing_compiler_is_named(name: str, package: str, monkeypatch: pytes
     assert f"pip install '{package}'" in str(caught.value)
 
 
+@pytest.mark.long
 def test_the_command(tmp_path: Path) -> None:
     output = tmp_path / 'found.json'
     flags = (*helpers.tiny_flags(), '--topology=cpu', f'--output={output}')

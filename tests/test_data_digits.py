@@ -78,6 +78,7 @@ def test_losing_the_race_to_write_it_is_no_error(
     assert [path.name for path in data_dir.iterdir()] == ['digits']
 
 
+@pytest.mark.long
 def test_two_processes_may_write_it_at_once_and_need_no_tensorflow(tmp_path: Path) -> None:
     program = (
         'import random, sys; random.seed(0); from codinet_jax.data.datasets import source;'

@@ -227,6 +227,7 @@ def trained(workdir: Path, **changes: Any) -> dict[str, Any] | None:
     return helpers.train(config, Workdir(workdir))
 
 
+@pytest.mark.long
 def test_a_step_of_no_number_stops_the_run_and_keeps_what_was_saved_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def moved(directory: Path, alone: Path) -> Iterator[Path]:
     (directory / 'moved').rename(directory / 'images')
 
 
+@pytest.mark.long
 def test_the_workdir_says_what_the_folder_was(alone: Path) -> None:
     recorded = json.loads((alone / 'config.json').read_text())
     assert recorded['classes'] == sorted(CLASSES)
@@ -88,6 +89,7 @@ def test_two_processes_leave_what_one_does(directory: Path, alone: Path) -> None
     assert_same_run(directory / 'pair', alone)
 
 
+@pytest.mark.long
 def test_predict_needs_no_folder_and_evaluate_says_that_it_does(alone: Path, moved: Path) -> None:
     file = next(moved.glob('val/*/*.png'))
     predicted = helpers.run_command('predict', f'--workdir={alone}', str(file))
@@ -101,6 +103,7 @@ def test_predict_needs_no_folder_and_evaluate_says_that_it_does(alone: Path, mov
     )
 
 
+@pytest.mark.long
 def test_another_folder_is_no_more_of_the_same_run(
     directory: Path, alone: Path, moved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +122,7 @@ def test_another_folder_is_no_more_of_the_same_run(
     assert helpers.all_bytes(alone) == before
 
 
+@pytest.mark.long
 def test_a_run_does_not_go_on_with_more_images(
     directory: Path, alone: Path, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

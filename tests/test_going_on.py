@@ -85,6 +85,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, programs: list[Any]) -
     return workdir
 
 
+@pytest.mark.long
 def test_what_evaluates_and_each_stages_step_are_compiled_once(undisturbed: Path, programs: list[Any]) -> None:
     assert [program._cache_size() for program in programs] == [1, 1, 1]
 
@@ -104,15 +105,10 @@ def evaluated(workdir: Path) -> list[int]:
     return [row['step'] for row in rows(workdir) if row['kind'] == 'evaluation']
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('compiled_before')
 @pytest.mark.parametrize(
-    ('number', 'step'),
-    [
-        pytest.param(1, 4, id='on the way'),
-        pytest.param(3, 9, id='of a stage', marks=pytest.mark.long),
-        pytest.param(4, 12, id='in stage 2', marks=pytest.mark.long),
-        pytest.param(6, 18, id='the last', marks=pytest.mark.long),
-    ],
+    ('number', 'step'), [(1, 4), (3, 9), (4, 12), (6, 18)], ids=['on the way', 'of a stage', 'in stage 2', 'the last']
 )
 def test_an_evaluation_does_not_keep_a_run_from_stopping_and_is_made_good_later(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
@@ -155,6 +151,7 @@ def stop_on_the_way(monkeypatch: pytest.MonkeyPatch, where: str) -> list[int]:
     return handed
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('compiled_before')
 @pytest.mark.parametrize('where', ['step', 'batch'])
 def test_no_step_begins_once_a_run_has_said_that_it_stops(
@@ -192,6 +189,7 @@ def test_a_run_goes_on_with_more_devices_and_with_fewer(tmp_path: Path, monkeypa
         np.testing.assert_allclose([r[name] for r in changing], [r[name] for r in one], rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_before_there_were_digests_is_refused_in_a_sentence(tmp_path: Path, undisturbed: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / 'run')
     (tmp_path / 'run' / 'results.json').unlink()

@@ -203,6 +203,7 @@ def imported(state: State, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     output.unlink()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('stride_on', ['1x1', '3x3'])
 def test_an_imported_network_says_what_the_same_weights_say_under_their_names(
     state: State, imported: Tree, stride_on: StrideOn

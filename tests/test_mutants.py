@@ -58,6 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
         yield served
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('wrong', 'tests', 'seconds', 'outcome', 'test'),
     [

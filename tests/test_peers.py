@@ -214,6 +214,7 @@ def test_a_run_is_trained_at_a_wanted_cost_evaluated_and_read(tmp_path: Path) ->
     assert all('cost' in row for row in run.metrics if row['kind'] == 'train' and row['stage'] == 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'variant',
     [

@@ -147,6 +147,7 @@ def evaluated(trained: Path) -> Path:
     return trained
 
 
+@pytest.mark.long
 def test_a_run_trains_with_them_and_records_them(trained: Path) -> None:
     workdir = trained / 'runs' / 'digits_r14'
     config = json.loads((workdir / 'config.json').read_text())
@@ -159,6 +160,7 @@ def test_a_run_trains_with_them_and_records_them(trained: Path) -> None:
     assert results['num_test_images'] == 64 and abs(results['macs_share'] - 0.7) < 0.05, 'its bias meets a cost'
 
 
+@pytest.mark.long
 def test_the_same_command_goes_on_with_the_run(trained: Path) -> None:
     flags = helpers.tiny_flags(**SETTINGS)[1:]
     again = run(trained, 'main', '--config=digits_r14', *flags, *IMPORTS)
@@ -167,6 +169,7 @@ def test_the_same_command_goes_on_with_the_run(trained: Path) -> None:
     assert run(trained, 'main', '--config=digits_r14', *flags, *elsewhere).returncode == 0, 'named by another path'
 
 
+@pytest.mark.long
 def test_evaluate_predict_and_export_agree(evaluated: Path) -> None:
     workdir = evaluated / 'runs' / 'digits_r14'
     results = json.loads((workdir / 'results.json').read_text())
@@ -190,6 +193,7 @@ def test_evaluate_predict_and_export_agree(evaluated: Path) -> None:
     np.testing.assert_array_equal(answers.decisions_Bxn, decisions_Nxn)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('name', 'ready'), [('serve', 'ready in .* batches of 1$'), ('demo', 'ready in .* open http')])
 def test_servers_take_them(trained: Path, name: str, ready: str) -> None:
     flags = ['--port=0', *(['--max_batch=1'] if name == 'serve' else [])]
@@ -207,6 +211,7 @@ def test_what_cannot_be_imported_is_refused_for_an_exported_network_too(tmp_path
     assert result.stderr == f'error: nothing.py cannot be imported: {tmp_path / "nothing.py"} is no file.\n'
 
 
+@pytest.mark.long
 def test_calibrate_and_analyze_take_them(evaluated: Path) -> None:
     flags = ('--target_cost=0.5', '--num_points=3')
     calibrated = run(evaluated, 'calibrate', '--workdir=runs/digits_r14', *flags, *IMPORTS)
@@ -276,6 +281,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', COMMANDS)
 def test_without_them_a_command_names_what_is_missing_and_imports_nothing(trained: Path, name: str) -> None:
     files = helpers.all_bytes(trained)

@@ -127,6 +127,7 @@ def disturbed(processes: Processes) -> Disturbed:
     return Disturbed(processes)
 
 
+@pytest.mark.long
 def test_two_processes_compute_what_one_does(processes: Processes, together: tuple[Path, list[str]]) -> None:
     workdir, said = together
     ended(processes.alone('alone'), 0)
@@ -136,6 +137,7 @@ def test_two_processes_compute_what_one_does(processes: Processes, together: tup
     assert 'on 2 cpu devices,' in said[0] and 'top-1' in said[0]
 
 
+@pytest.mark.long
 def test_only_the_first_host_speaks_and_writes(together: tuple[Path, list[str]]) -> None:
     workdir, said = together
     assert not [line for line in said[1].splitlines() if line and 'Gloo' not in line]
@@ -173,6 +175,7 @@ def test_a_run_that_lost_hosts_goes_on_and_ends_with_the_same_bits(disturbed: Di
     assert_same_run(disturbed.workdir, processes.root / 'undisturbed')
 
 
+@pytest.mark.long
 def test_a_finished_run_is_told_by_the_first_and_ends_both(processes: Processes, together: Any) -> None:
     said = [ended(process, 0)[0] for process in processes.pair('together')]
     assert 'finished run' in said[0] and 'top-1' in said[0] and 'finished run' not in said[1]

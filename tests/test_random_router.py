@@ -251,6 +251,7 @@ def test_its_one_weight_begins_where_most_blocks_run() -> None:
     assert routes(images(500), INITIAL_MARGIN + PACE * float(drift)).mean() == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('target', 'remat'), [(0.5, False), (0.7, True)])
 def test_a_target_cost_is_met(target: float, remat: bool, tmp_path: Path) -> None:
     changes: dict[str, Any] = {'loss.target_cost': target, 'stage1.decay_epochs': (6.0,), 'stage1.epochs': 9.0}

@@ -155,6 +155,7 @@ def test_a_cost_that_one_late_decision_cannot_meet_is_refused() -> None:
         allocation.late(place_n, costs, 125.9e6, 26, 0.5)
 
 
+@pytest.mark.long
 def test_thresholds_found_on_a_batch_give_its_rates_and_fold_into_a_linear_router(
     start: networks.Start, pictures: images.Images
 ) -> None:
@@ -400,6 +401,7 @@ def test_routing_losses_weigh_what_they_are_told_to_until_routers_are_frozen() -
     assert not methods.schedule('rate', recipe, 10, RATES_3).alpha.any()
 
 
+@pytest.mark.long
 def test_a_step_trains_the_backbone_and_the_routers_but_not_their_constants(
     start: networks.Start, pictures: images.Images
 ) -> None:
@@ -481,6 +483,7 @@ def test_a_saved_state_is_read_again_bit_by_bit(start: networks.Start, tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == ['run_state.npz']
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('command', 'name', 'other'),
     [

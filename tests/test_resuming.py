@@ -160,6 +160,7 @@ def test_its_static_twin_has_its_blocks_in_the_usual_order() -> None:
     assert np.isfinite(staged.answers(twin, weights, images()).logits_BxY).all()
 
 
+@pytest.mark.long
 def test_it_is_timed_against_its_static_twin() -> None:
     spec = setup.read(variant()).data.spec
     net = RoutedResNet(resumed(*(cifar_resnet(d, image_size=8, image_channels=1) for d in (8, 14))), 'resuming')
@@ -205,6 +206,7 @@ def test_a_teacher_teaches_both_heads() -> None:
         assert float(term.value * term.weight) == pytest.approx(float(expected), rel=1e-5), name
 
 
+@pytest.mark.long
 def test_a_run_is_predicted_and_exported(tmp_path: Path) -> None:
     found = setup.read(variant())
     assert (

@@ -100,6 +100,7 @@ def steps_taken(step: Step, first: TrainState, num_steps: int) -> list[TrainStat
     return states
 
 
+@pytest.mark.long
 def test_averages_follow_the_weights_and_are_what_is_evaluated() -> None:
     decay, step = 0.2, stage(**{'optimizer.ema_decay': 0.2}).step
     variables = state().variables

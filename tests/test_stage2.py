@@ -42,6 +42,7 @@ def test_how_often_one_evaluates_changes_nothing_that_is_trained(tmp_path: Path)
     assert any(np.any(unmatched[path] != leaf) for path, leaf in never.items()), 'the interval is to matter'
 
 
+@pytest.mark.long
 def test_the_cost_is_matched_on_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured, whole, opened = [], loop.evaluate, {}
     open_split = loop.Setup.__dataclass_fields__ and type(helpers.tiny_setup().data).open

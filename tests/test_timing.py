@@ -590,6 +590,7 @@ def assert_rows_add_up(numbers: dict[str, Any], batch_size: int, run_rate: float
         assert (row['run_rate'], row['ideal_ratio']) == (pytest.approx(run_rate), pytest.approx(ideal_ratio))
 
 
+@pytest.mark.long
 def test_an_untrained_network_is_timed(commands: Commands) -> None:
     said, numbers = commands.numbers('untrained')
     for batch_size in (1, 4):
@@ -610,6 +611,7 @@ def test_an_untrained_network_is_timed(commands: Commands) -> None:
     assert said.stdout.rstrip().splitlines()[-1].startswith(f'written to {commands.root}/untrained.json')
 
 
+@pytest.mark.long
 def test_a_run_is_timed_as_its_routers_decide_on_its_test_images(commands: Commands) -> None:
     _, numbers = commands.numbers('trained')
     images_NxHxWxC = datasets.source('digits', commands.root / 'tfds').open('test').images_NxHxWxC
@@ -630,6 +632,7 @@ def decisions_of(images_NxHxWxC: np.ndarray, threshold: float) -> np.ndarray:
     return record.decisions_Nxn
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', REFUSED)
 def test_what_is_wrong_is_said_before_anything_is_timed(commands: Commands, case: str) -> None:
     words = (word.format(tmp=commands.root) for word in REFUSED[case][1])
@@ -637,6 +640,7 @@ def test_what_is_wrong_is_said_before_anything_is_timed(commands: Commands, case
     assert (commands.root / 'file').read_text() == 'a file'
 
 
+@pytest.mark.long
 def test_it_asks_what_to_time(commands: Commands) -> None:
     helpers.assert_refused(commands.running['neither'].result(), '--workdir=', '--config=')
 

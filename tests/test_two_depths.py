@@ -55,6 +55,7 @@ def logits(network: networks.Start, pictures: images.Images, **settings: Any) ->
     )(network.variables)
 
 
+@pytest.mark.long
 def test_the_shallow_network_is_the_deep_one_without_the_last_block_of_each_stage(
     deep: networks.Start, pictures: images.Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_the_shallow_network_is_the_deep_one_without_the_last_block_of_each_stag
     assert jax.tree.all(jax.tree.map(np.array_equal, whole.variables, deep.variables))
 
 
+@pytest.mark.long
 def test_first_views_are_answered_by_the_deep_network_and_second_ones_by_the_shallow(
     deep: networks.Start, pictures: images.Images
 ) -> None:
@@ -92,6 +94,7 @@ def test_first_views_are_answered_by_the_deep_network_and_second_ones_by_the_sha
     assert answered.run_rate == pytest.approx((1 + 3 / 6) / 2)
 
 
+@pytest.mark.long
 def test_both_train_the_convolutions_they_share_and_each_its_own_norms_and_head(
     deep: networks.Start, pictures: images.Images
 ) -> None:
@@ -122,6 +125,7 @@ def test_both_train_the_convolutions_they_share_and_each_its_own_norms_and_head(
     assert not np.any(kernel_1x3x3xCxC[1])
 
 
+@pytest.mark.long
 def test_a_step_trains_both(deep: networks.Start, pictures: images.Images) -> None:
     data = training.Data(*pictures, images.draws(4, 16), np.zeros((4, 16, 10), np.float16))
     drawn = training.batches(16, 8, 2, 4, range(1), seed=0)
@@ -134,6 +138,7 @@ def test_a_step_trains_both(deep: networks.Start, pictures: images.Images) -> No
     assert jax.tree.all(is_moved)
 
 
+@pytest.mark.long
 def test_of_two_networks_one_is_begun_that_goes_on_below_nine_tenths(
     deep: networks.Start, pictures: images.Images
 ) -> None:
@@ -147,6 +152,7 @@ def test_of_two_networks_one_is_begun_that_goes_on_below_nine_tenths(
     np.testing.assert_allclose(begun['params']['stage3_end']['join'], np.eye(16), atol=1e-3)
 
 
+@pytest.mark.long
 def test_a_longer_cascade_is_what_image_by_image_counts(tmp_path: pathlib.Path) -> None:
     """After one that answers twice comes a given network; no image goes on that went no further before."""
     rng, num_images = np.random.default_rng(0), 400

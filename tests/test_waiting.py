@@ -133,6 +133,7 @@ def test_a_folder_of_photographs_is_read_under_ones_eyes(
     assert 'keeping small copies of images  64/140 images  46%' in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('impatient')
 def test_training_tells_what_keeps_it_from_its_first_steps(capsys: pytest.CaptureFixture[str]) -> None:
     spec, images = cj.DataSpec(classes=10, mean=0.3, std=0.4), helpers.noise_images(16)

@@ -433,6 +433,7 @@ def test_a_policy_is_learnt_on_a_trained_network_that_is_fine_tuned_then(
     assert policy == kept.keys() - helpers.by_path(given).keys()
 
 
+@pytest.mark.long
 def test_routers_that_learn_in_stage_2_are_matched_at_its_end_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

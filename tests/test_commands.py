@@ -76,6 +76,7 @@ def test_an_unknown_command_is_refused_with_the_known_ones() -> None:
     assert all(name in result.stderr for name in COMMANDS) and result.stderr.endswith('Did you mean evaluate?\n')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['main', 'train', 'evaluate'])
 def test_a_command_by_its_short_name_is_the_command(name: str) -> None:
     result = run('-m', 'codinet_jax', name)

@@ -190,6 +190,7 @@ def test_a_failed_run_stops_none_but_those_that_need_it(tmp_path: pathlib.Path) 
     assert tried == [f'cifar10_r110_{name}' for name in ('codinet', 'random', 'equal_macs')]
 
 
+@pytest.mark.long
 def test_several_runners_share_the_work_and_do_none_of_it_twice(tmp_path: pathlib.Path) -> None:
     context = multiprocessing.get_context('spawn')
     all_are_here = context.Barrier(3)

@@ -59,6 +59,7 @@ def test_a_config_file_that_gives_no_config_is_named(tmp_path: Path, name: str) 
     assert not default.missing(default.get_config())
 
 
+@pytest.mark.long
 def test_a_field_is_unset_and_a_fixed_one_is_not(tmp_path: Path) -> None:
     flags = ['--config.loss.target_cost=None', '--config.init_from=None', '--config=digits_r14']
     run = helpers.run_command(

@@ -230,6 +230,7 @@ OF_CONFIGS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', OF_CONFIGS)
 def test_what_is_measured_of_a_config_may_be_of_ones_own(tmp_path: Path, name: str) -> None:
     """Not trained before: the router, the data set and the method are found in the files alone."""

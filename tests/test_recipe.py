@@ -142,6 +142,7 @@ def applied(model: RoutedResNet, variables: Tree, pixels: jax.Array, **how: Any)
     return helpers.quick_jit(lambda variables: model.apply(variables, pixels, masked(), **how))(variables)
 
 
+@pytest.mark.long
 def test_a_step_learns_from_what_the_start_says_of_the_same_views(root: Path, start: Path) -> None:
     named = setup.read(config(root, init_from=str(start / 'weights.npz'), **{'distillation.weight': 1.0}))
     variables, teacher = given_variables(named, helpers.noise_images(1))

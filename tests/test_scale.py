@@ -48,6 +48,7 @@ def gradient_fn(**changes: Any) -> Any:
     return helpers.quick_jit(lambda state, *batch: step.gradient(state, *batch))
 
 
+@pytest.mark.long
 def test_parts_of_a_batch_add_up_to_the_mean_of_their_gradients() -> None:
     """Each part sees the batch statistics that the one before left, and pairs images of its own."""
     num_parts, after, whole = 4, state(), gradient_fn(accumulate_steps=4)(state(), *batch())
@@ -127,6 +128,7 @@ def applied(model: RoutedResNet, images_BxHxWxC: jax.Array) -> tuple[Any, Any]:
     return output, mutated['batch_stats']
 
 
+@pytest.mark.long
 def test_grouped_norms_are_those_of_each_part_alone() -> None:
     model, images = stage().step.model, helpers.random_images(helpers.tiny_architecture(), 12)
     grouped, stats = applied(model.clone(norm_groups=3), images)
@@ -170,6 +172,7 @@ def deep_gradient(remat: bool, unroll: int) -> tuple[Any, int]:
     return jax.device_get(compiled(variables['params'])), compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.long
 def test_computing_blocks_again_needs_less_memory_and_gives_the_same_gradient() -> None:
     (kept, much), (again, little) = (deep_gradient(remat, unroll=1) for remat in (False, True))
     assert little < 0.7 * much

@@ -375,6 +375,7 @@ def found(answer: dict[str, Any]) -> tuple[Any, ...]:
     return answer['label'], answer['route'], answer['macs']
 
 
+@pytest.mark.long
 def test_eight_clients_are_answered_as_the_predictor_answers(served: Served, trained: Trained) -> None:
     alone = {None: trained.predictor.in_batches(trained.images, 8)}
     alone[OTHER_THRESHOLD] = trained.predictor.in_batches(trained.images, 8, OTHER_THRESHOLD)
@@ -416,6 +417,7 @@ def test_eight_clients_are_answered_as_the_predictor_answers(served: Served, tra
     assert 25 <= gone['batches'] < 200, 'some shared a batch'
 
 
+@pytest.mark.long
 def test_health_and_usage(served: Served, trained: Trained) -> None:
     assert served.said[0] == f'conv.exported at {served.address}, gates held to 0.5; compiling\n'
     assert served.said[1].startswith('ready in ') and served.said[1].endswith(' s, batches of 1, 2, 4, 8\n')
@@ -427,6 +429,7 @@ def test_health_and_usage(served: Served, trained: Trained) -> None:
     assert f"curl --data-binary @cat.jpg '{served.address}/predict'" in usage and '8x8 pixels and 10 classes' in usage
 
 
+@pytest.mark.long
 def test_a_bad_image_among_good_ones_is_one_sentence_and_harms_no_other(served: Served, trained: Trained) -> None:
     bad = [b'no image', b'', trained.files[0][:60], png(np.zeros((1, 9000, 1), np.uint8))[:50]]
 
@@ -444,6 +447,7 @@ def test_a_bad_image_among_good_ones_is_one_sentence_and_harms_no_other(served: 
                 assert response.json()['error'].startswith('The image ') and response.json()['error'].endswith('.')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('query', 'options', 'status', 'sentence'),
     [
@@ -492,6 +496,7 @@ def test_a_server_goes_by_its_own_names_and_those_it_was_given(
     assert [found.have(header) for header in [*trusted, *others]] == [True] * len(trusted) + [False] * len(others)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('path', ['/', '/health', '/predict', '/nowhere'])
 def test_a_page_of_another_site_is_told_nothing(served: Served, path: str) -> None:
     before = httpx.get(f'{served.address}/health').json()
@@ -505,6 +510,7 @@ def test_a_page_of_another_site_is_told_nothing(served: Served, path: str) -> No
     assert httpx.get(f'http://localhost:{port}/health').json()['errors'] == before['errors'] + 1
 
 
+@pytest.mark.long
 def test_too_large_an_upload_is_refused_before_it_has_arrived(served: Served) -> None:
     """Its length is known, or found out when the limit is passed; no more is sent, so no more can have been read."""
     host, port = served.address.removeprefix('http://').split(':')
@@ -561,6 +567,7 @@ def test_what_cannot_be_served_is_one_sentence(flags: list[str], sentence: str) 
     helpers.assert_refused(said, f'error: {sentence}')
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_is_one_sentence_and_so_is_what_is_not_installed(served: Served) -> None:
     port = served.address.rpartition(':')[2]
     said = helpers.run_command('serve', '--exported=x', f'--port={port}')

@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(job: queue.Job) -> bool:
     """What the queue's own does in a process; runs that this scale makes alike are trained once.
 
-    Each method is trained on eight devices in the table of peers, and what else there is on one, as on a laptop.
+    Each method is trained on two devices in the table of peers, and what else there is on one, as on a laptop.
     """
     job.beside('.json').write_text(json.dumps({'command': []}))
     if RUNS[job.run].cascade_of:
@@ -42,7 +42,7 @@ def train(job: queue.Job) -> bool:
     config = queue.config_for(job, SCALES['smoke'])
     runs_of_one = job.workdir.path.parents[1] / 'runs_of_one_kind'
     runs_of_one.mkdir(exist_ok=True)
-    num_devices = 8 if job.run.startswith('peers_') else 1
+    num_devices = 2 if job.run.startswith('peers_') else 1
     first = Workdir(runs_of_one / hashlib.sha256(f'{num_devices} {kind(config)}'.encode()).hexdigest())
     with open(first.path.with_suffix('.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -92,8 +92,8 @@ def tiny_setup(**changes: Any) -> Setup:
 
 
 def train(config: ConfigDict, workdir: Workdir, num_devices: int = 1) -> dict[str, Any] | None:
-    """A run of a config, as `codinet_jax.main` does it on so many devices; for one it compiles in two thirds of the
-    time."""
+    """A run of a config, as `codinet_jax.main` does it on so many devices; for one it compiles in three quarters of
+    the time."""
     with mock.patch.object(sharding, 'data_mesh', functools.partial(sharding.data_mesh, num_devices)):
         return loop.train(begin(config, workdir), workdir)
 

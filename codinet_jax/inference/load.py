@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from codinet_jax.config import setup
+from codinet_jax.config import networks, setup
 from codinet_jax.data.spec import DataSpec
 from codinet_jax.inference import exported, program
 from codinet_jax.inference.folding import cast, fold
@@ -127,7 +127,7 @@ def operating_points(workdir: Workdir) -> OperatingPoints:
     try:
         points, curve = workdir.read_operating_points(), workdir.read_cost_curve()['curve']
         known = OperatingPoints.of_record(points, curve, str(workdir))
-        return dataclasses.replace(known, decides=workdir.read_config().model.router != setup.STATIC)
+        return dataclasses.replace(known, decides=workdir.read_config().model.router != networks.STATIC)
     except InputError:  # a ValueError, with a sentence of its own
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from codinet_jax.config import setup
+from codinet_jax.config import networks, setup
 from codinet_jax.runtime.errors import InputError
 from experiments.reproduce.runs import Trained
 
@@ -117,7 +117,7 @@ def config_of(
     config.update_from_flattened_dict(changes)
     if trained.given and init_from:
         config.stage1.epochs = config.stage2.epochs = 0.0
-    if cost is not None and config.model.router == setup.STATIC:
+    if cost is not None and config.model.router == networks.STATIC:
         config.model.depth = _depth_at(config, cost)
     elif cost is not None:
         config.loss.target_cost = cost

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     from codinet_jax.analysis.tables import text
 
     run = read_run(workdir, SPLIT.value, name_of_point(OPERATING_POINT.value, COST.value))
-    other = _other(AGAINST.value, run) if AGAINST.value else None
+    other = None if AGAINST.value is None else _other(AGAINST.value, run)
     output = OutputDirectory(workdir.analysis if run.is_own else workdir.analysis / run.recorded)
     found = study([run], console.log, wanted, [other] if other else [])
     output.write(found.files)

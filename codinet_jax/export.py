@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
 
     from codinet_jax.inference import exported, load
 
+    exported.check_new(OUTPUT.value)
     predictor = load.from_workdir(
         workdir.path, operating_point=OPERATING_POINT.value, cost=COST.value, strategy='compacted'
     )

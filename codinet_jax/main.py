@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int | None:
     del argv
     config = config_flag.read(CONFIG)
     config.imports = tuple(dict.fromkeys((*config.imports, *IMPORT.value)))
-    workdir = Workdir(WORKDIR.value or _default_workdir())
+    workdir = Workdir(_default_workdir() if WORKDIR.value is None else WORKDIR.value)
     cluster = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if DISTRIBUTED.value or any(value is not None for value in cluster):
         with hosts.joined(*cluster):

@@ -30,9 +30,11 @@ OUTPUT = flags.DEFINE_string('output', None, 'A JSON file to write the numbers t
 def main(argv: Sequence[str]) -> None:
     del argv
     config = config_flag.read(CONFIG, 'what to profile: ')
-    output, trace = command.output_file(OUTPUT), files.expanded(TRACE.value) if TRACE.value else None
+    output, trace = command.output_file(OUTPUT), None if TRACE.value is None else files.expanded(TRACE.value)
     if trace and trace.exists() and not trace.is_dir():
         raise InputError(f'{trace} is a file: give --trace a directory.')
+    if trace:
+        files.OutputDirectory(trace)
     command.start_devices(config.batch_size // max(1, config.accumulate_steps), trains=True)
 
     from codinet_jax.config import left_open

@@ -46,8 +46,6 @@ class Workdir:
     """The files of one run, each written whole or not at all."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        if '://' in os.fspath(path):
-            raise InputError(f'{path} is not a directory here: mount the bucket, and give --workdir its path.')
         self.path = files.expanded(path).absolute()
         self._config = self.path / 'config.json'
         self.metrics = self.path / 'metrics.jsonl'

@@ -1,13 +1,17 @@
 """What users of commands have met elsewhere: one sentence, status 2, nothing written."""
 
+import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import helpers
 from codinet_jax.config import default
 from codinet_jax.config import flags as config_flag
+from codinet_jax.data import found
+from codinet_jax.models import weights_file
 from codinet_jax.runtime import files
 from codinet_jax.runtime.errors import InputError
 
@@ -19,6 +23,14 @@ CONFIGS = {
     ),
     'raises': ('def get_config(): return 1 / 0', 'fails with ZeroDivisionError: division by zero'),
     'nothing': ('x = 1', 'has no get_config'),
+    'ends': ('import sys\nsys.exit(0)', 'fails with SystemExit: 0'),
+    'zero': ('\0', r'mine.py: source code string cannot contain null bytes'),
+    'syntax': ('def get_config(:', r'mine.py, line 1: invalid syntax'),
+    'frozen': (
+        'from ml_collections import FrozenConfigDict\nfrom codinet_jax.config import default\n'
+        'def get_config(): return FrozenConfigDict(default.get_config())',
+        'returns a FrozenConfigDict: return a changed',
+    ),
 }
 
 
@@ -97,3 +109,97 @@ def test_a_full_disk_under_what_is_printed_is_named() -> None:
             text=True,
         )
     assert 'cannot be written (No space left on device)' in refused(run)
+
+
+@pytest.mark.parametrize(
+    ('name', 'flags'),
+    [
+        ('compare', ['--output=', 'a=x', 'b=y']),
+        ('main', ['--config=digits_r14', '--workdir=']),
+        ('profile', ['--config=digits_r14', '--trace=']),
+    ],
+)
+def test_a_variable_that_is_not_set_is_no_path(name: str, flags: list[str]) -> None:
+    assert refused(helpers.run_command(name, *flags)).startswith('error: A path is empty')
+
+
+@pytest.mark.parametrize(
+    ('name', 'flags'),
+    [
+        ('compare', ['--output=gs://b/x', 'a=x', 'b=y']),
+        ('export', ['--workdir=x', '--output=gs://b/x']),
+        ('profile', ['--config=digits_r14', '--trace=gs://b/x']),
+        ('predict', ['--exported=gs://b/x', 'cat.jpg']),
+        ('evaluate', ['--workdir=gs://b/x']),
+    ],
+)
+def test_a_bucket_is_no_directory_of_that_name_here(name: str, flags: list[str]) -> None:
+    assert 'gs://b/x is not on this machine: mount the bucket' in refused(helpers.run_command(name, *flags))
+    assert not (helpers.REPOSITORY / 'gs:').exists()
+
+
+def test_data_in_a_bucket_that_cannot_be_reached_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: object) -> bool:
+        raise ImportError('Please install gcsfs to access Google Storage')
+
+    monkeypatch.setattr(found.epath.Path('gs://b').__class__, 'exists', fail)
+    with pytest.raises(InputError, match=r'gs://b/x cannot be reached \(Please install gcsfs to access'):
+        found.root('digits', 'gs://b/x')
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """A rename would do so, and root may rename over /dev/null; a named pipe stands for that."""
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match='pipe cannot be written, for it is no file'):
+        files.write(pipe, lambda file: file.write(b'{}'))
+    for flags in (['benchmark', '--run_rate=0.5'], ['profile', '--random_pixels']):
+        run = helpers.run_command(flags[0], '--config=digits_r14', *flags[1:], f'--output={pipe}')
+        assert 'cannot be written, for it is no file' in refused(run)
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_link_goes_on_leading_to_the_file(tmp_path: Path) -> None:
+    link, target = tmp_path / 'link', tmp_path / 'target'
+    link.symlink_to(target)
+    files.write(link, lambda file: file.write(b'{}'))
+    assert link.is_symlink() and target.read_bytes() == b'{}'
+
+
+@pytest.mark.parametrize(
+    ('name', 'flags'),
+    [
+        ('benchmark', ['--config=digits_r14', '--output=/proc/x.json']),
+        ('profile', ['--config=digits_r14', '--output=/proc/x.json']),
+        ('profile', ['--config=digits_r14', '--trace=/proc/x']),
+        ('export', ['--workdir=x', '--output=/proc/x']),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(name: str, flags: list[str]) -> None:
+    assert '/proc/x' in refused(helpers.run_command(name, *flags))
+
+
+def test_a_directory_that_may_not_be_written_is_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match=r'/any cannot be written \('):
+        files.OutputDirectory(Path('/proc/self'))
+
+
+def test_what_are_no_weights_are_not_advised_to_be_unpickled(tmp_path: Path) -> None:
+    (tmp_path / 'x.npz').write_text('x')
+    with pytest.raises(InputError, match=r'x\.npz cannot be read as weights \(it is no whole \.npz file\)'):
+        weights_file.read(tmp_path / 'x.npz')
+
+
+def test_a_file_of_flags_that_is_not_there_is_named() -> None:
+    run = helpers.run_command('main', '--config=digits_r14', '--flagfile=nothing')
+    assert '--flagfile cannot be read' in refused(run)
+
+
+def test_a_field_of_ones_own_that_no_run_could_keep_is_named() -> None:
+    config = default.get_config()
+    with config.unlocked():
+        config.loss.own = 0.5
+        default.check_types(config)
+        config.loss.other = np.zeros(3)
+    with pytest.raises(InputError, match=r'loss\.other is a ndarray; write numbers'):
+        default.check_types(config)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from codinet_jax.config import default as settings
 from codinet_jax.config.unread import unread
@@ -39,11 +39,14 @@ def _run(path: pathlib.Path, variants: list[str]) -> ConfigDict:
         if get_config is None:
             raise InputError(f'{path} has no get_config: write a function of that name that returns a config.')
         config = get_config(*variants)
-    except (InputError, SyntaxError):
+    except InputError:
         raise
-    except Exception as error:  # it is the user's program
+    except SyntaxError as error:
+        line = f', line {error.lineno}' if error.lineno else ''
+        raise InputError(f'{error.filename or path}{line}: {error.msg}; --config takes a Python file.') from error
+    except (Exception, SystemExit) as error:  # it is the user's program
         raise InputError(f'{path} fails with {type(error).__name__}: {error}; --config runs its get_config.') from error
-    if not isinstance(config, ConfigDict):
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
         raise InputError(
             f'get_config of {path} returns a {type(config).__name__}: return a changed '
             'codinet_jax.config.default.get_config().'
@@ -62,7 +65,11 @@ def define_config(
 ) -> flags.FlagHolder[ConfigDict]:
     """The flag --config, and one for each of the config's fields, as --config.loss.alpha."""
     about = f'{help_string} Its fields, with defaults and meanings: {settings.__file__}'
-    holder = config_flags.DEFINE_config_file('config', help_string=about, flag_values=flag_values)
+    try:
+        holder = config_flags.DEFINE_config_file('config', help_string=about, flag_values=flag_values)
+    except flags.Error as error:  # ml_collections looks for overrides in a --flagfile now, before a command runs
+        print(f'error: --flagfile cannot be read ({error}): give the path of a file of flags.', file=sys.stderr)
+        sys.exit(2)
     flag_values['config'].parser = _ConfigParser()
     if default is not None:
         flags.set_default(holder, default)

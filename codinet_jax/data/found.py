@@ -50,15 +50,25 @@ def root(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
     """The folder, or the directory of all sets of TFDS's; its default where none is given.
 
     Raises:
-      InputError: a folder is not given, or cannot be on this machine.
+      InputError: a folder is not given, or cannot be on this machine; or a bucket cannot be reached.
     """
     if name == FOLDER:
         if data_dir is None or '://' in os.fspath(data_dir):
             raise InputError('dataset=folder is of images on this machine: give their folder, --config.data_dir=DIR.')
         return files.expanded(data_dir)
     directory = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-    # TFDS's own paths for buckets, which gs:// names.
-    return epath.Path(directory) if '://' in os.fspath(directory) else files.expanded(directory)
+    if '://' not in os.fspath(directory):
+        return files.expanded(directory)
+    bucket = epath.Path(directory)  # TFDS's own paths for buckets, which gs:// names
+    try:
+        bucket.exists()
+    except Exception as error:  # what reads buckets is one of several packages, or missing
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
+        raise InputError(
+            f'{directory} cannot be reached ({reason}): install what it needs and see that you may read it, or mount '
+            'the bucket and give data_dir its path.'
+        ) from error
+    return bucket
 
 
 def find(

@@ -15,6 +15,7 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -101,13 +102,18 @@ def check_new(directory: str | os.PathLike[str]) -> pathlib.Path:
     """The directory, which may be exported into.
 
     Raises:
-      InputError: it holds something.
+      InputError: it holds something, or cannot be written.
     """
     directory = files.expanded(directory).absolute()
     with files.reading(directory):
         if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
             raise InputError(f'{directory} is there already: give --output a new or an empty directory.')
-    return directory
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return directory
+    except OSError as error:
+        raise InputError(f'{directory} cannot be written ({error.strerror}): give another --output.') from error
 
 
 def load(directory: str | os.PathLike[str]) -> Predictor:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -103,6 +104,9 @@ def _opened_weights(path: str | os.PathLike[str]) -> Iterator[Any]:
             f'{path} is to be imported first: codinet_jax.import_weights --source={path} --output=FILE.npz.'
         )
     try:
+        with open(found, 'rb') as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError('it is no whole .npz file')
         with open(found, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
             if not any(name.startswith('params/') for name in arrays.files):
                 raise ValueError('it holds no params/')

@@ -38,7 +38,8 @@ def start_devices(batch_size: int = 0, *, trains: bool = False) -> None:
             jax.config.update('jax_num_cpu_devices', max(d for d in range(1, cores + 1) if batch_size % d == 0))
         except RuntimeError as error:
             raise InputError(
-                'A module of --import made a JAX array while it was imported: let it make arrays inside functions.'
+                'A module of --import, or the file of --config, made a JAX array while it was imported: let it make '
+                'arrays inside functions.'
             ) from error
     # Left in the key, the address of a callback has what trains on a CPU compiled anew in spite of a compilation cache.
     jax.config.update('jax_remove_custom_partitioning_ptr_from_cache_key', True)
@@ -150,7 +151,7 @@ def output_file(flag: flags.FlagHolder[str | None]) -> pathlib.Path | None:
     """The file that a flag names, which can be written as far as one sees now; None if it names none.
 
     Raises:
-      InputError: it is a directory, or in one that is not there.
+      InputError: it is a directory or a device, or in a directory that is not there or may not be written.
     """
     if flag.value is None:
         return None
@@ -158,6 +159,7 @@ def output_file(flag: flags.FlagHolder[str | None]) -> pathlib.Path | None:
     with files.reading(path):
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise InputError(f'{path} cannot be written: give --{flag.name} a file in a directory that is there.')
+    files.check_writable(path)
     return path
 
 
@@ -236,10 +238,6 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     except flags.UnrecognizedFlagError as error:
         advice = _meant(error.flagname, argv, values)
         raise InputError(f'There is no flag --{error.flagname}. {advice}' if advice else _sentence(error)) from error
-    except SyntaxError as error:
-        raise InputError(
-            f'{error.filename}, line {error.lineno}: {error.msg}; --config takes a Python file.'
-        ) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error.__context__, InputError):  # absl has put the flag and its value before the sentence
             raise error.__context__ from None

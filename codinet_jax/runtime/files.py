@@ -64,8 +64,12 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
     """A path with ~ and ~NAME written out.
 
     Raises:
-      InputError: there is no such user.
+      InputError: it is empty, as of a variable that is not set, or of a bucket or the web, or there is no such user.
     """
+    if not os.fspath(path):
+        raise InputError('A path is empty: write it out, or set the variable that it is taken from.')
+    if '://' in os.fspath(path):
+        raise InputError(f'{path} is not on this machine: mount the bucket, or fetch what is there, and give its path.')
     try:
         found = pathlib.Path(path).expanduser()
     except RuntimeError as error:
@@ -93,11 +97,17 @@ def _written_out(letter: str) -> str:
 def write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     """Through a temporary file and a rename, so that a reader sees the old file or the new one.
 
+    A link goes on leading to the file.
+
     Raises:
-      InputError: it cannot be written; what was there is there.
+      InputError: it cannot be written, or is no file but a device, say, which a rename would put an end to; what was
+        there is there.
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary = _beside(path)
     try:
+        path = path.resolve()
+        _check_replaceable(path)
+        temporary = _beside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'wb') as file:
             write(file)
@@ -110,6 +120,32 @@ def write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
         raise InputError(
             f'{path} cannot be written ({error.strerror}): make room, or see to it that it may be, and try again.'
         ) from error
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Refuses before work is spent on it what `write` would refuse, in a directory that is there.
+
+    Raises:
+      InputError: as `write`.
+    """
+    temporary = _beside(path)
+    try:
+        path = path.resolve()
+        _check_replaceable(path)
+        temporary = _beside(path)
+        with open(temporary, 'wb'):
+            temporary.unlink()
+    except OSError as error:
+        raise InputError(f'{path} cannot be written ({error.strerror}): name another, where you may write.') from error
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f'.{path.name}.{os.getpid()}')
+
+
+def _check_replaceable(path: pathlib.Path) -> None:
+    if path.exists() and not path.is_file():
+        raise InputError(f'{path} cannot be written, for it is no file: name one, or what is not there yet.')
 
 
 def json_bytes(value: Any) -> bytes:
@@ -148,6 +184,7 @@ class OutputDirectory:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f'{path} cannot be made ({error.strerror}): name another.') from error
+        check_writable(path / 'any')
 
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Writes files by name, each whole or not at all."""

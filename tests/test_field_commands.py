@@ -203,3 +203,19 @@ def test_a_field_of_ones_own_that_no_run_could_keep_is_named() -> None:
         config.loss.other = np.zeros(3)
     with pytest.raises(InputError, match=r'loss\.other is a ndarray; write numbers'):
         default.check_types(config)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'closed', 'status', 'printed'),
+    [(['--workdir=nothing'], '2>&-', 2, ''), (['--help'], '>&-', 1, '')],
+)
+def test_a_stream_that_is_closed_is_told_nothing(flags: list[str], closed: str, status: int, printed: str) -> None:
+    """Neither a traceback, nor on the other stream what was meant for this one."""
+    run = subprocess.run(
+        ['sh', '-c', f'exec "$@" {closed}', 'sh', *helpers.command('evaluate', *flags)],
+        cwd=helpers.REPOSITORY,
+        env=helpers.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout + run.stderr) == (status, printed)

@@ -177,6 +177,10 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
         sys.stdout.flush()  # what cannot be written is met here, and not when nothing can be reported any more
         return status
 
+    # A stream that was closed is None, and what is printed to that goes to the other one.
+    sys.stdout, sys.stderr = (
+        stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), 'w') for stream in (sys.stdout, sys.stderr)
+    )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='replace')  # no run is lost for a terminal that has no gamma

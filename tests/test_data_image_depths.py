@@ -29,14 +29,23 @@ def png(rows: list[bytes], depth: int, colour: int, transparent: bytes) -> bytes
     )
 
 
-def tiff(values: np.ndarray, bits: int, photometric: int, sample_format: int, data: bytes) -> bytes:
-    tags = [
-        *((256, SIZE), (257, SIZE), (258, bits), (259, 1), (262, photometric)),
-        *((273, 8 + 2 + 12 * 9 + 4), (277, 1), (279, len(data)), (339, sample_format)),
-    ]
-    assert values.shape == (SIZE, SIZE)
-    entries = b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in tags)
-    return b'II*\0' + struct.pack('<I', 8) + struct.pack('<H', len(tags)) + entries + struct.pack('<I', 0) + data
+def tiff(planes: list[bytes], bits: int, photometric: int, sample_format: int, order: str = '<', **more: int) -> bytes:
+    """Of SIZE x SIZE pixels, each of a number from every plane, in one strip a plane."""
+    tags = {256: SIZE, 257: SIZE, 258: bits, 259: more.get('compression', 1), 262: photometric, 273: 0}
+    tags |= {266: more.get('fill_order', 1), 277: more.get('samples', 1), 278: SIZE, 279: 0}
+    tags |= {284: more.get('planar', 1), 339: sample_format}
+    lists, start = 8 + 2 + 12 * len(tags) + 4, 8 + 2 + 12 * len(tags) + 4 + 8 * len(planes)
+    lengths = [len(plane) for plane in planes]
+    offsets = [start + sum(lengths[:i]) for i in range(len(planes))]
+    if len(planes) == 1:
+        tags |= {273: offsets[0], 279: lengths[0]}
+    else:
+        tags |= {273: lists, 279: lists + 4 * len(planes)}
+    counts = {273: len(planes), 279: len(planes)}
+    entries = b''.join(struct.pack(f'{order}HHII', tag, 4, counts.get(tag, 1), tags[tag]) for tag in sorted(tags))
+    head = (b'II' if order == '<' else b'MM') + struct.pack(f'{order}HIH', 42, 8, len(tags))
+    numbers = struct.pack(f'{order}{1 + 2 * len(planes)}I', 0, *offsets, *lengths)
+    return head + entries + numbers + b''.join(planes)
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -80,13 +89,79 @@ def test_a_tiff_is_the_same_picture_at_every_depth_and_polarity(
         bits = 12
     else:
         data, bits = (stored * (257 if depth == '16' else 1)).astype(f'<u{int(depth) // 8}').tobytes(), int(depth)
-    file = tiff(stored, bits, 0 if is_white_zero else 1, 3 if depth == 'float' else 1, data)
+    file = tiff([data], bits, 0 if is_white_zero else 1, 3 if depth == 'float' else 1)
     path = written(tmp_path / 'x.tif', file)
     if depth == '12' and is_white_zero:  # Pillow has no reader for these
         with pytest.raises(InputError, match='is not an image that can be read here'):
             read_image(path, SIZE, 1)
         return
     np.testing.assert_array_equal(read_image(path, SIZE, 1)[..., 0], picture)
+
+
+@pytest.mark.parametrize('order', ['<', '>'])
+@pytest.mark.parametrize('compression', [1, 8])
+@pytest.mark.parametrize('planar', [1, 2])
+@pytest.mark.parametrize('dtype', ['f4', 'i4', 'i2'])
+def test_a_tiff_is_the_same_picture_in_either_order_of_bytes(
+    tmp_path: Path, dtype: str, planar: int, compression: int, order: str
+) -> None:
+    picture = np.arange(64).reshape(8, 8) % 2 * (127 if dtype == 'i2' else 255)  # swapped, a 1. looks like a 0.
+    stored = {'f4': picture / 255, 'i4': picture * 257, 'i2': picture * 257 + picture // 127}[dtype]
+    data = stored.astype(order + dtype).tobytes()
+    file = tiff(
+        [zlib.compress(data) if compression == 8 else data],
+        8 * int(dtype[1]),
+        1,
+        3 if dtype == 'f4' else 2,
+        order,
+        compression=compression,
+        planar=planar,
+    )
+    np.testing.assert_array_equal(read_image(written(tmp_path / 'x.tif', file), SIZE, 1)[..., 0], picture)
+
+
+@pytest.mark.parametrize('order', ['<', '>'])
+@pytest.mark.parametrize('compression', [1, 8])
+@pytest.mark.parametrize('bits', [8, 16])
+def test_a_tiff_is_the_same_picture_if_its_colours_lie_apart(
+    tmp_path: Path, bits: int, compression: int, order: str
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3))
+    stored = (picture * 257 if bits == 16 else picture).astype(f'{order}u{bits // 8}')
+    planes = [stored[..., i].tobytes() for i in range(3)]
+    planes = [zlib.compress(plane) for plane in planes] if compression == 8 else planes
+    file = tiff(planes, bits, 2, 1, order, samples=3, planar=2, compression=compression)
+    np.testing.assert_array_equal(read_image(written(tmp_path / 'x.tif', file), SIZE, 3), picture)
+
+
+@pytest.mark.parametrize('is_white_zero', [False, True])
+@pytest.mark.parametrize('bits', [1, 2, 4, 8, 16])
+def test_a_grey_tiff_is_the_same_picture_if_it_says_that_its_one_plane_lies_apart(
+    tmp_path: Path, bits: int, is_white_zero: bool
+) -> None:
+    white = 2**bits - 1
+    levels = np.random.default_rng(0).integers(0, white + 1, (SIZE, SIZE))
+    stored = white - levels if is_white_zero else levels
+    if bits == 16:
+        data = stored.astype('<u2').tobytes()
+    else:
+        data = np.packbits(((stored[..., None] >> np.arange(bits - 1, -1, -1)) & 1).astype(np.uint8).ravel()).tobytes()
+    path = written(tmp_path / 'x.tif', tiff([data], bits, 0 if is_white_zero else 1, 1, planar=2))
+    np.testing.assert_array_equal(read_image(path, SIZE, 1)[..., 0], np.rint(levels * 255 / white))
+
+
+@pytest.mark.parametrize('samples', [1, 3])
+def test_a_tiff_whose_bits_lie_backwards_in_planes_is_no_other_picture(tmp_path: Path, samples: int) -> None:
+    forwards = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, samples), np.uint8)
+    backwards = np.packbits(np.unpackbits(forwards[..., None], axis=-1)[..., ::-1], axis=-1)[..., 0]
+    planes = [backwards[..., i].tobytes() for i in range(samples)]
+    photometric = 1 if samples == 1 else 2
+    path = written(tmp_path / 'x.tif', tiff(planes, 8, photometric, 1, samples=samples, planar=2, fill_order=2))
+    if samples == 3:
+        with pytest.raises(InputError, match='bits of its planes lie backwards'):
+            read_image(path, SIZE, 3)
+        return
+    np.testing.assert_array_equal(read_image(path, SIZE, 1), forwards)
 
 
 @pytest.mark.parametrize('orientation', [3, 6, 8])

@@ -3,10 +3,10 @@
 import functools
 import io
 import os
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from codinet_jax.data import pillow_warnings
 from codinet_jax.runtime import files
@@ -32,7 +32,11 @@ _UPRIGHT = {
 # A PNG's grey of few bits is scaled to 8 when it is read, and the level of it that is transparent is not.
 _LEVELS = {'L;2': 85, 'L;4': 17}
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # in TIFF
+# In TIFF.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES_PER_PIXEL, _PLANAR, _SAMPLE_FORMAT = 258, 262, 266, 277, 284, 339
+_WHITE_IS_ZERO = 0
+# Of compressed TIFF: libtiff gives numbers in this machine's order of bytes, which for these Pillow forgets.
+_IN_NATIVE_ORDER = {'F;32BF': 'F;32NF', 'I;16BS': 'I;16NS', 'I;32BS': 'I;32NS'}
 
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -145,6 +149,10 @@ def decode(file: BinaryIO, name: str | os.PathLike[str], num_channels: int) -> I
 def _decoded(file: BinaryIO, name: str | os.PathLike[str], num_channels: int, formats: tuple[str, ...]) -> Image.Image:
     opened = Image.open(file, formats=formats)
     stored = opened.tile[0].args if opened.format == 'PNG' and opened.tile else None
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        opened.tile = [
+            tile._replace(args=_as_stored(opened.tag_v2, tile.codec_name, tile.args)) for tile in opened.tile
+        ]
     image: Image.Image = opened
     image.load()  # which turns a TIFF upright, and no other
     if stored in _LEVELS and isinstance(image.info.get('transparency'), int):
@@ -170,6 +178,23 @@ def extensions() -> frozenset[str]:
     """How names of images end that this build of Pillow reads, as .jpg, in small letters."""
     formats = _formats_here()
     return frozenset(end for end, name in Image.registered_extensions().items() if name in formats)
+
+
+def _as_stored(tags: Any, decoder: str, args: Any) -> tuple[Any, ...]:
+    """How the numbers of one tile of a TIFF lie in it, where Pillow has that wrong; first in `args` is its mode."""
+    mode, *rest = args
+    if decoder == 'libtiff':
+        return _IN_NATIVE_ORDER.get(mode, mode), *rest
+    if tags.get(_PLANAR, 1) == 1 or ';' in mode:
+        return args
+    # Of planes that lie apart Pillow keeps the letter alone, without their depth, orders and polarity.
+    bits, fill_order = tags.get(_BITS_PER_SAMPLE, (1,)), tags.get(_FILL_ORDER, 1)
+    if tags.get(_SAMPLES_PER_PIXEL, 1) == 1:
+        polarity, sample_format = tags.get(_PHOTOMETRIC, 0), tags.get(_SAMPLE_FORMAT, (1,))
+        return TiffImagePlugin.OPEN_INFO[tags.prefix, polarity, sample_format, fill_order, bits, ()][1], *rest
+    if fill_order == 2:
+        raise ValueError('the bits of its planes lie backwards')
+    return (f'{mode};16{"B" if tags.prefix == b"MM" else "L"}' if bits[0] == 16 else mode), *rest
 
 
 def _turned_upright(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from codinet_jax.data import image_files
 from codinet_jax.data.image_files import read_image
@@ -177,6 +177,23 @@ def test_only_the_orientation_of_exif_counts(tmp_path: Path, orientation: int) -
     turned = {3: pixels[::-1, ::-1], 6: np.rot90(pixels, -1), 8: np.rot90(pixels)}[orientation]
     found = read_image(written(tmp_path / 'x.png', file.getvalue()), SIZE, 1)[..., 0]
     np.testing.assert_array_equal(found, turned)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('where', ['Raw profile type exif', 'XML:com.adobe.xmp'])
+def test_an_orientation_counts_wherever_a_png_has_it(tmp_path: Path, where: str, dtype: type) -> None:
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    tiffs = 'http://ns.adobe.com/tiff/1.0/'
+    text = {
+        'Raw profile type exif': f'\nexif\n      {len(exif.tobytes())}\n{exif.tobytes().hex()}\n',
+        'XML:com.adobe.xmp': f'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="{tiffs}" tiff:Orientation="6"/>',
+    }
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(where, text[where])
+    Image.fromarray(pixels.astype(dtype) * dtype(np.iinfo(dtype).max // 255)).save(tmp_path / 'x.png', pnginfo=info)
+    np.testing.assert_array_equal(read_image(tmp_path / 'x.png', SIZE, 1)[..., 0], np.rot90(pixels, -1))
 
 
 def test_no_program_is_started_by_what_only_looks_like_an_image(

@@ -236,7 +236,7 @@ def _in_bytes(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
     if 'transparency' in image.info:
         values_HxW = np.where(values_HxW == image.info['transparency'], white, values_HxW)
     in_bytes = Image.fromarray(np.rint(values_HxW * np.float32(255 / white)).astype(np.uint8))
-    in_bytes.info = {name: value for name, value in image.info.items() if name == 'exif'}
+    in_bytes.info = {name: value for name, value in image.info.items() if name != 'transparency'}
     return in_bytes
 
 

@@ -1,6 +1,7 @@
 """What arguments of predict stand for, and how answers are written down."""
 
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -74,6 +75,14 @@ def test_what_stands_for_no_image_is_told_and_the_others_are_found(tree: Path, a
     assert isinstance(error, InputError) and str(error).startswith(f'{argument} {words}')
     (item,) = inputs.read([(name, error)], SPEC, 2)
     assert item == Item(argument, error)
+
+
+@pytest.mark.parametrize('argument', ['b', 'b/*.jpg'])
+def test_a_pipe_that_is_found_is_told_and_not_waited_for(tree: Path, argument: str) -> None:
+    os.mkfifo('b/pipe.jpg')
+    errors = dict(inputs.find([argument]))
+    assert str(errors['b/pipe.jpg']) == 'b/pipe.jpg is no file: remove it, or name others.'
+    assert inputs.find(['b/pipe.jpg']) == [('b/pipe.jpg', None)], 'one that is named is read as it is meant to be'
 
 
 def test_images_are_read_ahead_in_one_thread_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,14 @@ def _below(directory: str) -> list[Found]:
         )
         for error in errors
     ]
-    return [*((file, None) for file in sorted(files)), *unread]
+    return [*map(_found, sorted(files)), *unread]
+
+
+def _found(path: str) -> Found:
+    """What is no file is not opened: a named pipe would wait for ever for somebody to write."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        return path, InputError(f'{printable(path)} is no file: remove it, or name others.')
+    return path, None
 
 
 def _shown(names: list[str], inner: list[str]) -> list[str]:
@@ -95,7 +102,7 @@ def _matches(pattern: str) -> list[Found]:
         if os.path.isdir(path):
             found |= dict(_below(path.rstrip(os.sep) or os.sep))
         elif _is_image(path):
-            found[path] = None
+            found |= [_found(path)]
     return sorted(found.items(), key=lambda each: each[0])
 
 

@@ -1,6 +1,7 @@
 """What a machine refuses is not called damage, and labels are those of the data set: whole sets, small and real."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -140,3 +141,64 @@ def test_real_damage_is_still_called_that(tmp_path: Path, monkeypatch: pytest.Mo
         path.write_bytes(np.random.default_rng(0).bytes(200))
     with pytest.raises(InputError, match=r'is damaged .*: delete it and run'):
         source.open('train')
+
+
+UNREADABLE = {  # also by a user who may read all
+    'link in a circle': (lambda path: path.symlink_to(path.name), 'Too many levels of symbolic links'),
+    'link to nothing': (lambda path: path.symlink_to('gone'), 'No such file or directory'),
+    'directory': (lambda path: path.mkdir(), 'Is a directory'),
+}
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'tfds:cifar10'])
+@pytest.mark.parametrize(
+    'file', ['*-train.array_record-00000*', 'features.json', 'dataset_info.json', 'label.labels.txt']
+)
+@pytest.mark.parametrize('case', UNREADABLE)
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, case: str, file: str, name: str) -> None:
+    """array_record takes such a file for one without images, and TFDS such names of classes for none."""
+    (path,) = prepared(tmp_path, names(*datasets.THINGS)).glob(f'cifar10/3.0.2/{file}')
+    replace, reason = UNREADABLE[case]
+    path.unlink()
+    replace(path)
+    with pytest.raises(InputError) as refusal:
+        datasets.source(name, tmp_path).open('train')
+    sentence = str(refusal.value)
+    assert f'cannot be read ({reason})' in sentence, sentence
+    assert not any(word in sentence for word in ('damaged', 'half-written', 'delete')), sentence
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (b'airplane\n', 'label.labels.txt has 1 different names, and there are 10 classes'),
+        (b'', 'label.labels.txt has 0 different names'),
+        ('\n'.join(['caf\xe9', *datasets.THINGS[1:]]).encode('latin-1'), "'utf-8' codec can't decode"),
+    ],
+    ids=['cut short', 'empty', 'latin-1'],
+)
+@pytest.mark.parametrize('name', ['cifar10', 'tfds:cifar10'])
+def test_names_of_classes_that_are_not_whole_are_not_passed_over(
+    tmp_path: Path, content: bytes, reason: str, name: str
+) -> None:
+    (prepared(tmp_path, names(*datasets.THINGS)) / 'cifar10/3.0.2/label.labels.txt').write_bytes(content)
+    with pytest.raises(InputError, match=r'3\.0\.2 is half-written') as refusal:
+        datasets.source(name, tmp_path).open('train')
+    assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize('file', ['features.json', 'dataset_info.json'])
+def test_a_set_of_a_newer_tfds_is_whole(tmp_path: Path, file: str) -> None:
+    path = prepared(tmp_path, names(*datasets.THINGS)) / 'cifar10/3.0.2' / file
+    described = json.loads(path.read_text())
+    if file == 'features.json':
+        described['featuresDict']['features']['depth'] = {'pythonClassName': 'tensorflow_datasets.newer.Depth'}
+    else:
+        described['newer'] = 1
+    path.write_text(json.dumps(described))
+    with pytest.raises(
+        InputError, match=r'pip install -U tensorflow-datasets, or prepare .* in another data_dir'
+    ) as raised:
+        datasets.source('cifar10', tmp_path).open('train')
+    assert f'cannot be read by tensorflow-datasets {tfds.__version__}' in str(raised.value)
+    assert 'half-written' not in str(raised.value) and 'delete' not in str(raised.value)

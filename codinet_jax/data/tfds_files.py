@@ -1,9 +1,11 @@
 """Splits that TFDS prepared on disk: opened, or read whole; what is missing or damaged is said in a sentence."""
 
 import contextlib
+import json
+import os
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from codinet_jax.runtime import files, optional_tensorflow
 from codinet_jax.runtime.errors import InputError, NoSuchSplit
 
 READ_BATCH = 1000
+_DESCRIPTION, _NAMES = ('dataset_info.json', 'features.json'), 'label.labels.txt'
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -35,7 +38,11 @@ class PreparedSplit:
     def damaged(self, reason: Exception | str) -> InputError:
         """To be raised when the files do not hold what they promise, or the machine does not let them be read."""
         what = f'Split {self.name} of {self.directory}'
-        return files.refused(what, reason) or InputError(f'{what} is damaged ({_summary(reason)}): {self.fix}.')
+        if refusal := files.refused(what, reason):
+            return refusal
+        # A reader may have taken a file that it could not open for an empty one.
+        paths = self.builder.info.splits[self.name].filepaths if isinstance(reason, Exception) else []
+        return _unreadable(paths) or InputError(f'{what} is damaged ({_summary(reason)}): {self.fix}.')
 
     def check_labels(self, labels_N: np.ndarray) -> None:
         """Refuses labels that are none of the set's classes.
@@ -71,9 +78,10 @@ def open_split(
       InputError: the set is missing, half-written, of other images or classes, or in a format that cannot be read here.
     """
     directory, fix = _directory(tfds_name, root)
-    builder = _builder(directory, fix)
+    builder = _builder(directory, fix, tfds_name)
     with _half_written(directory, fix):
         features, num_images = dict(builder.info.features), builder.info.splits[split].num_examples
+        _check_names_file(directory, features)
     _check_features(features, image_shape, directory)
     _check_classes(features['label'], classes, directory)
     _check_readable(builder.info.file_format.value, tfds_name, directory)
@@ -121,9 +129,10 @@ def describe(tfds_name: str, root: Path) -> Description:
     import tensorflow_datasets as tfds
 
     directory, fix = _directory(tfds_name, root)
-    builder = _builder(directory, fix)
+    builder = _builder(directory, fix, tfds_name)
     with _half_written(directory, fix):
         features, splits = dict(builder.info.features), tuple(builder.info.splits)
+        _check_names_file(directory, features)
     image, label = features.get('image'), features.get('label')
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise InputError(
@@ -147,22 +156,60 @@ def _directory(tfds_name: str, root: Path) -> tuple[Path, str]:
     return directory, f'delete it and run {_preparation(tfds_name, root)}'
 
 
-def _builder(directory: Path, fix: str) -> Any:
+def _builder(directory: Path, fix: str, tfds_name: str) -> Any:
     # Here and not above, because importing TFDS takes longer than anything the table is read for.
     import tensorflow_datasets as tfds
 
     _allow_open_files()
     with _half_written(directory, fix):
-        return tfds.builder_from_directory(directory)
+        try:
+            return tfds.builder_from_directory(directory)
+        except Exception as error:
+            if files.refused(directory, error) or not _is_described(directory):
+                raise
+            raise InputError(
+                f'{directory} cannot be read by tensorflow-datasets {tfds.__version__} ({_summary(error)}): pip '
+                f'install -U tensorflow-datasets, or {_elsewhere(tfds_name)}.'
+            ) from error
+
+
+def _is_described(directory: Path) -> bool:
+    """Whether what describes a set is whole, be it in words that the TFDS here does not know."""
+    try:
+        return all(isinstance(json.loads((directory / name).read_text()), dict) for name in _DESCRIPTION)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _check_names_file(directory: Path, features: dict[str, Any]) -> None:
+    """Reads the names of the classes once more: where TFDS cannot, it says nothing and calls them by numbers.
+
+    Raises:
+      OSError, ValueError: they are there and cannot be read, or are not so many as there are classes.
+    """
+    path = directory / _NAMES
+    num_classes = getattr(features.get('label'), 'num_classes', None)
+    if num_classes is None or not (path.exists() or os.path.islink(path)):
+        return
+    names = {name for line in path.read_text(encoding='utf-8').split('\n') if (name := line.strip())}
+    if len(names) != num_classes:
+        raise ValueError(f'{path.name} has {len(names)} different names, and there are {num_classes} classes')
 
 
 @contextlib.contextmanager
 def _half_written(directory: Path, fix: str) -> Iterator[None]:
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
         half_written = InputError(f'{directory} is half-written ({_summary(error)}): {fix}.')
-        raise files.refused(directory, error) or half_written from error
+        unreadable = _unreadable(directory / name for name in (*_DESCRIPTION, _NAMES))
+        raise files.refused(directory, error) or unreadable or half_written from error
+
+
+def _unreadable(paths: Iterable[Any]) -> InputError | None:
+    return next(filter(None, map(files.unreadable, paths)), None)
 
 
 def _check_features(
@@ -252,7 +299,7 @@ def _versions(pattern: str, root: Path) -> list[Path]:
 def _check_readable(file_format: str, tfds_name: str, directory: Path) -> None:
     if file_format == 'array_record':
         return
-    elsewhere = f'prepare the set in another data_dir with {_preparation(tfds_name, Path("DATA_DIR"))}'
+    elsewhere = _elsewhere(tfds_name)
     if file_format != 'tfrecord':
         raise InputError(f'{directory} holds {file_format} files, which are not read here: {elsewhere}.')
     try:
@@ -300,6 +347,10 @@ def _read_tfrecord(builder: Any, split: str) -> Iterator[Batch]:
             yield examples['image'], examples['label']
     except tf.errors.OpError as error:
         raise OSError(error.message) from error
+
+
+def _elsewhere(tfds_name: str) -> str:
+    return f'prepare the set in another data_dir with {_preparation(tfds_name, Path("DATA_DIR"))}'
 
 
 def _preparation(tfds_name: str, root: Path) -> str:

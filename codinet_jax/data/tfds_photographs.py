@@ -206,7 +206,7 @@ class _Tfrecords(Photographs):
         return _decoded(self.prepared, self.first + position, encoded, self.cut.num_channels)
 
     def _damage(self, error: Any) -> InputError:
-        return self.prepared.damaged(re.sub(r'\{\{.*?\}\} *|\[Op:.*', '', error.message).strip())
+        return self.prepared.damaged(OSError(re.sub(r'\{\{.*?\}\} *|\[Op:.*', '', error.message).strip()))
 
 
 def _tensorflow() -> Any:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from codinet_jax.runtime.errors import InputError
 
+_END_BYTES = 2**17  # where an array_record file has its index
 # What a machine refuses, though the data may be whole, and what to do. Libraries tell of it by number or in words.
 REFUSALS = {
     errno.EMFILE: 'raise the limit of open files, as with `ulimit -n 4096`, or read fewer files at once',
@@ -19,6 +20,7 @@ REFUSALS = {
     errno.ENOSPC: 'make room',
     errno.ENOMEM: 'free memory, or use a machine that has more',
     errno.ENAMETOOLONG: 'give a shorter path',
+    errno.ELOOP: 'see where its links lead',
     errno.EIO: 'see whether the disk or network drive is well, and try again',
     errno.ESTALE: 'see whether the network drive is there, and try again',
     errno.ENOTCONN: 'see whether the network drive is there, and try again',
@@ -54,6 +56,18 @@ def reading(what: str | os.PathLike[str]) -> Iterator[None]:
         reason = error.strerror or str(error)
         unknown = InputError(f'{printable(what)} cannot be read ({reason}): see that it is there and may be read.')
         raise refused(what, error) or unknown from error
+
+
+def unreadable(path: Any) -> InputError | None:
+    """Why a file that is there, or a link to one, cannot be read at its end; None if it can, or there is none."""
+    try:
+        with reading(path), path.open('rb') as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
+            file.read()
+    except InputError as refusal:
+        is_missing = isinstance(refusal.__cause__, FileNotFoundError) and not os.path.islink(path)
+        return None if is_missing else refusal
+    return None
 
 
 def _is_memory(error: Any) -> bool:

@@ -346,7 +346,12 @@ def _read_tfrecord(builder: Any, split: str) -> Iterator[Batch]:
         for examples in builder.as_dataset(split, batch_size=READ_BATCH, read_config=in_order).as_numpy_iterator():
             yield examples['image'], examples['label']
     except tf.errors.OpError as error:
-        raise OSError(error.message) from error
+        raise unread(error) from error
+
+
+def unread(error: Any) -> OSError:
+    """What TensorFlow stumbled over in a file, without the names of its own operations."""
+    return OSError(re.sub(r'\{\{.*?\}\} *|\[Op:.*', '', error.message).strip())
 
 
 def _elsewhere(tfds_name: str) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,7 +205,7 @@ class _Tfrecords(Photographs):
         return _decoded(self.prepared, self.first + position, encoded, self.cut.num_channels)
 
     def _damage(self, error: Any) -> InputError:
-        return self.prepared.damaged(OSError(re.sub(r'\{\{.*?\}\} *|\[Op:.*', '', error.message).strip()))
+        return self.prepared.damaged(tfds_files.unread(error))
 
 
 def _tensorflow() -> Any:

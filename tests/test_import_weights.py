@@ -549,6 +549,10 @@ STATES: dict[str, tuple[Callable[[], State], str]] = {
         r'fc\.bias has shape \(0,\) where a plain ResNet-50 has \(1,\)',
     ),
     'NaN': (lambda: edited(**{'layer1.2.bn1.running_mean': NAN}), r'layer1\.2\.bn1\.running_mean has values that are'),
+    'variance below zero': (
+        lambda: edited(**{'bn1.running_var': -np.ones(64, np.float16)}),
+        r'bn1\.running_var has variances below 0: fetch the file again',
+    ),
     'too large for float32': (lambda: edited(**{'bn1.weight': BIG}), r'bn1\.weight has values that are not finite'),
     'integers': (lambda: edited(**{'bn1.weight': np.zeros(64, np.int8)}), r'bn1\.weight is of type int8: .*float16'),
 }
@@ -781,6 +785,35 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, case: str) -> N
     with pytest.raises(InputError, match=r'weights\.npz cannot be read as weights \(.*import it again') as refused:
         weights_file.read(path)
     assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ('leaf', 'value', 'reason'),
+    [
+        ('params/head/kernel', np.array([1.0, np.nan]), 'params/head/kernel has values that are not finite'),
+        ('batch_stats/norm/mean', np.array([-np.inf, 1.0]), 'batch_stats/norm/mean has values that are not finite'),
+        ('batch_stats/norm/var', np.array([1.0, -0.5]), 'batch_stats/norm/var has variances below 0'),
+        ('params/head/kernel', np.array([1, 2], np.int32), 'params/head/kernel is of type int32, and weights are'),
+        ('params/head/kernel', np.array([1j, 2j], np.complex64), 'params/head/kernel is of type complex64'),
+        ('params/head/kernel', np.array([True, False]), 'params/head/kernel is of type bool'),
+    ],
+)
+def test_numbers_that_no_network_computes_with_are_refused_by_leaf(
+    tmp_path: Path, leaf: str, value: np.ndarray, reason: str
+) -> None:
+    path = tmp_path / 'weights.npz'
+    np.savez(path, **{'params/head/bias': np.zeros(3, np.float32), leaf: value})
+    with pytest.raises(
+        InputError, match=rf'cannot be read as weights \({reason}.*\): restore it, or train or import it'
+    ):
+        weights_file.read(path)
+
+
+def test_numbers_of_another_order_of_bytes_are_read(tmp_path: Path) -> None:
+    path = tmp_path / 'weights.npz'
+    np.savez(path, **{'params/head/bias': np.arange(3, dtype='>f4')})
+    bias = weights_file.read(path)['params']['head']['bias']
+    assert bias.dtype.isnative and bias.dtype == np.float32 and bias.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize('suffix', state_dict.SUFFIXES)

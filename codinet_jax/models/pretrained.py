@@ -126,7 +126,8 @@ def from_torch(tensors: Mapping[str, np.ndarray], backbone: Backbone, source: st
       source: what to call the tensors in an error.
 
     Raises:
-      InputError: a tensor is unknown, missing, of another shape, not of floating point, or not finite.
+      InputError: a tensor is unknown, missing, of another shape, not of floating point, not finite, or holds a
+        variance below 0.
     """
     network = RoutedResNet(backbone.architecture, router=None)
     leaves = traverse_util.flatten_dict(jax.eval_shape(lambda: fresh_variables(network, 0)))
@@ -268,6 +269,8 @@ def _converted(tensor: np.ndarray, shape: tuple[int, ...], name: str, backbone: 
         values = tensor.astype(np.float32)
     if not np.isfinite(values).all():
         raise InputError(f'{name} has values that are not finite in float32: fetch the file again, or give another.')
+    if name.endswith('running_var') and (values < 0).any():
+        raise InputError(f'{name} has variances below 0: fetch the file again, or give another.')
     return values.transpose(_FROM_TORCH[values.ndim])
 
 

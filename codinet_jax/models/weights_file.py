@@ -55,12 +55,28 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Variables as the network's `apply` takes them, from a run's weights.npz or what `import_weights` wrote.
 
     Raises:
-      InputError: the file cannot be read, or is none of these.
+      InputError: the file cannot be read, or is none of these, or holds what no network can compute with.
     """
     with _opened_weights(path) as arrays:
         return traverse_util.unflatten_dict(
-            {key: arrays[key] for key in arrays.files if not key.startswith(_INPUT)}, sep='/'
+            {key: _checked(key, arrays[key]) for key in arrays.files if not key.startswith(_INPUT)}, sep='/'
         )
+
+
+def _checked(key: str, array: np.ndarray) -> np.ndarray:
+    """A leaf in this machine's order of bytes.
+
+    Raises:
+      ValueError: a network cannot compute with it.
+    """
+    if key.startswith('params/') and array.dtype.kind != 'f':
+        raise ValueError(f'{key} is of type {array.dtype}, and weights are floats')
+    if key.startswith(('params/', 'batch_stats/')) and array.dtype.kind == 'f':  # a plug-in's own may be infinite
+        if not np.isfinite(array).all():
+            raise ValueError(f'{key} has values that are not finite')
+        if key.endswith('/var') and (array < 0).any():
+            raise ValueError(f'{key} has variances below 0')
+    return array.astype(array.dtype.newbyteorder('='), copy=False)
 
 
 def read_input(path: str | os.PathLike[str]) -> WeightsInput | None:

@@ -317,6 +317,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         'read already',
     ),
     'a broken link': (lambda root: (root / 'train' / 'ant' / 'x.jpg').symlink_to('nowhere'), 'x.jpg is no file, or a'),
+    'a class that a link no longer leads to': (
+        lambda root: (root / 'train' / 'dog').symlink_to('nowhere'),
+        'train/dog is a link to nothing: see where it leads, or remove it',
+    ),
+    'a folder that a link no longer leads to': (
+        lambda root: (root / 'val' / 'ant' / 'more').symlink_to('nowhere'),
+        'val/ant/more is a link to nothing',
+    ),
     'a pipe': (lambda root: os.mkfifo(root / 'train' / 'ant' / 'x.jpg'), 'x.jpg is no file'),
     'capitals': (lambda root: copy_class(root, 'Ant'), "classes 'Ant' and 'ant', which are one but for capitals"),
     'accents': (

@@ -255,6 +255,8 @@ def _entries(directory: str) -> tuple[list[str], list[str]]:
                     if not entry.is_file():
                         raise InputError(f'{printable(entry.path)} is no file, or a link to none: remove it.')
                     images.append(entry.path)
+                elif entry.is_symlink() and not os.path.exists(entry.path):  # a folder of images, it may be
+                    raise InputError(f'{printable(entry.path)} is a link to nothing: see where it leads, or remove it.')
     except OSError as error:
         where = printable(error.filename or directory)
         raise InputError(f'{where} cannot be opened ({error.strerror}): see to it that you may read it.') from error

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import helpers
+from codinet_jax.data import datasets
 from codinet_jax.runtime.errors import Diverged, InputError
 from codinet_jax.training import loop
 from codinet_jax.training.checkpoint import Checkpoints
@@ -147,6 +148,15 @@ def test_a_disk_that_fills_up_at_the_end_leaves_no_half_results_and_with_room_th
     monkeypatch.setattr(loop, 'write_routes', write)
     assert train(disk / 'run') is not None
     assert {'results.json', 'weights.npz', 'routes'} <= whole_files(disk / 'run')
+
+
+def test_digits_that_find_no_room_leave_nothing_and_with_room_are_written(disk: Path) -> None:
+    ballast = fill(disk, leave=100_000)
+    with pytest.raises(InputError, match=r'digits cannot be written into .*No space left on device.*: make room'):
+        datasets.source('digits', disk / 'data').open('train')
+    assert not list((disk / 'data').iterdir())
+    ballast.unlink()
+    assert datasets.source('digits', disk / 'data').open('test').num_images == 355
 
 
 def test_a_workdir_that_may_only_be_read_is_refused_before_any_work(disk: Path) -> None:

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from codinet_jax.runtime import files
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, first_line
 
 NUM_CLASSES = 10
 TEST_EVERY = 5
@@ -72,8 +72,12 @@ def prepare(data_dir: Path) -> None:
                 Digits(data_dir=apart, file_format='array_record').download_and_prepare()
             version_dir.parent.mkdir(exist_ok=True)
             _publish(Path(apart, 'digits', version_dir.name), version_dir)
-    except OSError as error:
-        raise InputError(f'digits cannot be written into {data_dir} ({error}): give data_dir one that can.') from error
+    except (OSError, RuntimeError) as error:  # array_record tells of a full disk by the latter
+        if isinstance(error, RuntimeError) and not files.refused(data_dir, error):
+            raise
+        raise InputError(
+            f'digits cannot be written into {data_dir} ({first_line(error)}): make room, or give data_dir one that can.'
+        ) from error
 
 
 def _publish(finished: Path, version_dir: Path) -> None:

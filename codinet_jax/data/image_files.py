@@ -33,7 +33,7 @@ _UPRIGHT = {
 _LEVELS = {'L;2': 85, 'L;4': 17}
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # In TIFF.
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES_PER_PIXEL, _PLANAR, _SAMPLE_FORMAT = 258, 262, 266, 277, 284, 339
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _FILL_ORDER, _PLANAR = 258, 262, 266, 284
 _WHITE_IS_ZERO = 0
 # Of compressed TIFF: libtiff gives numbers in this machine's order of bytes, which for these Pillow forgets.
 _IN_NATIVE_ORDER = {'F;32BF': 'F;32NF', 'I;16BS': 'I;16NS', 'I;32BS': 'I;32NS'}
@@ -181,20 +181,22 @@ def extensions() -> frozenset[str]:
 
 
 def _as_stored(tags: Any, decoder: str, args: Any) -> tuple[Any, ...]:
-    """How the numbers of one tile of a TIFF lie in it, where Pillow has that wrong; first in `args` is its mode."""
+    """How the numbers of one tile of a TIFF lie in it, where Pillow has that wrong; first in `args` is its mode.
+
+    Raises:
+      ValueError: Pillow would take them for others.
+    """
     mode, *rest = args
     if decoder == 'libtiff':
         return _IN_NATIVE_ORDER.get(mode, mode), *rest
-    if tags.get(_PLANAR, 1) == 1 or ';' in mode:
-        return args
     # Of planes that lie apart Pillow keeps the letter alone, without their depth, orders and polarity.
-    bits, fill_order = tags.get(_BITS_PER_SAMPLE, (1,)), tags.get(_FILL_ORDER, 1)
-    if tags.get(_SAMPLES_PER_PIXEL, 1) == 1:
-        polarity, sample_format = tags.get(_PHOTOMETRIC, 0), tags.get(_SAMPLE_FORMAT, (1,))
-        return TiffImagePlugin.OPEN_INFO[tags.prefix, polarity, sample_format, fill_order, bits, ()][1], *rest
-    if fill_order == 2:
-        raise ValueError('the bits of its planes lie backwards')
-    return (f'{mode};16{"B" if tags.prefix == b"MM" else "L"}' if bits[0] == 16 else mode), *rest
+    if tags.get(_PLANAR, 1) == 2 and (
+        tags.get(_BITS_PER_SAMPLE, (1,))[0] != 8
+        or tags.get(_FILL_ORDER, 1) == 2
+        or tags.get(_PHOTOMETRIC, _WHITE_IS_ZERO) == _WHITE_IS_ZERO
+    ):
+        raise ValueError('its planes lie apart, and are not of plain bytes')
+    return args
 
 
 def _turned_upright(image: Image.Image) -> Image.Image:

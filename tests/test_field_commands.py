@@ -176,11 +176,11 @@ def test_a_link_goes_on_leading_to_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(name: str, flags: list[str]) -> None:
-    assert '/proc/x' in refused(helpers.run_command(name, *flags))
+    assert ' /proc' in refused(helpers.run_command(name, *flags))
 
 
 def test_a_directory_that_may_not_be_written_is_refused_before_any_work() -> None:
-    with pytest.raises(InputError, match=r'/any cannot be written \('):
+    with pytest.raises(InputError, match=r'No file can be made in /proc/self \('):
         files.OutputDirectory(Path('/proc/self'))
 
 

@@ -34,6 +34,10 @@ BAD_FIELDS: dict[str, tuple[list[str], list[str]]] = {
     'views': (['--config.num_views=0'], ['num_views is 0', 'at least 1']),
     'target cost': (['--config.loss.target_cost=1.5'], ['loss.target_cost is 1.5', '(0, 1]']),
     'target below what every image pays': (['--config.loss.target_cost=0.01'], ['loss.target_cost is 0.01', 'skips']),
+    'neither true nor false': (
+        ['--config.model.remat=3'],
+        ['model.remat=3: Non-boolean argument to boolean flag. See'],
+    ),
     'batch over devices': ([], ['batch_size 16', '3 devices', 'batch_size=15']),
     'no data_dir': (['--config.dataset=cifar10', '--config.data_dir={tmp}/nowhere'], ['nowhere', PREPARE]),
     'empty data_dir': (['--config.dataset=cifar10', '--config.data_dir={tmp}/empty'], ['no cifar10', PREPARE]),

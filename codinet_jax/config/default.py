@@ -172,7 +172,7 @@ def check_types(config: ConfigDict, where: str = '') -> None:
             raise InputError(f'{where}{name} is {given!r}; it must be {like}.')
         if isinstance(given, tuple | list) and name not in TEXTS and not all(map(_is_number, given)):
             raise InputError(f'{where}{name} is {given!r}; it must be of numbers.')
-    for name in settings.keys() - _flat(defaults).keys():  # of a user's own method
+    for name in sorted(settings.keys() - _flat(defaults).keys()):  # of a user's own method
         try:
             json.dumps(settings[name])
         except (TypeError, ValueError) as error:

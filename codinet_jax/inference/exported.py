@@ -15,7 +15,6 @@ import math
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,12 +107,8 @@ def check_new(directory: str | os.PathLike[str]) -> pathlib.Path:
     with files.reading(directory):
         if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
             raise InputError(f'{directory} is there already: give --output a new or an empty directory.')
-    there = next(path for path in (directory, *directory.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            return directory
-    except OSError as error:
-        raise InputError(f'{directory} cannot be written ({error.strerror}): give another --output.') from error
+    files.check_writable(next(path for path in (directory, *directory.parents) if path.exists()))
+    return directory
 
 
 def load(directory: str | os.PathLike[str]) -> Predictor:

@@ -159,7 +159,7 @@ def output_file(flag: flags.FlagHolder[str | None]) -> pathlib.Path | None:
     with files.reading(path):
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise InputError(f'{path} cannot be written: give --{flag.name} a file in a directory that is there.')
-    files.check_writable(path)
+    files.check_writable(files.target(path).parent)
     return path
 
 
@@ -311,6 +311,9 @@ def _sentence(error: Exception) -> str:
     text: object = error
     while isinstance(text, Exception) and text.args:  # ml_collections wraps a KeyError in an AttributeError
         text = text.args[0]
+    cause = error.__context__
+    if cause is not None and len(cause.args) > 1:  # absl writes out all of them, as a tuple
+        text = str(text).replace(str(cause), str(cause.args[0]))
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     if isinstance(error, AttributeError | KeyError):
         return f'The config has no such field: {". ".join(lines)}'

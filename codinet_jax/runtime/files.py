@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -114,14 +115,11 @@ def write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
     A link goes on leading to the file.
 
     Raises:
-      InputError: it cannot be written, or is no file but a device, say, which a rename would put an end to; what was
-        there is there.
+      InputError: it cannot be written, or is no file; what was there is there.
     """
-    temporary = _beside(path)
+    path = target(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        path = path.resolve()
-        _check_replaceable(path)
-        temporary = _beside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'wb') as file:
             write(file)
@@ -136,30 +134,31 @@ def write(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
         ) from error
 
 
-def check_writable(path: pathlib.Path) -> None:
-    """Refuses before work is spent on it what `write` would refuse, in a directory that is there.
+def target(path: pathlib.Path) -> pathlib.Path:
+    """The file that a path or a link leads to, which need not be there.
 
     Raises:
-      InputError: as `write`.
+      InputError: it leads to no file but a device, say, which a rename would put an end to.
     """
-    temporary = _beside(path)
-    try:
-        path = path.resolve()
-        _check_replaceable(path)
-        temporary = _beside(path)
-        with open(temporary, 'wb'):
-            temporary.unlink()
-    except OSError as error:
-        raise InputError(f'{path} cannot be written ({error.strerror}): name another, where you may write.') from error
-
-
-def _beside(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(f'.{path.name}.{os.getpid()}')
-
-
-def _check_replaceable(path: pathlib.Path) -> None:
-    if path.exists() and not path.is_file():
+    found = pathlib.Path(os.path.realpath(path))
+    if os.path.exists(found) and not os.path.isfile(found):
         raise InputError(f'{path} cannot be written, for it is no file: name one, or what is not there yet.')
+    return found
+
+
+def check_writable(directory: pathlib.Path) -> None:
+    """Refuses a directory before work is spent on what it will not take.
+
+    Raises:
+      InputError: no file can be made in it.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(
+            f'No file can be made in {directory} ({error.strerror}): name a directory where you may write.'
+        ) from error
 
 
 def json_bytes(value: Any) -> bytes:
@@ -198,7 +197,7 @@ class OutputDirectory:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f'{path} cannot be made ({error.strerror}): name another.') from error
-        check_writable(path / 'any')
+        check_writable(path)
 
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Writes files by name, each whole or not at all."""

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags as absl_flags
 
 import helpers
 from codinet_jax.config import default
 from codinet_jax.config import flags as config_flag
 from codinet_jax.data import found
 from codinet_jax.models import weights_file
-from codinet_jax.runtime import files
+from codinet_jax.runtime import command, files
 from codinet_jax.runtime.errors import InputError
 
 CONFIGS = {
@@ -169,14 +170,20 @@ def test_a_link_goes_on_leading_to_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('name', 'flags'),
     [
-        ('benchmark', ['--config=digits_r14', '--output=/proc/x.json']),
-        ('profile', ['--config=digits_r14', '--output=/proc/x.json']),
         ('profile', ['--config=digits_r14', '--trace=/proc/x']),
         ('export', ['--workdir=x', '--output=/proc/x']),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(name: str, flags: list[str]) -> None:
     assert ' /proc' in refused(helpers.run_command(name, *flags))
+
+
+def test_a_file_is_refused_before_any_work_in_a_directory_that_takes_none() -> None:
+    values = absl_flags.FlagValues()
+    output = absl_flags.DEFINE_string('output', '/proc/x.json', '', flag_values=values)
+    values.mark_as_parsed()
+    with pytest.raises(InputError, match=r'No file can be made in /proc \('):
+        command.output_file(output)
 
 
 def test_a_directory_that_may_not_be_written_is_refused_before_any_work() -> None:

@@ -13,7 +13,7 @@ from codinet_jax.data.in_memory import ImageSet
 from codinet_jax.data.photographs import Cut, Photographs
 from codinet_jax.data.split import Split
 from codinet_jax.runtime import console, files
-from codinet_jax.runtime.errors import InputError
+from codinet_jax.runtime.errors import InputError, first_sentence
 
 FOLDER = 'folder'
 TFDS = 'tfds:'
@@ -63,10 +63,9 @@ def root(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
     try:
         bucket.exists()
     except Exception as error:  # what reads buckets is one of several packages, or missing
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
         raise InputError(
-            f'{directory} cannot be reached ({reason}): install what it needs and see that you may read it, or mount '
-            'the bucket and give data_dir its path.'
+            f'{directory} cannot be reached ({first_sentence(error)}): install what it needs and see that you may read '
+            'it, or mount the bucket and give data_dir its path.'
         ) from error
     return bucket
 

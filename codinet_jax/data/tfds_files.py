@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from codinet_jax.data import tfds_directory
 from codinet_jax.runtime import files, optional_tensorflow
-from codinet_jax.runtime.errors import InputError, NoSuchSplit
+from codinet_jax.runtime.errors import InputError, NoSuchSplit, first_line
 
 READ_BATCH = 1000
 _DESCRIPTION, _NAMES = ('dataset_info.json', 'features.json'), 'label.labels.txt'
@@ -42,7 +43,7 @@ class PreparedSplit:
             return refusal
         # A reader may have taken a file that it could not open for an empty one.
         paths = self.builder.info.splits[self.name].filepaths if isinstance(reason, Exception) else []
-        return _unreadable(paths) or InputError(f'{what} is damaged ({_summary(reason)}): {self.fix}.')
+        return _unreadable(paths) or InputError(f'{what} is damaged ({first_line(reason)}): {self.fix}.')
 
     def check_labels(self, labels_N: np.ndarray) -> None:
         """Refuses labels that are none of the set's classes.
@@ -77,7 +78,7 @@ def open_split(
     Raises:
       InputError: the set is missing, half-written, of other images or classes, or in a format that cannot be read here.
     """
-    directory, fix = _directory(tfds_name, root)
+    directory, fix = tfds_directory.newest(tfds_name, root)
     builder = _builder(directory, fix, tfds_name)
     with _half_written(directory, fix):
         features, num_images = dict(builder.info.features), builder.info.splits[split].num_examples
@@ -128,7 +129,7 @@ def describe(tfds_name: str, root: Path) -> Description:
     """
     import tensorflow_datasets as tfds
 
-    directory, fix = _directory(tfds_name, root)
+    directory, fix = tfds_directory.newest(tfds_name, root)
     builder = _builder(directory, fix, tfds_name)
     with _half_written(directory, fix):
         features, splits = dict(builder.info.features), tuple(builder.info.splits)
@@ -146,16 +147,6 @@ def describe(tfds_name: str, root: Path) -> Description:
     return Description(directory, tuple(label.names), image.shape, splits, not builder.info.disable_shuffling)
 
 
-def _directory(tfds_name: str, root: Path) -> tuple[Path, str]:
-    """Where the newest version of a set lies, and what to do if it is damaged."""
-    if tfds_name == 'digits':
-        from codinet_jax.data import digits
-
-        digits.prepare(root)
-    directory = _newest_version(tfds_name, root)
-    return directory, f'delete it and run {_preparation(tfds_name, root)}'
-
-
 def _builder(directory: Path, fix: str, tfds_name: str) -> Any:
     # Here and not above, because importing TFDS takes longer than anything the table is read for.
     import tensorflow_datasets as tfds
@@ -168,8 +159,8 @@ def _builder(directory: Path, fix: str, tfds_name: str) -> Any:
             if files.refused(directory, error) or not _is_described(directory):
                 raise
             raise InputError(
-                f'{directory} cannot be read by tensorflow-datasets {tfds.__version__} ({_summary(error)}): pip '
-                f'install -U tensorflow-datasets, or {_elsewhere(tfds_name)}.'
+                f'{directory} cannot be read by tensorflow-datasets {tfds.__version__} ({first_line(error)}): pip '
+                f'install -U tensorflow-datasets, or {tfds_directory.elsewhere(tfds_name)}.'
             ) from error
 
 
@@ -203,7 +194,7 @@ def _half_written(directory: Path, fix: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # TFDS, json and protobuf each raise kinds of their own for a file missing or cut short
-        half_written = InputError(f'{directory} is half-written ({_summary(error)}): {fix}.')
+        half_written = InputError(f'{directory} is half-written ({first_line(error)}): {fix}.')
         unreadable = _unreadable(directory / name for name in (*_DESCRIPTION, _NAMES))
         raise files.refused(directory, error) or unreadable or half_written from error
 
@@ -265,41 +256,10 @@ def read(
     return images_NxHxWxC, labels_N
 
 
-def _newest_version(tfds_name: str, root: Path) -> Path:
-    prepare = f'point data_dir at the directory TFDS prepared {tfds_name} in, or run {_preparation(tfds_name, root)}'
-    with files.reading(root):
-        if not root.is_dir():
-            raise InputError(f'data_dir {root} does not exist: {prepare}.')
-    for directory in (root, root / tfds_name):
-        with files.reading(directory):  # a glob passes over what may not be read
-            next(iter(directory.iterdir()), None) if directory.is_dir() else None
-    versions = _versions(tfds_name, root)
-    if not versions and '/' not in tfds_name:
-        configs = sorted({path.parent.name for path in _versions(f'{tfds_name}/*', root)})
-        if len(configs) > 1:
-            raise InputError(
-                f'data_dir {root} holds {tfds_name} in several configs: name one, as {tfds_name}/{configs[0]} or '
-                f'{tfds_name}/{configs[1]}.'
-            )
-        versions = _versions(f'{tfds_name}/*', root)
-    above = root.absolute().parent
-    if not versions and root.name == tfds_name and _versions(tfds_name, above):
-        raise InputError(f'data_dir {root} is {tfds_name} itself: give the directory above it, {above}.')
-    if not versions:
-        unfinished = any(root.glob(f'{tfds_name}/*incomplete*'))
-        what = f'only an unfinished {tfds_name}' if unfinished else f'no {tfds_name}'
-        raise InputError(f'data_dir {root} holds {what}: {prepare}.')
-    return max(versions, key=lambda path: [int(number) for number in path.name.split('.')])
-
-
-def _versions(pattern: str, root: Path) -> list[Path]:
-    return [path for path in root.glob(f'{pattern}/*.*.*') if re.fullmatch(r'\d+\.\d+\.\d+', path.name)]
-
-
 def _check_readable(file_format: str, tfds_name: str, directory: Path) -> None:
     if file_format == 'array_record':
         return
-    elsewhere = _elsewhere(tfds_name)
+    elsewhere = tfds_directory.elsewhere(tfds_name)
     if file_format != 'tfrecord':
         raise InputError(f'{directory} holds {file_format} files, which are not read here: {elsewhere}.')
     try:
@@ -352,21 +312,6 @@ def _read_tfrecord(builder: Any, split: str) -> Iterator[Batch]:
 def unread(error: Any) -> OSError:
     """What TensorFlow stumbled over in a file, without the names of its own operations."""
     return OSError(re.sub(r'\{\{.*?\}\} *|\[Op:.*', '', error.message).strip())
-
-
-def _elsewhere(tfds_name: str) -> str:
-    return f'prepare the set in another data_dir with {_preparation(tfds_name, Path("DATA_DIR"))}'
-
-
-def _preparation(tfds_name: str, root: Path) -> str:
-    if tfds_name == 'digits':
-        return 'the same command again, which will write it'
-    builder = f"tfds.builder('{tfds_name}', data_dir='{root}', file_format='array_record')"
-    return f'`python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"`'
-
-
-def _summary(error: Exception | str) -> str:
-    return str(error).strip().split('\n')[0].rstrip('.') or type(error).__name__
 
 
 def _allow_open_files() -> None:

@@ -16,7 +16,7 @@ class Diverged(InputError):
     """A loss or a gradient is no finite number any more; on several hosts it is so on all of them."""
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException | str) -> str:
     """What an error says in its first line, without a full stop, or its kind if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
 
